@@ -1,0 +1,143 @@
+"""What the agent holds and what it still owes the controller. Pure: events in, effects out; no clock, no I/O.
+
+Rules first:
+
+* An attempt is held from its lease until the controller has acknowledged its end.
+* A lease, stop, publish or acknowledgement may come twice or out of date; then it has no effect.
+* Log chunks, stage reports and end reports are owed until they are answered, and are said again, in their order, on
+  every new session.
+* A stop of an attempt that isn't held is answered with an end: the controller waits for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+LogT = TypeVar("LogT")
+StageT = TypeVar("StageT")
+EndT = TypeVar("EndT")
+
+LOG_BYTES = 8 * 2**20
+"""Unacknowledged log an attempt may keep in memory; what comes beyond is dropped and the loss noted in the log."""
+
+
+class Phase(StrEnum):
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    STAGED = "staged"
+    PUBLISHING = "publishing"
+    ENDED = "ended"
+
+
+class Effect(StrEnum):
+    """What must be done because of an event."""
+
+    NOTHING = "nothing"
+    START = "start"
+    STOP = "stop"
+    PUBLISH = "publish"
+    REPORT_STOPPED = "report_stopped"
+
+
+@dataclass(slots=True)
+class Held(Generic[LogT, StageT, EndT]):
+    """One attempt. `activity`, `progress` and `speed` are what its status says."""
+
+    attempt_id: str
+    phase: Phase = Phase.ACCEPTED
+    progress: float = 0.0
+    activity: str = ""
+    speed: float = 0.0
+    logs: dict[tuple[str, int], tuple[LogT, int]] = field(default_factory=dict)
+    log_bytes: int = 0
+    sequences: dict[str, int] = field(default_factory=dict)
+    staged: StageT | None = None
+    ended: EndT | None = None
+
+
+class Ledger(Generic[LogT, StageT, EndT]):
+    """All attempts of this agent. The message types are the session's affair."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Held[LogT, StageT, EndT]] = {}
+
+    def __iter__(self) -> Iterator[Held[LogT, StageT, EndT]]:
+        return iter(self._held.values())
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, attempt_id: str) -> Held[LogT, StageT, EndT] | None:
+        return self._held.get(attempt_id)
+
+    def lease(self, attempt_id: str) -> Effect:
+        if attempt_id in self._held:
+            return Effect.NOTHING
+        self._held[attempt_id] = Held(attempt_id)
+        return Effect.START
+
+    def stop(self, attempt_id: str) -> Effect:
+        held = self._held.get(attempt_id)
+        if held is None:
+            return Effect.REPORT_STOPPED
+        if held.phase in (Phase.PUBLISHING, Phase.ENDED):
+            return Effect.NOTHING
+        return Effect.STOP
+
+    def publish(self, attempt_id: str) -> Effect:
+        held = self._held.get(attempt_id)
+        if held is None or held.phase is not Phase.STAGED:
+            return Effect.NOTHING
+        held.phase = Phase.PUBLISHING
+        held.staged = None
+        return Effect.PUBLISH
+
+    def log_sequence(self, attempt_id: str, stream: str, size: int) -> int | None:
+        """The number of the next chunk of a log; None where it must be dropped."""
+        held = self._held[attempt_id]
+        if held.log_bytes + size > LOG_BYTES:
+            return None
+        held.sequences[stream] = held.sequences.get(stream, 0) + 1
+        return held.sequences[stream]
+
+    def owe_log(self, attempt_id: str, stream: str, sequence: int, size: int, chunk: LogT) -> None:
+        held = self._held[attempt_id]
+        held.logs[stream, sequence] = (chunk, size)
+        held.log_bytes += size
+
+    def owe_stage(self, attempt_id: str, report: StageT) -> None:
+        held = self._held[attempt_id]
+        held.phase = Phase.STAGED
+        held.staged = report
+
+    def owe_end(self, attempt_id: str, report: EndT) -> None:
+        held = self._held[attempt_id]
+        held.phase = Phase.ENDED
+        held.staged = None
+        held.ended = report
+
+    def acknowledge_log(self, attempt_id: str, stream: str, sequence: int) -> None:
+        """Every chunk of the stream up to `sequence` is durable at the controller."""
+        held = self._held.get(attempt_id)
+        if held is None:
+            return
+        for key in [key for key in held.logs if key[0] == stream and key[1] <= sequence]:
+            held.log_bytes -= held.logs.pop(key)[1]
+
+    def acknowledge_end(self, attempt_id: str) -> None:
+        held = self._held.get(attempt_id)
+        if held is not None and held.ended is not None:
+            del self._held[attempt_id]
+
+    def owed(self) -> Iterator[LogT | StageT | EndT]:
+        """Everything unanswered, in the order in which it must be said."""
+        for held in self._held.values():
+            for chunk, _ in held.logs.values():
+                yield chunk
+            if held.staged is not None:
+                yield held.staged
+            if held.ended is not None:
+                yield held.ended

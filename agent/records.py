@@ -1,0 +1,99 @@
+"""What the executor knows, as the messages that report it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from agent.storage import Identity, Staged
+from mediactl.v1 import agent_service_pb2 as pb
+from mediactl.v1 import job_pb2
+from presets.capabilities import Binary
+from presets.facts import AudioStream, MediaFacts
+from presets.intent import Intent, OutputRef
+from presets.plan import Expectation, Loudness, OutputReport, Plan, StepResult
+from presets.problems import MediaFailure
+from presets.reasons import TABLE
+
+
+def plan_message(plan: Plan, binary: Binary, threads: int) -> job_pb2.Plan:
+    return job_pb2.Plan(
+        steps=[
+            job_pb2.PlanStep(id=step.id, purpose=step.purpose, arguments=step.argv, provisional=step.provisional)
+            for step in plan.invocations
+        ],
+        decisions=[
+            job_pb2.Decision(subject=made.subject, choice=made.choice, because=made.because) for made in plan.decisions
+        ],
+        binary=f"ffmpeg {binary.version} ({binary.path})",
+        binary_sha256=binary.digest,
+        threads=threads,
+    )
+
+
+def failure_message(failure: MediaFailure, log_tail: str) -> job_pb2.Failure:
+    facts = TABLE[failure.reason]
+    return job_pb2.Failure(
+        reason=failure.reason,
+        message=failure.message,
+        retryable=facts.retryable or facts.infrastructure,
+        log_tail=log_tail,
+    )
+
+
+def record(identities: Sequence[Identity], facts: Sequence[MediaFacts], results: Mapping[str, StepResult]) -> str:
+    """JSON of what an attempt learnt, enough to compile the same plan again."""
+    return json.dumps(
+        {
+            "inputs": [
+                {"size": identity.size, "token": identity.token, "facts": fact.to_json()}
+                for identity, fact in zip(identities, facts, strict=False)
+            ],
+            "results": {step: result.to_json() for step, result in results.items()},
+        }
+    )
+
+
+def redo_record(
+    output: OutputRef,
+    expectation: Expectation,
+    report: OutputReport | None,
+    facts: MediaFacts,
+    staged: Staged,
+    intent: Intent,
+) -> pb.RedoRecord:
+    artifact = job_pb2.Artifact(
+        name=output.name,
+        uri=output.uri,
+        size_bytes=staged.size,
+        sha256=staged.sha256,
+        profile=output.profile.full_name,
+        duration_seconds=round(expectation.decoded_s or facts.duration_s or 0.0, 6),
+        container=facts.format_name,
+        streams=[_stream(stream) for stream in facts.streams if isinstance(stream, AudioStream)],
+    )
+    if report is not None and report.after is not None:
+        artifact.loudness.CopyFrom(
+            job_pb2.LoudnessReport(
+                before=_loudness(report.before),
+                after=_loudness(report.after),
+                gain_db=report.gain_db,
+                limited_db=report.limited_by_db or 0.0,
+                encodes=report.encodes,
+            )
+        )
+    return pb.RedoRecord(artifact=artifact, staged_uri=staged.staged_uri, overwrite=intent.overwrite)
+
+
+def _loudness(measured: Loudness | None) -> job_pb2.Loudness | None:
+    if measured is None:
+        return None
+    return job_pb2.Loudness(
+        integrated_lufs=measured.integrated_lufs,
+        true_peak_dbtp=measured.true_peak_dbtp,
+        range_lu=measured.range_lu,
+    )
+
+
+def _stream(stream: AudioStream) -> str:
+    return f"{stream.codec} {stream.sample_rate_hz} Hz {stream.layout or f'{stream.channels} channels'}"

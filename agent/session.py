@@ -1,0 +1,182 @@
+"""The agent's end of the stream: connect, exchange state, connect again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import grpc
+import structlog
+
+from agent.core.ledger import Effect
+from agent.executor import Attempt, Means
+from agent.outbox import Outbox
+from agent.settings import Settings
+from agent.workspace import free_bytes
+from mediactl.channel import aio_channel
+from mediactl.errors import from_rpc_error
+from mediactl.v1 import agent_service_pb2 as pb
+from mediactl.v1 import agent_service_pb2_grpc
+from presets.reasons import Reason
+
+log = structlog.get_logger()
+
+LEAST_STATUS_S = 0.1
+"""Progress is told no more often than this; a change of phase at once."""
+BACKOFF_FIRST_S = 0.2
+BACKOFF_MOST_S = 10.0
+ACCEPTED_S = 10.0
+STOP_S = 5.0
+
+_Call = grpc.aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]
+
+
+class Agent:
+    """Holds attempts across sessions. `run` until `stop`."""
+
+    def __init__(self, settings: Settings, hello: Callable[[], pb.Hello], means: Means, dice: random.Random) -> None:
+        self._settings = settings
+        self._hello = hello
+        self._means = means
+        self._dice = dice
+        self._outbox = Outbox()
+        self._attempts: dict[str, Attempt] = {}
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep a session up until `stop`; then hand back what runs and wait a moment for the acknowledgements."""
+        connecting = asyncio.create_task(self._stay_connected())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done():
+            # It never ends by itself: a defect, which the supervisor of this process must see.
+            stopping.cancel()
+            await connecting
+        for attempt in list(self._attempts.values()):
+            attempt.stop(Reason.AGENT_STOPPING)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await self._outbox.empty.wait()
+        connecting.cancel()
+        with suppress(asyncio.CancelledError):
+            await connecting
+
+    def stop(self) -> None:
+        """Take nothing new and end."""
+        self._stopping.set()
+        self._outbox.urgent = True
+        self._outbox.fresh.set()
+
+    async def _stay_connected(self) -> None:
+        failures = 0
+        while True:
+            begun = time.monotonic()
+            try:
+                await self._session()
+            except grpc.aio.AioRpcError as error:
+                why = from_rpc_error(error)
+                log.warning("session ended", reason=str(why.reason), message=why.message)
+            except OSError as error:
+                log.warning("session ended", message=str(error))
+            failures = 0 if time.monotonic() - begun > BACKOFF_MOST_S else failures + 1
+            most = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 10))
+            await asyncio.sleep(most * (0.5 + 0.5 * self._dice.random()))
+
+    async def _session(self) -> None:
+        async with aio_channel(self._settings.controller, self._settings.credentials) as channel:
+            call: _Call = agent_service_pb2_grpc.AgentServiceStub(channel).Session()
+            hello = self._hello()
+            hello.holdings.extend(self._outbox.holdings())
+            await call.write(pb.SessionRequest(hello=hello))
+            async with asyncio.timeout(ACCEPTED_S):
+                first = await call.read()
+            if not isinstance(first, pb.SessionResponse) or not first.HasField("welcome"):
+                raise await _status_of(call)
+            heartbeat_s = first.welcome.heartbeat_interval.ToMilliseconds() / 1000
+            log.info("connected", controller=self._settings.controller, epoch=first.welcome.epoch)
+            self._outbox.restart()
+            speaking = asyncio.create_task(self._speak(call, heartbeat_s))
+            try:
+                while isinstance(frame := await call.read(), pb.SessionResponse):
+                    self._handle(frame)
+                raise await _status_of(call)
+            finally:
+                speaking.cancel()
+                with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    await speaking
+
+    async def _speak(self, call: _Call, heartbeat_s: float) -> None:
+        told_at = 0.0
+        while True:
+            outbox = self._outbox
+            outbox.fresh.clear()
+            for frame in outbox.take():
+                await call.write(frame)
+            since = time.monotonic() - told_at
+            if outbox.urgent or since >= LEAST_STATUS_S:
+                outbox.urgent = False
+                await call.write(pb.SessionRequest(status=self._status()))
+                told_at = time.monotonic()
+                since = 0.0
+                patience_s = heartbeat_s
+            else:
+                patience_s = LEAST_STATUS_S - since
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await outbox.fresh.wait()
+
+    def _status(self) -> pb.AgentStatus:
+        return pb.AgentStatus(
+            holdings=self._outbox.holdings(),
+            scratch_free_bytes=free_bytes(self._means.scratch),
+            draining=self._stopping.is_set(),
+        )
+
+    def _handle(self, frame: pb.SessionResponse) -> None:
+        match frame.WhichOneof("frame"):
+            case "lease":
+                self._lease(frame.lease)
+            case "stop":
+                self._stop(frame.stop)
+            case "publish":
+                if self._outbox.ledger.publish(frame.publish.attempt_id) is Effect.PUBLISH:
+                    self._attempts[frame.publish.attempt_id].publish()
+            case "acknowledgement":
+                self._outbox.acknowledge(frame.acknowledgement)
+            case "welcome" | None:
+                # Of a protocol this version doesn't know: the controller repeats what matters.
+                pass
+
+    def _lease(self, lease: pb.Lease) -> None:
+        if self._stopping.is_set() or self._outbox.lease(lease.attempt_id) is not Effect.START:
+            return
+        log.info("attempt leased", attempt=lease.attempt_id, job=lease.job_id)
+        attempt = Attempt(lease, self._means, self._outbox)
+        self._attempts[lease.attempt_id] = attempt
+        attempt.start().add_done_callback(lambda _: self._ended(lease.attempt_id))
+
+    def _ended(self, attempt_id: str) -> None:
+        del self._attempts[attempt_id]
+        held = self._outbox.ledger.get(attempt_id)
+        outcome = pb.Outcome.Name(held.ended.outcome) if held is not None and held.ended is not None else "?"
+        log.info("attempt ended", attempt=attempt_id, outcome=outcome)
+
+    def _stop(self, stop: pb.Stop) -> None:
+        match self._outbox.ledger.stop(stop.attempt_id):
+            case Effect.STOP:
+                log.info("attempt told to stop", attempt=stop.attempt_id, reason=stop.reason)
+                self._attempts[stop.attempt_id].stop(stop.reason, leave_staged=stop.leave_staged)
+            case Effect.REPORT_STOPPED:
+                self._outbox.report_stopped(stop.attempt_id)
+            case _:
+                pass
+
+
+async def _status_of(call: _Call) -> grpc.aio.AioRpcError:
+    """How the controller ended the stream."""
+    return grpc.aio.AioRpcError(
+        await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+    )

@@ -1,0 +1,36 @@
+"""What an agent is told at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mediactl.channel import Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`media_roots` are the folders of which `file:` URIs are reachable; the scratch folder is the agent's alone."""
+
+    data_dir: Path
+    controller: str
+    name: str
+    credentials: Credentials = field(default_factory=Credentials)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    media_roots: Sequence[str] = ("/",)
+    ffmpegs: Sequence[str] = ()
+    max_tasks: int | None = None
+    scratch_dir: Path | None = None
+
+    @property
+    def scratch(self) -> Path:
+        return self.scratch_dir or self.data_dir / "scratch"
+
+    @property
+    def lock(self) -> Path:
+        return self.data_dir / "agent.lock"
+
+    @property
+    def cache(self) -> Path:
+        return self.data_dir / "detected.json"

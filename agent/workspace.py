@@ -1,0 +1,142 @@
+"""The scratch directory of one attempt."""
+
+import json
+import os
+import shutil
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from presets.plan import StepResult
+
+_PREFIX = "mediactl-"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where one attempt works: ``in/`` and ``out/`` for media, ``steps/`` for logs, a journal of finished steps.
+
+    Everything is below ``root/mediactl-{attempt_id}``. ``root`` belongs to one agent alone: sweeping removes what
+    other agents keep there.
+    """
+
+    root: Path
+    attempt_id: str
+
+    def __post_init__(self) -> None:
+        if not self.attempt_id or "/" in self.attempt_id or "\0" in self.attempt_id:
+            raise ValueError(f"attempt id {self.attempt_id!r} cannot be part of a file name")
+
+    @property
+    def path(self) -> Path:
+        """The directory itself."""
+        return self.root / f"{_PREFIX}{self.attempt_id}"
+
+    @property
+    def inputs(self) -> Path:
+        """Inputs, named by their position."""
+        return self.path / "in"
+
+    @property
+    def outputs(self) -> Path:
+        """Outputs and what is written on the way to them."""
+        return self.path / "out"
+
+    @property
+    def steps(self) -> Path:
+        """A directory for each step with its progress and log."""
+        return self.path / "steps"
+
+    @property
+    def journal(self) -> Path:
+        """Results of finished steps, a JSON line for each."""
+        return self.path / "journal.jsonl"
+
+    def create(self) -> None:
+        """Creates the directories, readable for the agent alone. One that exists already is taken up again.
+
+        :raises OSError: no space or no permission.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        for directory in (self.path, self.inputs, self.outputs, self.steps):
+            directory.mkdir(mode=0o700, exist_ok=True)
+
+    def record(self, step_id: str, result: StepResult) -> None:
+        """Appends the result of a finished step to the journal, durably.
+
+        :raises OSError: no space.
+        """
+        line = json.dumps({"step": step_id, "result": result.to_json()}, separators=(",", ":")) + "\n"
+        with self.journal.open("ab+") as file:
+            file.seek(0)
+            # A line torn by a crash would swallow the one appended to it.
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def results(self) -> dict[str, StepResult]:
+        """Results of the finished steps by step id; a last line torn by a crash counts as not written.
+
+        :raises ValueError: the journal is damaged before its last line.
+        """
+        try:
+            *lines, _torn = self.journal.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return {}
+        entries = [json.loads(line) for line in lines]
+        return {entry["step"]: StepResult.from_json(entry["result"]) for entry in entries}
+
+    def remove(self) -> None:
+        """Removes everything, also what denies it; where there is nothing, nothing is done.
+
+        Links are removed, not what they lead to.
+
+        :raises OSError: something resists, such as a mount.
+        """
+        _remove(self.path)
+
+
+def sweep(root: Path, keep: Collection[str]) -> list[str]:
+    """Removes the workspaces below ``root`` of attempts not in ``keep``; returns their attempt ids, sorted.
+
+    Whatever is not named as a workspace stays. One that resists removal is left for the next time and not returned.
+    """
+    if not root.is_dir():
+        return []
+    removed = []
+    for directory in sorted(root.glob(f"{_PREFIX}*")):
+        attempt_id = directory.name.removeprefix(_PREFIX)
+        if attempt_id not in keep and directory.is_dir() and not directory.is_symlink():
+            try:
+                _remove(directory)
+            except OSError:
+                continue
+            removed.append(attempt_id)
+    return removed
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes the agent may still write on the volume of ``folder``, or of its nearest parent that exists."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    volume = os.statvfs(folder)
+    return volume.f_bavail * volume.f_frsize
+
+
+def _remove(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        _open_up(directory)
+        shutil.rmtree(directory)
+
+
+def _open_up(directory: Path) -> None:
+    directory.chmod(stat.S_IRWXU)
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            _open_up(Path(entry.path))

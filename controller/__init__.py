@@ -1,0 +1,1 @@
+"""The controller: job queue, scheduling and the gRPC services."""

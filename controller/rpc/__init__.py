@@ -1,0 +1,1 @@
+"""Thin gRPC servicers: translate, delegate, translate back."""

@@ -1,0 +1,187 @@
+"""Database rows as protobuf messages."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, assert_never
+
+from google.protobuf import json_format
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import Row
+
+from controller.core.liveness import Health, Timers, health
+from controller.core.states import JobState
+from controller.store.queries import JobRows
+from mediactl.v1 import fleet_service_pb2, job_pb2, preset_service_pb2
+from presets.catalog import Preset, Profile
+from presets.document import (
+    BooleanParameter,
+    ChoiceParameter,
+    IntegerParameter,
+    NumberParameter,
+    Parameter,
+    TextParameter,
+)
+
+
+def timestamp(us: int | None) -> Timestamp | None:
+    if us is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromMicroseconds(us)
+    return stamp
+
+
+def failure(text: str | None) -> job_pb2.Failure | None:
+    return None if text is None else job_pb2.Failure(**json.loads(text))
+
+
+def state(name: str) -> job_pb2.JobState.ValueType:
+    return job_pb2.JobState.Value(f"JOB_STATE_{name}")
+
+
+def attempt(row: Row[Any]) -> job_pb2.Attempt:
+    message = job_pb2.Attempt(
+        id=row.id,
+        task_id=row.task_id,
+        agent_id=row.agent_id,
+        number=row.number,
+        state=row.state,
+        failure=failure(row.failure),
+        lease_time=timestamp(row.leased_us),
+        start_time=timestamp(row.started_us),
+        end_time=timestamp(row.ended_us),
+        cpu_seconds=row.cpu_seconds or 0.0,
+        peak_memory_bytes=row.peak_memory_bytes or 0,
+    )
+    message.queue_wait.FromMicroseconds(row.queue_wait_us)
+    if row.run_us is not None:
+        message.run_time.FromMicroseconds(row.run_us)
+    if row.plan:
+        json_format.Parse(row.plan, message.plan)
+    return message
+
+
+def job(rows: JobRows, progress: job_pb2.Progress | None) -> job_pb2.Job:
+    """`progress` is the newest known to this controller, if any."""
+    row = rows.job
+    message = job_pb2.Job(
+        id=row.id,
+        state=state(row.state),
+        tenant=row.tenant,
+        preset=row.preset,
+        preset_digest=row.preset_digest,
+        attempt_count=row.attempt_count,
+        failure=failure(row.failure),
+        cancel_requested=row.cancel_requested,
+        create_time=timestamp(row.created_us),
+        start_time=timestamp(row.started_us),
+        end_time=timestamp(row.ended_us),
+        attempts=[attempt(item) for item in rows.attempts],
+    )
+    json_format.Parse(row.spec, message.spec, ignore_unknown_fields=True)
+    for artifact in rows.artifacts:
+        json_format.Parse(artifact.document, message.artifacts.add(), ignore_unknown_fields=True)
+    if row.state == JobState.COMPLETED:
+        message.progress = 1.0
+    elif row.state == JobState.PROCESSING and progress is not None:
+        message.progress = progress.fraction
+    return message
+
+
+def event(row: Row[Any]) -> job_pb2.Event:
+    return job_pb2.Event(
+        job_id=row.job_id,
+        sequence=row.sequence,
+        cursor=row.cursor,
+        time=timestamp(row.at_us),
+        type=row.type,
+        job_state=state(row.job_state),
+        task_id=row.task_id,
+        attempt_id=row.attempt_id,
+        agent_id=row.agent_id,
+        reason=row.reason,
+        message=row.message,
+    )
+
+
+def agent(
+    row: Row[Any], *, held: list[str], silent_s: float, timers: Timers, draining: bool
+) -> fleet_service_pb2.Agent:
+    """`silent_s` is how long ago the agent was last heard of."""
+    if row.lost or health(silent_s, timers) is Health.LOST:
+        standing = fleet_service_pb2.AGENT_STATE_LOST
+    elif health(silent_s, timers) is Health.UNREACHABLE:
+        standing = fleet_service_pb2.AGENT_STATE_UNREACHABLE
+    elif draining:
+        standing = fleet_service_pb2.AGENT_STATE_DRAINING
+    else:
+        standing = fleet_service_pb2.AGENT_STATE_READY
+    message = fleet_service_pb2.Agent(
+        id=row.id,
+        name=row.name,
+        state=standing,
+        version=row.version,
+        labels=json.loads(row.labels),
+        attempt_ids=held,
+        create_time=timestamp(row.created_us),
+        last_seen_time=timestamp(row.last_seen_us),
+    )
+    message.capabilities.CopyFrom(capabilities(row))
+    return message
+
+
+def capabilities(row: Row[Any]) -> fleet_service_pb2.Capabilities:
+    """Of an agents row."""
+    return json_format.Parse(row.capabilities, fleet_service_pb2.Capabilities(), ignore_unknown_fields=True)
+
+
+def preset(known: Preset, *, with_document: bool) -> preset_service_pb2.Preset:
+    document = known.document
+    message = preset_service_pb2.Preset(
+        full_name=known.full_name,
+        name=known.name,
+        version=known.version,
+        title=known.title,
+        description=known.description,
+        digest=known.digest,
+        default_profile=document.default_profile,
+        document=known.text if with_document else "",
+    )
+    for name, role in document.roles.items():
+        message.roles.add(
+            name=name, media=role.media, optional=role.optional, default=role.default, repeated=role.repeat
+        )
+    for name, parameter in document.parameters.items():
+        message.parameters.append(_parameter(name, parameter))
+    return message
+
+
+def _parameter(name: str, known: Parameter) -> preset_service_pb2.Parameter:
+    message = preset_service_pb2.Parameter(
+        name=name, type=known.type, default_json=json.dumps(known.default), description=known.description
+    )
+    match known:
+        case NumberParameter() | IntegerParameter():
+            message.unit, message.min, message.max = known.unit, known.min, known.max
+        case ChoiceParameter():
+            message.choices.extend(known.choices)
+        case BooleanParameter() | TextParameter():
+            pass
+        case _:
+            assert_never(known)
+    return message
+
+
+def profile(known: Profile, *, with_document: bool) -> preset_service_pb2.Profile:
+    return preset_service_pb2.Profile(
+        full_name=known.full_name,
+        name=known.name,
+        version=known.version,
+        title=known.title,
+        description=known.description,
+        digest=known.digest,
+        container=known.document.container,
+        extension=known.document.extension,
+        document=known.text if with_document else "",
+    )

@@ -1,0 +1,1 @@
+"""The SQL database: tables, batched write commands, queries, migrations."""

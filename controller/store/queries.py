@@ -1,0 +1,255 @@
+"""Reads, each in one snapshot. They return rows; `controller/rpc/messages.py` makes protobuf of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, func, or_, select
+
+from controller.core.states import JOB_ENDS, TaskState
+from controller.store.tables import (
+    JobId,
+    Tenant,
+    agents,
+    artifacts,
+    attempts,
+    documents,
+    events,
+    jobs,
+    log_chunks,
+    tasks,
+)
+
+
+class JobNotFound(Exception):
+    """No job has this id or prefix."""
+
+
+class JobAmbiguous(Exception):
+    """Several jobs have ids with this prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs. Empty fields select everything."""
+
+    tenant: Tenant
+    ids: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    preset: str = ""
+    queue: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def where(self) -> list[ColumnElement[bool]]:
+        clauses: list[ColumnElement[bool]] = [jobs.c.tenant == self.tenant, jobs.c.kind == "media"]
+        if self.ids:
+            clauses.append(or_(*(_begins(prefix) for prefix in self.ids)))
+        if self.states:
+            clauses.append(jobs.c.state.in_(self.states))
+        if self.preset:
+            clauses.append(or_(jobs.c.preset == self.preset, jobs.c.preset.regexp_match(_versions(self.preset))))
+        if self.queue:
+            clauses.append(jobs.c.queue == self.queue)
+        for key, value in self.labels.items():
+            clauses.append(func.json_extract(jobs.c.labels, f'$."{key}"') == value)
+        return clauses
+
+
+def _begins(prefix: str) -> ColumnElement[bool]:
+    return jobs.c.id.startswith(prefix, autoescape=True)
+
+
+def _versions(name: str) -> str:
+    return "^" + "".join(c if c.isalnum() or c == "_" else "\\" + c for c in name) + "_v[0-9]+$"
+
+
+def resolve_job(connection: Connection, tenant: Tenant, prefix: str) -> JobId:
+    """The one job whose id is or begins with `prefix`. Raises JobNotFound, JobAmbiguous."""
+    if not prefix:
+        raise JobNotFound
+    found = connection.scalars(select(jobs.c.id).where(jobs.c.tenant == tenant, _begins(prefix)).limit(2)).all()
+    if not found:
+        raise JobNotFound
+    if len(found) > 1 and prefix not in found:
+        raise JobAmbiguous
+    return JobId(prefix if prefix in found else found[0])
+
+
+@dataclass(frozen=True, slots=True)
+class JobRows:
+    job: Row[Any]
+    artifacts: tuple[Row[Any], ...]
+    attempts: tuple[Row[Any], ...]
+
+
+def get_jobs(
+    connection: Connection, tenant: Tenant, ids: Iterable[JobId], *, with_attempts: bool = False
+) -> list[JobRows]:
+    """These jobs in this order."""
+    wanted = list(ids)
+    rows = {
+        row.id: row for row in connection.execute(select(jobs).where(jobs.c.tenant == tenant, jobs.c.id.in_(wanted)))
+    }
+    return _with_parts(connection, tenant, [rows[i] for i in wanted], with_attempts=with_attempts)
+
+
+def list_jobs(connection: Connection, chosen: Filter, *, before_seq: int | None, limit: int) -> list[JobRows]:
+    """Newest first."""
+    query = select(jobs).where(*chosen.where()).order_by(jobs.c.seq.desc()).limit(limit)
+    if before_seq is not None:
+        query = query.where(jobs.c.seq < before_seq)
+    return _with_parts(connection, chosen.tenant, list(connection.execute(query)), with_attempts=False)
+
+
+def _with_parts(connection: Connection, tenant: Tenant, rows: list[Row[Any]], *, with_attempts: bool) -> list[JobRows]:
+    ids = [row.id for row in rows]
+    published: dict[str, list[Row[Any]]] = {}
+    for artifact in connection.execute(
+        select(artifacts)
+        .where(artifacts.c.tenant == tenant, artifacts.c.job_id.in_(ids))
+        .order_by(artifacts.c.job_id, artifacts.c.ordinal)
+    ):
+        published.setdefault(artifact.job_id, []).append(artifact)
+    tried: dict[str, list[Row[Any]]] = {}
+    if with_attempts:
+        for attempt in connection.execute(
+            select(attempts)
+            .where(attempts.c.tenant == tenant, attempts.c.job_id.in_(ids))
+            .order_by(attempts.c.leased_us, attempts.c.number)
+        ):
+            tried.setdefault(attempt.job_id, []).append(attempt)
+    return [JobRows(row, tuple(published.get(row.id, ())), tuple(tried.get(row.id, ()))) for row in rows]
+
+
+def list_events(
+    connection: Connection, tenant: Tenant, job_id: JobId, *, after_sequence: int, limit: int
+) -> list[Row[Any]]:
+    """A job's events by sequence."""
+    return list(
+        connection.execute(
+            select(events)
+            .where(events.c.tenant == tenant, events.c.job_id == job_id, events.c.sequence > after_sequence)
+            .order_by(events.c.sequence)
+            .limit(limit)
+        )
+    )
+
+
+def events_after(connection: Connection, chosen: Filter, *, cursor: int, limit: int) -> list[Row[Any]]:
+    """Events of the chosen jobs in the order in which they happened."""
+    return list(
+        connection.execute(
+            select(events)
+            .join(jobs, (jobs.c.tenant == events.c.tenant) & (jobs.c.id == events.c.job_id))
+            .where(*chosen.where(), events.c.cursor > cursor)
+            .order_by(events.c.cursor)
+            .limit(limit)
+        )
+    )
+
+
+def unended(connection: Connection, chosen: Filter) -> int:
+    """How many of the chosen jobs have not ended."""
+    return connection.execute(
+        select(func.count()).select_from(jobs).where(*chosen.where(), jobs.c.state.not_in(JOB_ENDS))
+    ).scalar_one()
+
+
+def any_live(connection: Connection) -> bool:
+    """Whether any job, of any kind, has not ended."""
+    return connection.execute(select(jobs.c.seq).where(jobs.c.state.not_in(JOB_ENDS)).limit(1)).first() is not None
+
+
+def log_after(
+    connection: Connection, tenant: Tenant, job_id: JobId, attempt_id: str, *, position: int, limit: int
+) -> list[Row[Any]]:
+    """Log chunks of a job in the order in which they arrived."""
+    query = (
+        select(log_chunks)
+        .where(log_chunks.c.tenant == tenant, log_chunks.c.job_id == job_id, log_chunks.c.position > position)
+        .order_by(log_chunks.c.position)
+        .limit(limit)
+    )
+    if attempt_id:
+        query = query.where(log_chunks.c.attempt_id == attempt_id)
+    return list(connection.execute(query))
+
+
+def job_state(connection: Connection, tenant: Tenant, job_id: JobId) -> str:
+    return str(
+        connection.execute(select(jobs.c.state).where(jobs.c.tenant == tenant, jobs.c.id == job_id)).scalar_one()
+    )
+
+
+def job_tasks(connection: Connection, tenant: Tenant, job_id: JobId) -> list[Row[Any]]:
+    return list(connection.execute(select(tasks).where(tasks.c.tenant == tenant, tasks.c.job_id == job_id)))
+
+
+def ahead_in_line(connection: Connection, task: Row[Any]) -> int:
+    """How many waiting tasks come before this one."""
+    return connection.execute(
+        select(func.count())
+        .select_from(tasks)
+        .where(
+            tasks.c.state == TaskState.PENDING,
+            or_(
+                tasks.c.priority > task.priority,
+                (tasks.c.priority == task.priority) & (tasks.c.seq < task.seq),
+            ),
+        )
+    ).scalar_one()
+
+
+def list_agents(connection: Connection) -> list[Row[Any]]:
+    return list(connection.execute(select(agents).order_by(agents.c.name, agents.c.id)))
+
+
+def holdings(connection: Connection) -> dict[str, list[str]]:
+    """Open attempts by agent id."""
+    held: dict[str, list[str]] = {}
+    for row in connection.execute(
+        select(attempts.c.holder, attempts.c.id).where(attempts.c.holder != "").order_by(attempts.c.leased_us)
+    ):
+        held.setdefault(row.holder, []).append(row.id)
+    return held
+
+
+def stops_for(connection: Connection, agent_id: str) -> list[Row[Any]]:
+    """Attempts that the agent holds and must stop."""
+    return list(
+        connection.execute(
+            select(attempts.c.id, attempts.c.stop_reason).where(
+                attempts.c.holder == agent_id, attempts.c.stop_reason.is_not(None)
+            )
+        )
+    )
+
+
+def declared_roots(connection: Connection) -> list[tuple[str, ...]]:
+    """The media roots of every agent that isn't lost."""
+    return [
+        tuple(json.loads(text).get("mediaRoots", ()))
+        for text in connection.scalars(select(agents.c.capabilities).where(agents.c.lost.is_(False)))
+    ]
+
+
+def stored_documents(connection: Connection, tenant: Tenant) -> Collection[Row[Any]]:
+    """Added presets and profiles."""
+    return connection.execute(select(documents).where(documents.c.tenant == tenant)).all()
+
+
+def unconfirmed(connection: Connection, agent_id: str, before_us: int) -> list[str]:
+    """Attempts that were granted before `before_us` and that the agent has not begun or confirmed since."""
+    return list(
+        connection.scalars(
+            select(attempts.c.id).where(
+                attempts.c.holder == agent_id,
+                attempts.c.state.in_(("leased", "publishing")),
+                attempts.c.stop_reason.is_(None),
+                attempts.c.leased_us < before_us,
+            )
+        )
+    )

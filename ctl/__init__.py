@@ -1,0 +1,1 @@
+"""The `mediactl` command line."""

@@ -1,0 +1,352 @@
+"""`mediactl jobs …`."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import click
+from rich.text import Text
+
+from ctl import render, waiting
+from ctl.connection import with_client
+from ctl.settings import Format, Settings
+from ctl.submission import pairs
+from ctl.tree import command
+from mediactl.client import Client
+from mediactl.errors import MediactlError
+from mediactl.requests import ENDED
+from mediactl.v1 import job_pb2, job_service_pb2
+
+_STATES: Final = tuple(name.removeprefix("JOB_STATE_") for name, number in job_pb2.JobState.items() if number != 0)
+
+
+def _selector(function: Callable[..., object]) -> Callable[..., object]:
+    """Declares the options that select jobs; the command receives them as one `where`."""
+
+    def call(*args: Any, state: Sequence[str], preset: str, queue: str, label: Sequence[str], **values: Any) -> object:
+        where = job_pb2.JobFilter(
+            states=[job_pb2.JobState.Value(f"JOB_STATE_{name}") for name in state],
+            preset=preset,
+            queue=queue,
+            labels=pairs(label, "--label"),
+        )
+        return function(*args, where=where, **values)
+
+    call.__doc__ = function.__doc__
+    call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # where click stacks decorators
+    for option in (
+        click.option("--label", multiple=True, metavar="KEY=VALUE", help="Only jobs with this label."),
+        click.option("--queue", default="", metavar="NAME", help="Only jobs of this queue."),
+        click.option("--preset", default="", metavar="NAME", help="Only jobs with this preset."),
+        click.option(
+            "--state",
+            multiple=True,
+            type=click.Choice(_STATES, case_sensitive=False),
+            metavar="STATE",
+            help=f"Only jobs in this state; repeat for several. One of {', '.join(_STATES)}.",
+        ),
+    ):
+        option(call)
+    return call
+
+
+_ONE: Final = click.argument("job_id", metavar="ID")
+
+
+@command("list")
+@_selector
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
+@click.option("--page-token", default="", metavar="TOKEN", help="Go on where a list ended (nextPageToken).")
+def list_jobs(settings: Settings, *, where: job_pb2.JobFilter, limit: int, page_token: str) -> int:
+    """Show jobs, newest first.
+
+    \b
+    Examples:
+      mediactl jobs list --state DEAD --state FAILED
+      mediactl jobs list --label show=news -o json
+    """
+    page = with_client(settings, lambda client: client.list_page(where, page_size=limit, page_token=page_token))
+    if settings.format is not Format.TABLE:
+        render.write(render.data(page), settings)
+        return 0
+    render.table(
+        settings,
+        ("ID", "STATE", "PRESET", "INPUT", "DONE", "SUBMITTED", "REASON"),
+        [
+            (
+                job.id,
+                render.state(job.state),
+                job.preset,
+                waiting.title(job),
+                f"{job.progress:.0%}",
+                render.moment(job.create_time),
+                job.failure.reason,
+            )
+            for job in page.jobs
+        ],
+        empty="no jobs",
+    )
+    if page.next_page_token and not settings.quiet:
+        print(f"there are more: --page-token {page.next_page_token}", file=sys.stderr)
+    return 0
+
+
+@command("get")
+@click.argument("job_ids", nargs=-1, required=True, metavar="ID...")
+def get(settings: Settings, *, job_ids: Sequence[str]) -> int:
+    """Show jobs in detail. An unambiguous prefix of an id will do.
+
+    \b
+    Example:
+      mediactl jobs get 3f2a -o json
+    """
+    jobs = with_client(settings, lambda client: [client.get(job_id) for job_id in job_ids])
+    if settings.format is not Format.TABLE:
+        render.write(render.jobs_data(jobs, several=len(job_ids) > 1), settings)
+        return 0
+    for number, job in enumerate(jobs):
+        if number:
+            print()
+        _tell(job, settings)
+    return 0
+
+
+def _tell(job: job_pb2.Job, settings: Settings) -> None:
+    failure = f"{job.failure.reason}: {job.failure.message}" if job.failure.reason else ""
+    render.details(
+        settings,
+        [
+            ("id", job.id),
+            ("state", render.state(job.state)),
+            ("cancel", "asked for" if job.cancel_requested and job.state not in ENDED else ""),
+            ("progress", f"{job.progress:.0%}"),
+            ("failure", failure),
+            ("preset", job.preset),
+            ("parameters", _pairs({key: render.data(value) for key, value in job.spec.params.items()})),
+            *(("input", f"{one.role + ': ' if one.role else ''}{render.place(one.uri)}") for one in job.spec.inputs),
+            *(
+                ("output", f"{render.place(one.uri)}{f' ({one.profile})' if one.profile else ''}")
+                for one in job.spec.outputs
+            ),
+            ("queue", job.spec.queue),
+            ("labels", _pairs(job.spec.labels)),
+            ("submitted", render.moment(job.create_time)),
+            ("started", render.moment(job.start_time)),
+            ("ended", render.moment(job.end_time)),
+            *(("attempt", _attempt(attempt)) for attempt in job.attempts),
+        ],
+    )
+    if job.artifacts:
+        print()
+        _tell_artifacts(job, settings)
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(values.items()))
+
+
+def _attempt(attempt: job_pb2.Attempt) -> str:
+    parts = [f"{attempt.number}: {attempt.state} on {attempt.agent_id}"]
+    if attempt.HasField("queue_wait"):
+        parts.append(f"waited {attempt.queue_wait.ToTimedelta().total_seconds():.2f} s")
+    if attempt.HasField("run_time"):
+        parts.append(f"ran {attempt.run_time.ToTimedelta().total_seconds():.2f} s")
+    if attempt.cpu_seconds:
+        parts.append(f"{attempt.cpu_seconds:.2f} CPU s")
+    if attempt.peak_memory_bytes:
+        parts.append(render.size(attempt.peak_memory_bytes))
+    if attempt.failure.reason:
+        parts.append(f"{attempt.failure.reason}: {attempt.failure.message}")
+    return ", ".join(parts)
+
+
+@command("watch")
+@click.argument("job_ids", nargs=-1, metavar="[ID...]")
+@_selector
+@click.option("--after", type=click.IntRange(min=0), default=0, metavar="CURSOR", help="Only later events.")
+@click.option("--until-ended", is_flag=True, help="End when every selected job has ended; always so with IDs.")
+def watch(
+    settings: Settings, *, job_ids: Sequence[str], where: job_pb2.JobFilter, after: int, until_ended: bool
+) -> int:
+    """Print what happens to jobs, from their beginning on. JSON is an object a line and tells progress too.
+
+    \b
+    Examples:
+      mediactl jobs watch 3f2a
+      mediactl jobs watch --label show=news -o json
+    """
+    where.ids.extend(job_ids)
+
+    def work(client: Client) -> int:
+        for update in client.watch(where, after=after, until_ended=until_ended or bool(job_ids)):
+            if settings.format is not Format.TABLE:
+                render.write_line(update, settings)
+            elif update.WhichOneof("update") == "event":
+                print(f"{_short(update.event.job_id)}  {_event_line(update.event)}", flush=True)
+        return 0
+
+    return with_client(settings, work)
+
+
+def _short(job_id: str) -> str:
+    return job_id[:13]
+
+
+def _event_line(event: job_pb2.Event) -> str:
+    told = ": ".join(text for text in (event.reason, event.message) if text)
+    line = f"{render.moment(event.time)}  {render.state_word(event.job_state):<10}  {event.type}  {told}"
+    return render.plain(line).rstrip()
+
+
+@command("logs")
+@_ONE
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@click.option("--attempt", default="", metavar="ID", help="Only this attempt.")
+def logs(settings: Settings, *, job_id: str, follow: bool, attempt: str) -> int:
+    """Print what FFmpeg and the agent said, as it was captured.
+
+    \b
+    Examples:
+      mediactl jobs logs 3f2a
+      mediactl jobs logs -f 3f2a
+    """
+
+    def work(client: Client) -> int:
+        for piece in client.logs(job_id, follow=follow, attempt_id=attempt):
+            if settings.format is not Format.TABLE:
+                render.write_line(piece, settings)
+                continue
+            # A file name or tag from a recording may hold escape sequences: a terminal must not obey them.
+            safe = piece.data.replace(b"\x1b", b"\\x1b") if sys.stdout.isatty() else piece.data
+            sys.stdout.buffer.write(safe)
+            sys.stdout.buffer.flush()
+        return 0
+
+    return with_client(settings, work)
+
+
+@command("events")
+@_ONE
+def events(settings: Settings, *, job_id: str) -> int:
+    """Show a job's history.
+
+    \b
+    Example:
+      mediactl jobs events 3f2a
+    """
+    history = with_client(settings, lambda client: [*client.events(job_id)])
+    if settings.format is not Format.TABLE:
+        render.write(render.data(job_service_pb2.ListEventsResponse(events=history)), settings)
+        return 0
+    render.table(
+        settings,
+        ("#", "TIME", "EVENT", "STATE", "AGENT", "REASON", "MESSAGE"),
+        [
+            (
+                str(event.sequence),
+                render.moment(event.time),
+                event.type,
+                render.state(event.job_state),
+                event.agent_id,
+                event.reason,
+                event.message,
+            )
+            for event in history
+        ],
+        empty="no events",
+    )
+    return 0
+
+
+@command("explain")
+@_ONE
+def explain(settings: Settings, *, job_id: str) -> int:
+    """Say why a job waits.
+
+    \b
+    Example:
+      mediactl jobs explain 3f2a
+    """
+    answer = with_client(settings, lambda client: client.explain(job_id))
+    if settings.format is not Format.TABLE:
+        render.write(render.data(answer), settings)
+        return 0
+    out = render.console(settings)
+    out.print(Text(render.plain(answer.summary)))
+    for verdict in answer.agents:
+        words = "could start it now" if verdict.suitable else "; ".join(verdict.reasons)
+        out.print(Text(render.plain(f"  {verdict.name or verdict.agent_id}: {words}")))
+    return 0
+
+
+@command("artifacts")
+@_ONE
+def artifacts(settings: Settings, *, job_id: str) -> int:
+    """Show what a job published.
+
+    \b
+    Example:
+      mediactl jobs artifacts 3f2a -o json
+    """
+    job = with_client(settings, lambda client: client.get(job_id))
+    if settings.format is not Format.TABLE:
+        render.write({"artifacts": [render.data(artifact) for artifact in job.artifacts]}, settings)
+        return 0
+    _tell_artifacts(job, settings)
+    return 0
+
+
+def _tell_artifacts(job: job_pb2.Job, settings: Settings) -> None:
+    render.table(
+        settings,
+        waiting.ARTIFACT_HEADS,
+        [waiting.artifact_row(artifact) for artifact in job.artifacts],
+        empty=f"nothing was published; the job is {render.state_word(job.state)}",
+    )
+
+
+@command("cancel")
+@click.argument("job_ids", nargs=-1, metavar="[ID...]")
+@_selector
+@click.option("--message", default="", metavar="TEXT", help="Kept in the jobs' history.")
+def cancel(settings: Settings, *, job_ids: Sequence[str], where: job_pb2.JobFilter, message: str) -> int:
+    """Stop jobs, by id or by selector. Nothing of theirs is published.
+
+    \b
+    Examples:
+      mediactl jobs cancel 3f2a 77b0
+      mediactl jobs cancel --queue night --state PENDING
+    """
+    selected = where.ByteSize() > 0
+    if bool(job_ids) == selected:
+        raise click.UsageError("give job IDs or a selector (--state, --preset, --queue, --label), one of both")
+
+    def work(client: Client) -> tuple[list[job_pb2.Job], list[tuple[str, MediactlError]]]:
+        ids = [*job_ids] or [job.id for job in client.list(where) if job.state not in ENDED]
+        done: list[job_pb2.Job] = []
+        refused: list[tuple[str, MediactlError]] = []
+        for job_id in ids:
+            try:
+                done.append(client.cancel(job_id, message=message))
+            except MediactlError as error:
+                if len(ids) == 1:
+                    raise
+                refused.append((job_id, error))
+        return done, refused
+
+    done, refused = with_client(settings, work)
+    if settings.format is not Format.TABLE:
+        render.write(render.jobs_data(done, several=len(job_ids) != 1), settings)
+    else:
+        render.table(
+            settings,
+            ("ID", "STATE", ""),
+            [
+                (job.id, render.state(job.state), "" if job.state in ENDED else "the agent is told to stop")
+                for job in done
+            ],
+            empty="no job was stopped",
+        )
+    for job_id, error in refused:
+        print(f"mediactl: {job_id}: {error.reason}: {error.message}", file=sys.stderr)
+    return refused[0][1].exit_code if refused else 0

@@ -1,0 +1,260 @@
+"""From a command line or a spec file to job specs, and the options that `run`, `submit` and `plan` share."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import yaml
+
+from mediactl.errors import MediactlError
+from mediactl.requests import from_json
+from mediactl.v1 import job_pb2
+
+_ROLE: Final = re.compile(r"([a-z][a-z0-9_]*)=(.+)", re.DOTALL)
+# RFC 3986: a scheme; one letter would be a drive elsewhere and is a file name here.
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:(//|(?=/))")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the shared options say. `spec` excludes inputs, preset, profiles, parameters and output."""
+
+    inputs: tuple[str, ...] = ()
+    preset: str | None = None
+    profiles: tuple[str, ...] = ()
+    params: tuple[str, ...] = ()
+    output: str | None = None
+    spec: str | None = None
+    priority: int | None = None
+    queue: str | None = None
+    labels: tuple[str, ...] = ()
+    require: tuple[str, ...] = ()
+    max_attempts: int | None = None
+    overwrite: bool = False
+    verbose: bool = False
+
+
+def submission_options(*, with_spec: bool) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """Declares the shared options; the command receives them as one `request`."""
+
+    def declare(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: Any, **values: Any) -> object:
+            names = Request.__dataclass_fields__
+            request = Request(**{name: values.pop(name) for name in names if name in values})
+            return function(*args, request=request, **values)
+
+        call.__doc__ = function.__doc__
+        call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # where click stacks decorators
+        for option in reversed([*_OPTIONS, *([_SPEC] if with_spec else [])]):
+            option(call)
+        return call
+
+    return declare
+
+
+_OPTIONS: Final = (
+    click.argument("inputs", nargs=-1, metavar="[INPUT...]"),
+    click.option("--preset", metavar="NAME", help="How it shall sound or look."),
+    click.option(
+        "--profile",
+        "profiles",
+        multiple=True,
+        metavar="NAME",
+        help="How it is packed; repeat for several outputs. Without it the preset's own.",
+    ),
+    click.option("-p", "params", multiple=True, metavar="KEY=VALUE", help="A parameter of the preset."),
+    click.option("--output", metavar="URI", help="A file's name; a folder's, or ending in /: named by the input."),
+    click.option("--priority", type=click.IntRange(0, 9), metavar="0-9", help="9 goes first; 5 where not given."),
+    click.option("--queue", metavar="NAME", help="Queue; `default` where not given."),
+    click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Describes the job."),
+    click.option("--require", multiple=True, metavar="KEY=VALUE", help="Only agents with this label."),
+    click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Tries before it is DEAD; 3."),
+    click.option("--overwrite", is_flag=True, help="Replace existing outputs."),
+    click.option("--verbose", is_flag=True, help="Log what FFmpeg says in detail."),
+)
+_SPEC: Final = click.option(
+    "--spec", metavar="FILE|-", help="Job specs as JSON, JSON lines or YAML, instead of INPUT and its options."
+)
+
+
+def build(request: Request, *, cwd: Path | None = None) -> list[job_pb2.JobSpec]:
+    """The specs of a request: one for each INPUT without a role, one for all INPUTs with roles.
+
+    Raises click.UsageError.
+    """
+    base = cwd or Path.cwd()
+    specs = _from_file(request, base) if request.spec is not None else _from_inputs(request, base)
+    labels, require = pairs(request.labels, "--label"), pairs(request.require, "--require")
+    for spec in specs:
+        if request.priority is not None:
+            spec.priority = request.priority
+        if request.max_attempts is not None:
+            spec.max_attempts = request.max_attempts
+        if request.queue is not None:
+            spec.queue = request.queue
+        spec.labels.update(labels)
+        spec.require.update(require)
+        spec.overwrite = spec.overwrite or request.overwrite
+        spec.verbose = spec.verbose or request.verbose
+    return specs
+
+
+def pairs(given: Iterable[str], option: str) -> dict[str, str]:
+    """KEY=VALUE arguments.
+
+    Raises click.UsageError for one without `=`, without a key, or with the key of another.
+    """
+    found: dict[str, str] = {}
+    for pair in given:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"{option}: expected KEY=VALUE, not {pair!r}")
+        if key in found:
+            raise click.UsageError(f"{option}: {key!r} is given twice")
+        found[key] = value
+    return found
+
+
+def input_uri(text: str, base: Path) -> str:
+    """A URI as it is, a path as an absolute `file:` URI (RFC 8089)."""
+    return text if _SCHEME.match(text) else _absolute(text, base).as_uri()
+
+
+def output_uri(text: str, base: Path) -> str:
+    """As `input_uri`; a path that ends in a slash or names a folder becomes a prefix, which ends in a slash."""
+    if _SCHEME.match(text):
+        return text
+    path = _absolute(text, base)
+    return path.as_uri() + ("/" if text.endswith("/") or path.is_dir() else "")
+
+
+def _absolute(text: str, base: Path) -> Path:
+    if not text or "\0" in text:
+        raise click.UsageError(f"not a path: {text!r}")
+    # Without `..`: the agent must be asked for the file that is meant, wherever it looks from.
+    return Path(_normal(base / text))
+
+
+def _normal(path: Path) -> str:
+    # `a/../b` is only `b` where `a` is no symbolic link, so the folder is resolved by the file system.
+    return str(path.parent.resolve() / path.name) if ".." in path.parts else str(path)
+
+
+def _from_inputs(request: Request, base: Path) -> list[job_pb2.JobSpec]:
+    missing = [
+        name
+        for name, given in (
+            ("INPUT", request.inputs),
+            ("--preset", request.preset),
+            ("--output", request.output),
+        )
+        if not given
+    ]
+    if missing:
+        raise click.UsageError(f"missing {', '.join(missing)}")
+    roles = [_ROLE.fullmatch(text) for text in request.inputs]
+    if any(roles) and not all(roles):
+        raise click.UsageError(
+            "inputs with and without role= can't be mixed: with roles they are one job, without "
+            "them one job each (./a=b.wav names a file with = in its name)"
+        )
+    inputs = [
+        job_pb2.Input(
+            role=role[1] if role else "",
+            uri=input_uri(role[2] if role else text, base),
+        )
+        for text, role in zip(request.inputs, roles, strict=True)
+    ]
+    output = output_uri(request.output or "", base)
+    params = pairs(request.params, "-p")
+    jobs = [inputs] if all(roles) else [[one] for one in inputs]
+    specs = []
+    for of_job in jobs:
+        spec = job_pb2.JobSpec(
+            inputs=of_job,
+            preset=request.preset or "",
+            outputs=[job_pb2.Output(profile=name, uri=output) for name in request.profiles or ("",)],
+        )
+        # As text: the preset knows each parameter's type and reads it accordingly.
+        for key, value in params.items():
+            spec.params[key].string_value = value
+        specs.append(spec)
+    return specs
+
+
+def _from_file(request: Request, base: Path) -> list[job_pb2.JobSpec]:
+    for name, given in (
+        ("INPUT", request.inputs),
+        ("--preset", request.preset),
+        ("--profile", request.profiles),
+        ("-p", request.params),
+        ("--output", request.output),
+    ):
+        if given:
+            raise click.UsageError(f"--spec says what {name} says; give one of them")
+    source = request.spec or ""
+    try:
+        text = sys.stdin.read() if source == "-" else (base / source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"can't read {source}: {error}") from None
+    where = "standard input" if source == "-" else source
+    folder = base if source == "-" else (base / source).absolute().parent
+    specs = []
+    for number, document in enumerate(parse_documents(text, where), start=1):
+        try:
+            spec = from_json(document, job_pb2.JobSpec, field=f"{where}: job {number}")
+        except MediactlError as error:
+            raise click.UsageError(error.message) from None
+        for one in spec.inputs:
+            one.uri = input_uri(one.uri, folder)
+        for one_output in spec.outputs:
+            one_output.uri = output_uri(one_output.uri, folder)
+        specs.append(spec)
+    if not specs:
+        raise click.UsageError(f"{where}: there is no job in it")
+    return specs
+
+
+def parse_documents(text: str, where: str) -> list[Mapping[str, object]]:
+    """The objects of a text that is JSON (an object or an array), JSON lines, or YAML (any number of documents).
+
+    Raises click.UsageError, naming the line.
+    """
+    if text.lstrip()[:1] in {"{", "["}:
+        documents = _json(text, where)
+    else:
+        try:
+            documents = [document for document in yaml.safe_load_all(text) if document is not None]
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+            raise click.UsageError(f"{where}: {at}{error.problem}") from None
+        except yaml.YAMLError as error:
+            raise click.UsageError(f"{where}: {error}") from None
+    flat: list[object] = []
+    for document in documents:
+        flat.extend(document if isinstance(document, list) else [document])
+    objects: list[Mapping[str, object]] = [document for document in flat if isinstance(document, dict)]
+    if len(objects) != len(flat):
+        raise click.UsageError(f"{where}: expected objects with inputs, preset and outputs")
+    return objects
+
+
+def _json(text: str, where: str) -> Sequence[object]:
+    decoder = json.JSONDecoder()
+    documents: list[object] = []
+    position = 0
+    while position < len(text):
+        try:
+            document, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise click.UsageError(f"{where}: line {error.lineno}, column {error.colno}: {error.msg}") from None
+        documents.append(document)
+        # Objects that follow one another, on one line or several, are JSON lines.
+        position += len(text[position:]) - len(text[position:].lstrip())
+    return documents

@@ -1,0 +1,123 @@
+"""`mediactl submit` and `mediactl plan`."""
+
+import re
+import shlex
+import uuid
+from collections.abc import Sequence
+from typing import Final
+
+import click
+from rich.text import Text
+
+from ctl import render, waiting
+from ctl.connection import with_client
+from ctl.settings import Format, Settings
+from ctl.submission import Request, build, submission_options
+from ctl.tree import command
+from mediactl.client import Client
+from mediactl.v1 import job_pb2, job_service_pb2
+
+_UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, from e.g. `90`, `1.5s`, `10m`, `2h`."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", str(value))
+        if match is None:
+            self.fail(f"expected a duration such as 90s, 10m or 2h, not {value!r}", param, ctx)
+        return float(match[1]) * _UNITS_S[match[2]]
+
+
+@command("submit")
+@submission_options(with_spec=True)
+@click.option("--request-id", metavar="ID", help="Submitting again with this id gives the same jobs.")
+@click.option("--wait", is_flag=True, help="Wait until the jobs have ended; 1 where one did not complete.")
+@click.option("--wait-timeout", type=Duration(), metavar="D", help="Give up waiting (6); the jobs go on.")
+@click.option("--follow", is_flag=True, help="Wait and print the logs on stderr meanwhile.")
+def submit(
+    settings: Settings,
+    *,
+    request: Request,
+    request_id: str | None,
+    wait: bool,
+    wait_timeout: float | None,
+    follow: bool,
+) -> int:
+    """Put jobs into the queue and print their ids.
+
+    Every INPUT is a job of its own; INPUTs written ROLE=URI together are one job. A spec file holds jobs as
+    {"inputs": [{"uri": …}], "preset": …, "params": {…}, "outputs": [{"profile": …, "uri": …}]}; paths in it are
+    relative to it. All jobs are stored or none.
+
+    \b
+    Examples:
+      mediactl submit talk.wav --preset loudness_podcast --output out/ --label show=news
+      mediactl submit --spec jobs.yaml --wait --wait-timeout 10m
+    """
+    specs = build(request)
+    if wait_timeout is not None and not (wait or follow):
+        raise click.UsageError("--wait-timeout needs --wait or --follow")
+    fixed_id = request_id or str(uuid.uuid4())
+
+    def work(client: Client) -> int:
+        jobs: Sequence[job_pb2.Job] = client.submit_all(specs, request_id=fixed_id)
+        if wait or follow:
+            return waiting.report(waiting.wait(client, jobs, settings, timeout_s=wait_timeout, follow=follow), settings)
+        if settings.format is Format.TABLE:
+            for job in jobs:
+                print(job.id)
+        else:
+            render.write(render.jobs_data(jobs, several=len(specs) > 1), settings)
+        return 0
+
+    return with_client(settings, work)
+
+
+@command("plan")
+@submission_options(with_spec=True)
+def plan(settings: Settings, *, request: Request) -> int:
+    """Show what would be run for a job, and why: probes and validates, encodes nothing.
+
+    What depends on a measurement still to be taken stands as {gain_db} and the like.
+
+    \b
+    Example:
+      mediactl plan talk.wav --preset loudness_podcast --profile aac_192 --output out/
+    """
+    specs = build(request)
+    plans = with_client(settings, lambda client: [client.plan(spec) for spec in specs])
+    if settings.format is Format.TABLE:
+        for spec, answer in zip(specs, plans, strict=True):
+            _tell(spec, answer, settings)
+    else:
+        documents = [render.data(answer) for answer in plans]
+        render.write(documents[0] if len(documents) == 1 else {"plans": documents}, settings)
+    return 0
+
+
+def _tell(spec: job_pb2.JobSpec, answer: job_service_pb2.PlanJobResponse, settings: Settings) -> None:
+    out = render.console(settings)
+    inputs = ", ".join(render.place(one.uri) for one in spec.inputs)
+    out.print(Text(render.plain(f"# {inputs}: {answer.plan.binary}, agent {answer.agent_id}"), style="bold"))
+    for decision in answer.plan.decisions:
+        because = f" ({decision.because})" if decision.because else ""
+        out.print(Text(render.plain(f"# {decision.subject}: {decision.choice}{because}")))
+    for step in answer.plan.steps:
+        later = "; depends on a measurement" if step.provisional else ""
+        out.print(Text(render.plain(f"\n# {step.id}: {step.purpose}{later}"), style="bold"))
+        # Copied and pasted, so neither wrapped nor made pretty.
+        print(shlex.join([_program(answer.plan.binary), *step.arguments]))
+    if answer.plan.steps:
+        out.print(Text("\n# paths are relative to the workspace, where in/0 is the first input"))
+
+
+def _program(binary: str) -> str:
+    match = re.search(r"\((/.*)\)$", binary)
+    return match[1] if match else "ffmpeg"

@@ -1,0 +1,137 @@
+"""What a task needs and what an agent has proved, in one vocabulary.
+
+A capability is a string ``kind:name`` as FFmpeg names it: ``encoder:aac``, ``filter:ebur128``, ``muxer:mp4``.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+MEBIBYTE = 1 << 20
+
+
+def encoder(name: str) -> str:
+    """The capability of encoding with FFmpeg's encoder ``name``."""
+    return f"encoder:{name}"
+
+
+def audio_filter(name: str) -> str:
+    """The capability of filtering with FFmpeg's filter ``name``."""
+    return f"filter:{name}"
+
+
+def muxer(name: str) -> str:
+    """The capability of writing FFmpeg's output format ``name``."""
+    return f"muxer:{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """One FFmpeg executable of an agent and what it has proved; ``start_ms`` is what starting it costs."""
+
+    path: str
+    version: str
+    digest: str
+    capabilities: frozenset[str]
+    start_ms: float
+
+    @property
+    def major_version(self) -> int:
+        """The leading number of the version, 0 where there is none (a git snapshot)."""
+        match = re.match(r"n?(\d+)(?:\.|$)", self.version)
+        return int(match.group(1)) if match else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a task occupies while it runs: CPU cores, bytes of memory, bytes of scratch disk."""
+
+    cores: int = 1
+    memory_bytes: int = 256 * MEBIBYTE
+    scratch_bytes: int = 0
+
+    def rounded_up(self) -> "Resources":
+        """Each amount rounded up to a power of two, so that few distinct classes exist."""
+        return Resources(*(_power_of_two(n) for n in (self.cores, self.memory_bytes, self.scratch_bytes)))
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One way to do a task: of every set in ``needs`` an agent must have at least one capability.
+
+    ``open_after_s``: seconds a task waits before this alternative may be chosen.
+    """
+
+    needs: tuple[frozenset[str], ...]
+    resources: Resources = field(default_factory=Resources)
+    open_after_s: float = 0.0
+
+    def class_key(self) -> str:
+        """Canonical form of needs and rounded resources: equal keys can be served by the same agents."""
+        rounded = self.resources.rounded_up()
+        return json.dumps(
+            [
+                sorted({tuple(sorted(any_of)) for any_of in self.needs}),
+                [rounded.cores, rounded.memory_bytes, rounded.scratch_bytes],
+            ],
+            separators=(",", ":"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """The alternatives of a task, preferred ones first."""
+
+    alternatives: tuple[Alternative, ...]
+
+    def class_key(self) -> str:
+        """Canonical form of all alternatives and their delays."""
+        return json.dumps([[a.class_key(), a.open_after_s] for a in self.alternatives], separators=(",", ":"))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "alternatives": [
+                {
+                    "needs": [sorted(any_of) for any_of in alternative.needs],
+                    "resources": {
+                        "cores": alternative.resources.cores,
+                        "memory_bytes": alternative.resources.memory_bytes,
+                        "scratch_bytes": alternative.resources.scratch_bytes,
+                    },
+                    "open_after_s": alternative.open_after_s,
+                }
+                for alternative in self.alternatives
+            ]
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`."""
+        return cls(
+            tuple(
+                Alternative(
+                    needs=tuple(frozenset(any_of) for any_of in alternative["needs"]),
+                    resources=Resources(**alternative["resources"]),
+                    open_after_s=float(alternative["open_after_s"]),
+                )
+                for alternative in document["alternatives"]
+            )
+        )
+
+
+def missing(alternative: Alternative, capabilities: frozenset[str]) -> tuple[frozenset[str], ...]:
+    """The needs of which ``capabilities`` has none; empty when the alternative is feasible."""
+    return tuple(any_of for any_of in alternative.needs if not any_of & capabilities)
+
+
+def choose_binary(binaries: Iterable[Binary], alternative: Alternative) -> Binary | None:
+    """The feasible binary of the newest major version, of those the one that starts fastest; None if none is."""
+    feasible = [binary for binary in binaries if not missing(alternative, binary.capabilities)]
+    return min(feasible, key=lambda b: (-b.major_version, b.start_ms, b.path), default=None)
+
+
+def _power_of_two(amount: int) -> int:
+    return 1 << (amount - 1).bit_length() if amount > 0 else 0

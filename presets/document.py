@@ -1,0 +1,265 @@
+"""The documents people write: presets (how a result sounds) and profiles (how it is packed), as TOML tables.
+
+The models check shapes and closed vocabularies; what depends on several fields together is in
+:mod:`presets.semantics`, and what a step means is in :mod:`presets.operations`.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic_core import PydanticCustomError
+
+from presets.formats import CODECS, CONTAINERS, LAYOUTS
+
+#: Names of presets, profiles, roles, parameters and chains.
+NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+FullName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}_v[1-9][0-9]{0,5}$")]
+Value = bool | int | float | str
+
+
+class Table(BaseModel):
+    """A TOML table: keys it does not define are refused, and values are never converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Media(StrEnum):
+    """A kind of stream."""
+
+    AUDIO = "audio"
+    VIDEO = "video"
+
+
+class Role(Table):
+    """A part that an input plays; a role for audio takes the audio of a video file too.
+
+    ``default``: takes an input given without a role; ``repeat``: takes several inputs.
+    """
+
+    media: Literal["audio"]
+    default: bool = False
+    optional: bool = False
+    repeat: bool = False
+    description: str = ""
+
+
+class NumberParameter(Table):
+    """A real number between ``min`` and ``max``, both included."""
+
+    type: Literal["number"]
+    default: float
+    min: float
+    max: float
+    unit: str = ""
+    description: str = ""
+
+
+class IntegerParameter(Table):
+    """A whole number between ``min`` and ``max``, both included."""
+
+    type: Literal["integer"]
+    default: int
+    min: int
+    max: int
+    unit: str = ""
+    description: str = ""
+
+
+class BooleanParameter(Table):
+    """True or false."""
+
+    type: Literal["boolean"]
+    default: bool
+    description: str = ""
+
+
+class ChoiceParameter(Table):
+    """One of ``choices``."""
+
+    type: Literal["choice"]
+    choices: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    default: str
+    description: str = ""
+
+
+class TextParameter(Table):
+    """Text of at most ``max_length`` characters, matched against media facts; it never reaches FFmpeg."""
+
+    type: Literal["text"]
+    default: str = ""
+    max_length: Annotated[int, Field(ge=1, le=1000)] = 100
+    description: str = ""
+
+
+Parameter = Annotated[
+    NumberParameter | IntegerParameter | BooleanParameter | ChoiceParameter | TextParameter,
+    Field(discriminator="type"),
+]
+
+
+class Given(Table):
+    """True when the role has an input."""
+
+    given: str
+
+
+class NotGiven(Table):
+    """True when the role has no input."""
+
+    not_given: str
+
+
+class ParameterIs(Table):
+    """True when the parameter has this value."""
+
+    parameter: str
+    is_: Annotated[Value, Field(alias="is")]
+
+
+class Has(Table):
+    """True when the input of the role has a stream of this kind."""
+
+    has: Annotated[Media, Field(strict=False)]
+    role: str
+
+
+_CONDITIONS = ("given", "not_given", "parameter", "has")
+
+
+def _condition_kind(value: Any) -> str | None:
+    keys = value if isinstance(value, dict) else vars(value) if isinstance(value, Table) else {}
+    return next((kind for kind in _CONDITIONS if kind in keys), None)
+
+
+Condition = Annotated[
+    Annotated[Given, Tag("given")]
+    | Annotated[NotGiven, Tag("not_given")]
+    | Annotated[ParameterIs, Tag("parameter")]
+    | Annotated[Has, Tag("has")],
+    Discriminator(
+        _condition_kind,
+        custom_error_type="condition",
+        custom_error_message='one of { given = "ROLE" }, { not_given = "ROLE" }, '
+        '{ parameter = "NAME", is = VALUE }, { has = "audio", role = "ROLE" }',
+    ),
+]
+
+
+class Chain(Table):
+    """Steps applied in order to what ``from`` names: roles and other chains. Skipped when ``when`` is false."""
+
+    from_: Annotated[tuple[str, ...], Field(alias="from", min_length=1, strict=False)]
+    when: Condition | None = None
+    steps: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
+
+
+class Measure(StrEnum):
+    """What a check may expect of an output."""
+
+    INTEGRATED_LUFS = "integrated_lufs"
+    TRUE_PEAK_DBTP = "true_peak_dbtp"
+    DURATION_S = "duration_s"
+    CHANNELS = "channels"
+    SAMPLE_RATE_HZ = "sample_rate_hz"
+
+
+class Check(Table):
+    """A test of the preset against the real FFmpeg: synthetic inputs, and ranges that the output must be within."""
+
+    inputs: dict[str, Annotated[str, Field(pattern=r"^synth:[a-z0-9_]+$")]]
+    parameters: dict[str, Value] = {}
+    profile: FullName | None = None
+    expect: dict[
+        Annotated[Measure, Field(strict=False)],
+        Annotated[tuple[float, float], Field(strict=False)],
+    ]
+
+
+class Document(Table):
+    """What presets and profiles have in common; the full name is ``{name}_v{version}``."""
+
+    name: Name
+    version: Annotated[int, Field(ge=1, le=999_999)]
+    title: str = ""
+    description: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """Name and version: ``dialogue_clean_v1``."""
+        return f"{self.name}_v{self.version}"
+
+
+class PresetDocument(Document):
+    """How a result sounds: roles, typed parameters and chains of operations, and checks of all that."""
+
+    default_profile: FullName
+    roles: Annotated[dict[Name, Role], Field(min_length=1)]
+    parameters: dict[Name, Parameter] = {}
+    chain: Annotated[dict[Name, Chain], Field(min_length=1)]
+    check: Annotated[tuple[Check, ...], Field(strict=False)] = ()
+
+
+class AudioSpec(Table):
+    """An audio stream of a deliverable.
+
+    ``encoders`` are FFmpeg's, preferred first. ``bitrate_kbps`` is a ceiling, for lossy codecs; ``bits`` is for
+    lossless ones. ``sample_rate_hz`` left out keeps the source's. A source layout in ``layouts`` is kept, any other
+    is mixed to the last of them.
+    """
+
+    kind: Literal["audio"]
+    codec: str
+    encoders: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], ...], Field(min_length=1, strict=False)]
+    bitrate_kbps: Annotated[int, Field(ge=1)] | None = None
+    bits: Literal[16, 24, 32] | None = None
+    sample_rate_hz: Annotated[int, Field(ge=8000, le=192_000)] | None = None
+    layouts: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+
+    @field_validator("codec")
+    @classmethod
+    def _known_codec(cls, codec: str) -> str:
+        return _one_of("codec", codec, CODECS)
+
+    @field_validator("layouts")
+    @classmethod
+    def _known_layouts(cls, layouts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_one_of("layout", layout, LAYOUTS) for layout in layouts)
+
+
+class Delivery(Table):
+    """What is promised of the encoded file.
+
+    ``ceiling_dbtp`` is the highest true peak, measured on the encoded file; at most ``max_encodes`` are made to keep
+    loudness and ceiling. ``faststart`` puts an MP4's index first.
+    """
+
+    ceiling_dbtp: Annotated[float, Field(ge=-12, le=0)] | None = None
+    max_encodes: Annotated[int, Field(ge=1, le=5)] = 3
+    faststart: bool = False
+
+
+class ProfileDocument(Document):
+    """How a deliverable is packed: container, streams, and what is promised of the encoded file."""
+
+    container: str
+    extension: Annotated[str, Field(pattern=r"^[a-z0-9]{1,8}$")]
+    stream: Annotated[tuple[AudioSpec, ...], Field(min_length=1, max_length=1, strict=False)]
+    delivery: Delivery = Delivery()
+
+    @field_validator("container")
+    @classmethod
+    def _known_container(cls, container: str) -> str:
+        return _one_of("container", container, CONTAINERS)
+
+
+def _one_of(what: str, value: str, known: Any) -> str:
+    if value not in known:
+        raise PydanticCustomError(
+            "one_of",
+            "{what} {value} is not known; expected one of {known}",
+            {"what": what, "value": repr(value), "known": ", ".join(known)},
+        )
+    return value

@@ -1,0 +1,208 @@
+"""What probing found in a media file."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any, Self, assert_never
+
+from presets.problems import MediaFailure
+from presets.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class AudioStream:
+    """An audio stream; ``index`` counts all streams of the file, ``bits`` is None for lossy codecs.
+
+    ``bit_rate`` is what the stream itself says, in bits per second.
+    """
+
+    index: int
+    codec: str
+    duration_s: float | None
+    language: str | None
+    default: bool
+    sample_rate_hz: int
+    channels: int
+    layout: str | None
+    bits: int | None
+    bit_rate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoStream:
+    """A video stream, or a still picture attached to a recording (``attached_pic``), which is not video."""
+
+    index: int
+    codec: str
+    duration_s: float | None
+    language: str | None
+    default: bool
+    attached_pic: bool
+    width: int
+    height: int
+    fps: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OtherStream:
+    """A stream that is neither: ``kind`` is FFmpeg's word (subtitle, data, attachment)."""
+
+    index: int
+    kind: str
+    codec: str
+    language: str | None
+
+
+Stream = AudioStream | VideoStream | OtherStream
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFacts:
+    """A media file as ffprobe describes it; durations in seconds, ``start_s`` the first timestamp."""
+
+    format_name: str
+    duration_s: float | None
+    start_s: float
+    size_bytes: int
+    bit_rate: int | None
+    streams: tuple[Stream, ...]
+
+    @property
+    def audio(self) -> tuple[AudioStream, ...]:
+        """The audio streams in file order."""
+        return tuple(s for s in self.streams if isinstance(s, AudioStream))
+
+    @property
+    def video(self) -> tuple[VideoStream, ...]:
+        """The moving pictures in file order: attached pictures are left out."""
+        return tuple(s for s in self.streams if isinstance(s, VideoStream) and not s.attached_pic)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        document = asdict(self)
+        document["streams"] = [{"type": _type_of(s), **asdict(s)} for s in self.streams]
+        return document
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`."""
+        streams = tuple(
+            _STREAM_TYPES[s["type"]](**{k: v for k, v in s.items() if k != "type"}) for s in document["streams"]
+        )
+        return cls(**{**document, "streams": streams})
+
+
+_STREAM_TYPES: Mapping[str, type[AudioStream] | type[VideoStream] | type[OtherStream]] = {
+    "audio": AudioStream,
+    "video": VideoStream,
+    "other": OtherStream,
+}
+
+
+def _type_of(stream: Stream) -> str:
+    match stream:
+        case AudioStream():
+            return "audio"
+        case VideoStream():
+            return "video"
+        case OtherStream():
+            return "other"
+        case _:
+            assert_never(stream)
+
+
+def from_ffprobe(document: Mapping[str, Any]) -> MediaFacts:
+    """Facts from the output of ``ffprobe -of json -show_format -show_streams``.
+
+    :raises MediaFailure: INPUT_CORRUPT where the document describes no media.
+    """
+    container = document.get("format") or {}
+    if not container.get("format_name"):
+        raise MediaFailure(Reason.INPUT_CORRUPT, "the file is not in a media format that can be read")
+    streams = tuple(_stream(position, s) for position, s in enumerate(document.get("streams") or ()))
+    if not streams:
+        raise MediaFailure(Reason.INPUT_CORRUPT, "no audio or video stream was found in the file")
+    return MediaFacts(
+        format_name=str(container["format_name"]),
+        duration_s=_seconds(container.get("duration")),
+        start_s=_number(container.get("start_time")) or 0.0,
+        size_bytes=int(_number(container.get("size")) or 0),
+        bit_rate=_count(container.get("bit_rate")),
+        streams=streams,
+    )
+
+
+def _stream(position: int, raw: Mapping[str, Any]) -> Stream:
+    index = int(raw.get("index", position))
+    codec = str(raw.get("codec_name") or "unknown")
+    tags = {str(k).lower(): str(v) for k, v in (raw.get("tags") or {}).items()}
+    disposition = raw.get("disposition") or {}
+    language = tags.get("language")
+    # Matroska states a stream's duration in a tag, never in the header that ffprobe reports as `duration`.
+    duration_s = _seconds(raw.get("duration")) or _clock(tags.get("duration"))
+    match raw.get("codec_type"):
+        case "audio":
+            return AudioStream(
+                index=index,
+                codec=codec,
+                duration_s=duration_s,
+                language=language,
+                default=bool(disposition.get("default")),
+                sample_rate_hz=_count(raw.get("sample_rate")) or 0,
+                channels=_count(raw.get("channels")) or 0,
+                layout=_layout(raw.get("channel_layout")),
+                bits=_count(raw.get("bits_per_raw_sample")) or _count(raw.get("bits_per_sample")),
+                bit_rate=_count(raw.get("bit_rate")),
+            )
+        case "video":
+            return VideoStream(
+                index=index,
+                codec=codec,
+                duration_s=duration_s,
+                language=language,
+                default=bool(disposition.get("default")),
+                attached_pic=bool(disposition.get("attached_pic")),
+                width=_count(raw.get("width")) or 0,
+                height=_count(raw.get("height")) or 0,
+                fps=_ratio(raw.get("avg_frame_rate")) or _ratio(raw.get("r_frame_rate")),
+            )
+        case kind:
+            return OtherStream(index=index, kind=str(kind or "unknown"), codec=codec, language=language)
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
+def _seconds(value: object) -> float | None:
+    number = _number(value)
+    return number if number is not None and number > 0 else None
+
+
+def _count(value: object) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None and number > 0 else None
+
+
+def _ratio(value: object) -> float | None:
+    numerator, _, denominator = str(value or "").partition("/")
+    top, bottom = _number(numerator), _number(denominator or "1")
+    return top / bottom if top and bottom else None
+
+
+def _clock(value: str | None) -> float | None:
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", value or "")
+    if match is None:
+        return None
+    hours, minutes, seconds = match.groups()
+    return _seconds(int(hours) * 3600 + int(minutes) * 60 + float(seconds))
+
+
+def _layout(value: object) -> str | None:
+    name = str(value or "")
+    return name if name and name != "unknown" else None

@@ -1,0 +1,165 @@
+"""A preset's chains as an FFmpeg filter graph over the inputs in the workspace."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+import ffmpeg
+from ffmpeg.streams.audio import AudioStream as Filtered
+
+from presets.document import AudioSpec, Chain, Given, Has, Media, NotGiven, ParameterIs
+from presets.facts import AudioStream, MediaFacts
+from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST, layout_of
+from presets.intent import Intent
+from presets.operations import Extract, Loudness
+from presets.operations.base import Signal, conform
+from presets.problems import MediaFailure
+from presets.reasons import Reason
+from presets.semantics import terminal_chains
+from presets.steps import operations
+
+
+def loudness_of(intent: Intent) -> Loudness | None:
+    """The loudness step that ends the preset's last chain, if it has one."""
+    (last,) = terminal_chains(intent.preset.document.chain)
+    made = operations(intent.preset.document, last, intent.parameters)
+    return made[-1] if made and isinstance(made[-1], Loudness) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The audio stream that is taken of one input, and its number among the input's audio streams."""
+
+    input: int
+    role: str
+    stream: AudioStream
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The chains of an intent over its probed inputs, with which every invocation begins."""
+
+    intent: Intent
+    facts: Sequence[MediaFacts]
+    threads: int
+    _made: dict[tuple[str, AudioSpec], Signal | None] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The streams that chains take of the inputs, by input and position.
+
+        :raises MediaFailure: an input has no audio, or not the track asked for.
+        """
+        chains = self.intent.preset.document.chain
+        found: dict[tuple[int, int], Source] = {}
+        for name, chain in chains.items():
+            if not self._wanted(chain):
+                continue
+            for role in chain.from_:
+                for source in self._taken(role, self._extract(name)):
+                    found.setdefault((source.input, source.position), source)
+        return tuple(found[key] for key in sorted(found))
+
+    def programme(self, delivery: AudioSpec) -> Signal:
+        """What the last chain makes, at the delivery's rate and layout.
+
+        :raises MediaFailure: as :attr:`sources`; UNSUPPORTED_COMBINATION where every chain is skipped.
+        """
+        (last,) = terminal_chains(self.intent.preset.document.chain)
+        signal = self._chain(last, delivery)
+        if signal is None:
+            raise MediaFailure(
+                Reason.UNSUPPORTED_COMBINATION,
+                "with these inputs and parameters every chain of the preset is skipped",
+            )
+        return conform(signal, delivery)
+
+    def opened(self, source: Source) -> Filtered:
+        """The start of a graph: an input's stream in float, in step with the file's own clock from 0 on."""
+        opened = ffmpeg.input(f"in/{source.input}", extra_options=input_options(self.threads))
+        # Gaps become silence, so that a track keeps step with the picture it was recorded with.
+        return (
+            opened.audio_stream(source.position)
+            .aresample(extra_options={"async": 1, "first_pts": 0})
+            .aformat(sample_fmts="fltp")
+        )
+
+    def _chain(self, name: str, delivery: AudioSpec) -> Signal | None:
+        if (name, delivery) not in self._made:
+            self._made[name, delivery] = self._build(name, delivery)
+        return self._made[name, delivery]
+
+    def _build(self, name: str, delivery: AudioSpec) -> Signal | None:
+        chain = self.intent.preset.document.chain[name]
+        if not self._wanted(chain):
+            return None
+        extract = self._extract(name)
+        signals: list[Signal] = []
+        for source in chain.from_:
+            if source in self.intent.preset.document.roles:
+                signals += [self._signal(taken) for taken in self._taken(source, extract)]
+            elif (made := self._chain(source, delivery)) is not None:
+                signals.append(Signal(source, made.stream, made.sample_rate_hz, made.channels, made.layout))
+        if not signals:
+            return None
+        for operation in operations(self.intent.preset.document, name, self.intent.parameters):
+            signals = [operation.apply(signals, delivery)]
+        return signals[0]
+
+    def _extract(self, chain: str) -> Extract:
+        made = operations(self.intent.preset.document, chain, self.intent.parameters)
+        first = made[0] if made else None
+        return first if isinstance(first, Extract) else Extract()
+
+    def _taken(self, role: str, extract: Extract) -> tuple[Source, ...]:
+        taken = []
+        for index, (ref, facts) in enumerate(zip(self.intent.inputs, self.facts, strict=True)):
+            if ref.role == role:
+                stream = extract.choose(facts)
+                taken.append(Source(index, role, stream, facts.audio.index(stream)))
+        return tuple(taken)
+
+    def _signal(self, source: Source) -> Signal:
+        stream = source.stream
+        layout = layout_of(stream.layout, stream.channels)
+        return Signal(source.role, self.opened(source), stream.sample_rate_hz, stream.channels, layout)
+
+    def _wanted(self, chain: Chain) -> bool:
+        given = {ref.role for ref in self.intent.inputs}
+        match chain.when:
+            case None:
+                return True
+            case Given(given=role):
+                return role in given
+            case NotGiven(not_given=role):
+                return role not in given
+            case ParameterIs(parameter=name, is_=value):
+                return self.intent.parameters[name] == value
+            case Has(has=kind, role=role):
+                return any(
+                    _has(facts, kind)
+                    for ref, facts in zip(self.intent.inputs, self.facts, strict=True)
+                    if ref.role == role
+                )
+            case _:
+                assert_never(chain.when)
+
+
+def input_options(threads: int) -> dict[str, Any]:
+    """Options before ``-i``: which formats and protocols FFmpeg may open, and decoder threads."""
+    return {
+        "threads": threads,
+        "protocol_whitelist": PROTOCOL_WHITELIST,
+        "format_whitelist": FORMAT_WHITELIST,
+    }
+
+
+def _has(facts: MediaFacts, kind: Media) -> bool:
+    match kind:
+        case Media.AUDIO:
+            return bool(facts.audio)
+        case Media.VIDEO:
+            return bool(facts.video)
+        case _:
+            assert_never(kind)

@@ -1,0 +1,285 @@
+"""A caller's request, checked and resolved: everything an agent needs to compile it without a catalog of its own."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Self, TypeVar
+
+from pydantic import ValidationError
+
+from presets.capabilities import Alternative, Requirements, audio_filter, encoder, muxer
+from presets.catalog import Catalog, Preset, Profile
+from presets.document import Value
+from presets.formats import CONTAINERS
+from presets.operations import OPERATIONS
+from presets.parameters import expected, from_text
+from presets.problems import InvalidRequest, Problem
+from presets.reasons import Reason
+from presets.semantics import reworded, suggestion
+from presets.steps import operations
+from presets.uris import UnsupportedScheme, join, same_file, stem, uri_to_path
+
+_T = TypeVar("_T")
+
+_PROFILE_PREFIX = "profile."
+
+#: Filters that compilation uses whatever the steps are: opening an input, and measuring what was encoded.
+_ALWAYS = ("aformat", "ametadata", "apad", "aresample", "ebur128")
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """An input in its role."""
+
+    role: str
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRef:
+    """An output: its profile with the caller's overrides, its exact URI, and a name unique in the job and safe."""
+
+    profile: Profile
+    uri: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a job is to make of what; ``parameters`` holds every parameter of the preset."""
+
+    preset: Preset
+    inputs: tuple[InputRef, ...]
+    parameters: Mapping[str, Value]
+    outputs: tuple[OutputRef, ...]
+    overwrite: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, with the texts of the preset and the profiles."""
+        return {
+            "preset": self.preset.text,
+            "inputs": [{"role": i.role, "uri": i.uri} for i in self.inputs],
+            "parameters": dict(self.parameters),
+            "outputs": [
+                {
+                    "profile": o.profile.text,
+                    "overrides": dict(o.profile.overrides),
+                    "uri": o.uri,
+                    "name": o.name,
+                }
+                for o in self.outputs
+            ],
+            "overwrite": self.overwrite,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`.
+
+        :raises InvalidDocument: a text is not valid here, for instance because it needs a newer program.
+        """
+        return cls(
+            preset=Preset.from_text(document["preset"]),
+            inputs=tuple(InputRef(i["role"], i["uri"]) for i in document["inputs"]),
+            parameters=MappingProxyType(dict(document["parameters"])),
+            outputs=tuple(
+                OutputRef(
+                    profile=Profile.from_text(o["profile"]).overridden(o["overrides"]),
+                    uri=o["uri"],
+                    name=o["name"],
+                )
+                for o in document["outputs"]
+            ),
+            overwrite=bool(document["overwrite"]),
+        )
+
+
+def resolve(
+    catalog: Catalog,
+    *,
+    inputs: Sequence[tuple[str, str]],
+    preset: str,
+    params: Mapping[str, str],
+    outputs: Sequence[tuple[str, str]],
+    overwrite: bool = False,
+) -> Intent:
+    """Check a request against the catalog and fill in what it leaves open.
+
+    :param inputs: (role, URI); the role "" means the preset's default role.
+    :param preset: a preset's name, with or without version.
+    :param params: the preset's parameters as text, and ``profile.KEY`` to override a key of every profile.
+    :param outputs: (profile, URI); the profile "" means the preset's default. A URI that ends in ``/`` is a prefix:
+        the name becomes ``{stem of the default role's input}.{profile}.{extension}``.
+    :raises InvalidRequest: with every problem found. Fields are paths: ``inputs[0].role``, ``params.target_lufs``,
+        ``outputs[0].uri``.
+    """
+    problems: list[Problem] = []
+
+    def attempt(field: str, make: Callable[[], _T]) -> _T | None:
+        try:
+            return make()
+        except InvalidRequest as error:
+            problems.extend(Problem(p.reason, field or p.field, p.message) for p in error.problems)
+        except UnsupportedScheme as error:
+            problems.append(Problem(Reason.INPUT_UNSUPPORTED_SCHEME, field, str(error)))
+        except ValueError as error:
+            problems.append(Problem(Reason.INVALID_ARGUMENT, field, str(error)))
+        return None
+
+    for index, (_, uri) in enumerate(inputs):
+        path = attempt(f"inputs[{index}].uri", partial(uri_to_path, uri))
+        if path is not None and path.endswith("/"):
+            problems.append(Problem(Reason.INVALID_ARGUMENT, f"inputs[{index}].uri", f"{uri!r} names a directory"))
+    valid_outputs = [
+        attempt(f"outputs[{index}].uri", partial(uri_to_path, uri)) is not None
+        for index, (_, uri) in enumerate(outputs)
+    ]
+    if not outputs:
+        problems.append(Problem(Reason.INVALID_ARGUMENT, "outputs", "at least one output is needed"))
+
+    chosen = attempt("preset", partial(catalog.preset, preset))
+    refs: tuple[InputRef, ...] = ()
+    parameters: Mapping[str, Value] = {}
+    if chosen is not None:
+        refs = _roles(chosen, inputs, problems)
+        parameters = _parameters(chosen, params, problems)
+
+    overrides = {
+        key.removeprefix(_PROFILE_PREFIX): _literal(text)
+        for key, text in params.items()
+        if key.startswith(_PROFILE_PREFIX)
+    }
+    profiles: list[Profile | None] = []
+    for index, (name, _) in enumerate(outputs):
+        wanted = name or (chosen.document.default_profile if chosen else "")
+        profile = attempt(f"outputs[{index}].profile", partial(catalog.profile, wanted)) if wanted else None
+        profiles.append(profile and attempt("", partial(profile.overridden, overrides)))
+
+    stems = _stems(chosen, refs) if not problems else ()
+    made: list[OutputRef] = []
+    names: Counter[str] = Counter()
+    for index, ((_, uri), profile) in enumerate(zip(outputs, profiles, strict=True)):
+        if profile is None or not valid_outputs[index]:
+            continue
+        names[profile.name] += 1
+        suffix = f"-{names[profile.name]}" if names[profile.name] > 1 else ""
+        name = profile.name + suffix
+        exact = uri
+        if uri.endswith("/"):
+            exact = join(uri, f"{stems[0]}.{profile.name}.{profile.document.extension}") if stems else ""
+        if exact:
+            _collisions(index, exact, [i.uri for i in refs], [o.uri for o in made], problems)
+            made.append(OutputRef(profile, exact, name))
+    if problems or chosen is None:
+        raise InvalidRequest(*dict.fromkeys(problems))
+    return Intent(chosen, refs, MappingProxyType(dict(parameters)), tuple(made), overwrite)
+
+
+def _roles(preset: Preset, inputs: Sequence[tuple[str, str]], problems: list[Problem]) -> tuple[InputRef, ...]:
+    roles = preset.document.roles
+    default = default_role(preset)
+    refs: list[InputRef] = []
+    taken: Counter[str] = Counter()
+    for index, (given, uri) in enumerate(inputs):
+        field = f"inputs[{index}].role"
+        role = given or default
+        if role is None:
+            told = f"{preset.full_name} has no default role: say one of {', '.join(roles)}"
+            problems.append(Problem(Reason.ROLE_MISSING, field, told))
+        elif role not in roles:
+            told = f"{preset.full_name} has no role {role!r}{suggestion(role, list(roles))}"
+            problems.append(Problem(Reason.ROLE_UNKNOWN, field, told))
+        else:
+            taken[role] += 1
+            if taken[role] == 2 and not roles[role].repeat:
+                told = f"the role {role!r} of {preset.full_name} takes one input"
+                problems.append(Problem(Reason.ROLE_REPEATED, field, told))
+            refs.append(InputRef(role, uri))
+    for name, declared in roles.items():
+        if not declared.optional and not taken[name]:
+            told = f"{preset.full_name} needs an input for its role {name!r}"
+            problems.append(Problem(Reason.ROLE_MISSING, "inputs", told))
+    if not inputs and all(declared.optional for declared in roles.values()):
+        problems.append(Problem(Reason.ROLE_MISSING, "inputs", "at least one input is needed"))
+    return tuple(refs)
+
+
+def default_role(preset: Preset) -> str | None:
+    """The role an input without one takes: the one marked so, or the only one."""
+    roles = preset.document.roles
+    marked = next((name for name, role in roles.items() if role.default), None)
+    return marked or (next(iter(roles)) if len(roles) == 1 else None)
+
+
+def _parameters(preset: Preset, params: Mapping[str, str], problems: list[Problem]) -> Mapping[str, Value]:
+    declared = preset.document.parameters
+    values = {name: parameter.default for name, parameter in declared.items()}
+    for key, text in params.items():
+        if key.startswith(_PROFILE_PREFIX):
+            continue
+        if key not in declared:
+            told = f"{preset.full_name} has no parameter {key!r}{suggestion(key, list(declared))}"
+            problems.append(Problem(Reason.PARAMETER_UNKNOWN, f"params.{key}", told))
+            continue
+        value = from_text(declared[key], text)
+        if value is None:
+            told = f"{text!r} is not {expected(declared[key])}"
+            problems.append(Problem(Reason.PARAMETER_OUT_OF_RANGE, f"params.{key}", told))
+        else:
+            values[key] = value
+    # Steps accept both ends of every parameter's range, but some take only certain values between them.
+    for chain in preset.document.chain:
+        try:
+            operations(preset.document, chain, values)
+        except ValidationError as error:
+            told = f"chain {chain}: " + "; ".join(
+                f"{'.'.join(map(str, e['loc']))}: {reworded(e['msg'])}" for e in error.errors()
+            )
+            problems.append(Problem(Reason.PARAMETER_OUT_OF_RANGE, "params", told))
+    return values
+
+
+def _stems(preset: Preset | None, refs: Sequence[InputRef]) -> tuple[str, ...]:
+    default = default_role(preset) if preset else None
+    ordered = sorted(refs, key=lambda ref: ref.role != default)
+    return tuple(stem(ref.uri) for ref in ordered)
+
+
+def _collisions(index: int, uri: str, inputs: Sequence[str], outputs: Sequence[str], problems: list[Problem]) -> None:
+    for kind, others in (("input", inputs), ("output", outputs)):
+        if any(_same(uri, other) for other in others):
+            told = f"{uri} is also an {kind} of this job; give each output a name of its own"
+            problems.append(Problem(Reason.OUTPUT_COLLISION, f"outputs[{index}].uri", told))
+
+
+def _same(first: str, second: str) -> bool:
+    try:
+        return same_file(first, second)
+    except ValueError:
+        return False  # a malformed URI has its own problem already
+
+
+def _literal(text: str) -> Value:
+    """A profile key's value as a caller wrote it; the profile's own model decides whether it fits."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if re.fullmatch(r"[+-]?\d{1,9}", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?\d{1,9}\.\d{1,9}", text):
+        return float(text)
+    return text
+
+
+def requirements(intent: Intent) -> Requirements:
+    """What an agent must have to do this: the steps' filters, an encoder for each stream, the muxers."""
+    steps = [step for chain in intent.preset.document.chain.values() for step in chain.steps]
+    filters = {name for step in steps for name in OPERATIONS[str(step["op"])].filters}.union(_ALWAYS)
+    needs = {frozenset({audio_filter(name)}) for name in filters}
+    for output in intent.outputs:
+        document = output.profile.document
+        needs.add(frozenset({muxer(CONTAINERS[document.container].muxer)}))
+        needs.update(frozenset(map(encoder, stream.encoders)) for stream in document.stream)
+    return Requirements((Alternative(tuple(sorted(needs, key=sorted))),))

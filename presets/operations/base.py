@@ -1,0 +1,90 @@
+"""What an operation is: typed parameters, a revision, the filters it needs, and how it extends the filter graph."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ffmpeg.streams.audio import AudioStream as Filtered
+
+from presets.document import AudioSpec, Table
+from presets.formats import LAYOUTS
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Audio at some point of the filter graph: what made it, and its rate and layout there.
+
+    ``layout`` is a name in :data:`presets.formats.LAYOUTS`, or None where FFmpeg's layout is none of them.
+    """
+
+    name: str
+    stream: Filtered
+    sample_rate_hz: int
+    channels: int
+    layout: str | None
+
+
+class Operation(Table, ABC):
+    """One step of a chain.
+
+    A subclass is the step's table: its fields are the parameters, ``op`` names it. ``revision`` counts changes of
+    what comes out for the same parameters, and is part of every digest of a preset that uses it. ``filters`` are the
+    FFmpeg filters it may use. Only one that ``joins`` takes more than one signal.
+    """
+
+    revision: ClassVar[int]
+    filters: ClassVar[tuple[str, ...]]
+    joins: ClassVar[bool] = False
+
+    op: str
+
+    @abstractmethod
+    def apply(self, signals: Sequence[Signal], delivery: AudioSpec) -> Signal:
+        """Extend the graph behind ``signals``: one, or for an operation that joins, one or more."""
+
+    def unknown_sources(self, sources: Sequence[str]) -> tuple[str, ...]:
+        """Names in this operation's parameters that are none of its chain's ``sources``."""
+        return ()
+
+
+def reshape(signal: Signal, *, sample_rate_hz: int | None = None, layout: str | None = None) -> Signal:
+    """The signal at another rate or layout, untouched where it is there already.
+
+    A downmix keeps ITU-R BS.775 proportions, scaled so that it cannot clip; mono becomes stereo at -3 dB in each
+    channel, which keeps its loudness after EBU R128.
+    """
+    rate = sample_rate_hz or signal.sample_rate_hz
+    wanted = layout or signal.layout
+    if rate == signal.sample_rate_hz and wanted == signal.layout:
+        return signal
+    # One explicit resampler converts both; without it FFmpeg would insert one of its own, which may clip downmixes.
+    stream = signal.stream.aresample(sample_rate=rate, extra_options={"rematrix_maxval": 1})
+    if wanted is None:
+        stream = stream.aformat(sample_fmts="fltp", sample_rates=rate)
+        return Signal(signal.name, stream, rate, signal.channels, None)
+    stream = stream.aformat(sample_fmts="fltp", sample_rates=rate, channel_layouts=wanted)
+    return Signal(signal.name, stream, rate, LAYOUTS[wanted], wanted)
+
+
+def conform(signal: Signal, delivery: AudioSpec) -> Signal:
+    """The signal at the delivery's sample rate and layout: kept where the profile lists it, else the last listed."""
+    layout = signal.layout if signal.layout in delivery.layouts else delivery.layouts[-1]
+    return reshape(signal, sample_rate_hz=delivery.sample_rate_hz, layout=layout)
+
+
+def gain(signal: Signal, gain_db: float | str) -> Signal:
+    """The signal louder by ``gain_db`` decibels and otherwise unchanged; a string is a placeholder in braces."""
+    amount = gain_db if isinstance(gain_db, str) else decimal(gain_db)
+    return replaced(signal, signal.stream.volume(volume=f"{amount}dB", precision="double"))
+
+
+def replaced(signal: Signal, stream: Filtered) -> Signal:
+    """The same signal behind another filter that changes neither rate nor layout."""
+    return Signal(signal.name, stream, signal.sample_rate_hz, signal.channels, signal.layout)
+
+
+def decimal(value: float) -> str:
+    """A number as FFmpeg reads it, never in exponent notation, to a millionth."""
+    text = f"{value:.6f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text

@@ -1,0 +1,150 @@
+"""The compiled result: FFmpeg invocations, why they are so, and what must come out."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+
+class Purpose(StrEnum):
+    """What an invocation is for, which decides what its failure means."""
+
+    INSPECT = "inspect"
+    MEASURE = "measure"
+    ENCODE = "encode"
+    VERIFY = "verify"
+
+
+@dataclass(frozen=True, slots=True)
+class Loudness:
+    """Loudness after EBU R128: integrated in LUFS, true peak in dBTP, range in LU.
+
+    ``integrated_lufs`` is None where nothing was above the absolute gate of ITU-R BS.1770-4 (silence, or less than
+    0.4 s), ``true_peak_dbtp`` is None for digital silence.
+    """
+
+    integrated_lufs: float | None
+    true_peak_dbtp: float | None
+    range_lu: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What an invocation reported: seconds of media put out (None: not a packet), and loudness if it measured."""
+
+    out_time_s: float | None
+    loudness: Loudness | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`."""
+        loudness = document["loudness"]
+        return cls(document["out_time_s"], None if loudness is None else Loudness(**loudness))
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One run of FFmpeg.
+
+    ``argv`` follows the binary's path; every path in it is relative to the workspace. ``writes`` are the files it
+    leaves, ``measure`` the one of them that holds loudness metadata. ``media_s`` is how many seconds of media it
+    goes through and ``weight`` its share of the plan's work, both for progress. A ``provisional`` invocation still
+    contains placeholders in braces and must not be run.
+    """
+
+    id: str
+    purpose: Purpose
+    argv: tuple[str, ...]
+    writes: tuple[str, ...]
+    measure: str | None
+    media_s: float | None
+    weight: float
+    provisional: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Something the compiler chose, and why, in words a media engineer can check."""
+
+    subject: str
+    choice: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedStream:
+    """What one audio stream of an output must be."""
+
+    codec: str
+    sample_rate_hz: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What an output must be, and where: ``path`` in the workspace, ``uri`` where it is to be published.
+
+    ``duration_s`` is how much media went into the encoder; None until that is known. ``verified_by`` is the
+    invocation that decodes the file to its end, and ``decoded_s`` what it found (None until it has run).
+    """
+
+    name: str
+    path: str
+    uri: str
+    container: str
+    streams: tuple[ExpectedStream, ...]
+    duration_s: float | None
+    verified_by: str
+    decoded_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputReport:
+    """What was done to the loudness of one output.
+
+    ``before`` is the programme at the delivery's rate and layout, ``after`` the encoded file; ``gain_db`` was applied
+    to the first and peaks were then reduced by at most ``limited_by_db``. ``missed_by_lu`` is how far ``after`` is
+    from the target. All None where not known, or not asked for.
+    """
+
+    name: str
+    before: Loudness | None
+    after: Loudness | None
+    target_lufs: float | None
+    gain_db: float | None
+    limited_by_db: float | None
+    missed_by_lu: float | None
+    encodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The invocations in the order in which they are run, and what they lead to."""
+
+    invocations: tuple[Invocation, ...]
+    decisions: tuple[Decision, ...]
+    outputs: tuple[Expectation, ...]
+    measured: tuple[OutputReport, ...]
+
+    def next(self, results: Mapping[str, StepResult]) -> Invocation | None:
+        """The first invocation that can be run and has no result yet; None when there is nothing to run.
+
+        Compile again after every result: it is what makes later invocations concrete.
+        """
+        return next((i for i in self.invocations if not i.provisional and i.id not in results), None)
+
+    def finished(self, results: Mapping[str, StepResult]) -> bool:
+        """Whether every output has been made and measured: ``outputs`` then says what to verify and publish."""
+        return all(i.id in results for i in self.invocations)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)

@@ -1,0 +1,263 @@
+"""What a document must say beyond its shape: names that exist, chains that end, values that the steps accept.
+
+Every function returns all it found as (path in the document, what was expected), in document order where possible.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, assert_never
+
+from pydantic import ValidationError
+
+from presets.document import (
+    Chain,
+    Given,
+    Has,
+    IntegerParameter,
+    NotGiven,
+    NumberParameter,
+    Parameter,
+    ParameterIs,
+    PresetDocument,
+    ProfileDocument,
+    Value,
+)
+from presets.formats import CODECS, CONTAINERS
+from presets.operations import OPERATIONS, Extract, Loudness, Operation
+from presets.parameters import allows, expected, extremes, references, substitute
+from presets.positions import Path
+
+Finding = tuple[Path, str]
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The tail of a message about an unknown ``name``: close matches, or all that is known where it is little."""
+    close = get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; expected one of {', '.join(sorted(known))}" if known and len(known) <= 12 else ""
+
+
+def reworded(message: str) -> str:
+    """A message of the validation library in the words of the other messages."""
+    return message.replace("Input should be", "expected").replace("Field required", "this field is needed and absent")
+
+
+def preset_findings(document: PresetDocument) -> list[Finding]:
+    """All that is wrong with a preset of the right shape."""
+    return [
+        *_parameters(document),
+        *_roles(document),
+        *_sources(document),
+        *_conditions(document),
+        *_steps(document),
+        *_checks(document),
+    ]
+
+
+def profile_findings(document: ProfileDocument) -> list[Finding]:
+    """All that is wrong with a profile of the right shape."""
+    found: list[Finding] = []
+    container = CONTAINERS[document.container]
+    for index, stream in enumerate(document.stream):
+        at: Path = ("stream", index)
+        codec = CODECS[stream.codec]
+        if stream.codec not in container.codecs:
+            takes = ", ".join(sorted(container.codecs))
+            found.append(((*at, "codec"), f"a {document.container} file cannot hold {stream.codec}; it takes {takes}"))
+        if codec.bitrates_kbps is None:
+            if stream.bitrate_kbps is not None:
+                found.append(((*at, "bitrate_kbps"), f"{stream.codec} is lossless: leave bitrate_kbps out"))
+        else:
+            low, high = codec.bitrates_kbps
+            if stream.bitrate_kbps is None or not low <= stream.bitrate_kbps <= high:
+                found.append(((*at, "bitrate_kbps"), f"{stream.codec} takes from {low} to {high} kbit/s"))
+        if stream.bits is not None and stream.bits not in codec.depths:
+            depths = ", ".join(map(str, sorted(codec.depths)))
+            takes = f"takes {depths} bits" if depths else "has no bit depth: leave bits out"
+            found.append(((*at, "bits"), f"{stream.codec} {takes}"))
+        rates = codec.sample_rates_hz
+        if rates is not None and stream.sample_rate_hz not in rates:
+            listed = ", ".join(map(str, sorted(rates)))
+            found.append(((*at, "sample_rate_hz"), f"{stream.codec} needs a sample rate of {listed}"))
+    return found
+
+
+def terminal_chains(chains: Mapping[str, Chain]) -> tuple[str, ...]:
+    """The chains that no other chain uses; a valid preset has exactly one, and it is what is delivered."""
+    used = {source for name, chain in chains.items() for source in chain.from_ if source != name}
+    return tuple(name for name in chains if name not in used)
+
+
+def _parameters(document: PresetDocument) -> Iterator[Finding]:
+    for name, parameter in document.parameters.items():
+        at: Path = ("parameters", name)
+        if isinstance(parameter, NumberParameter | IntegerParameter) and parameter.min > parameter.max:
+            yield (*at, "min"), f"min must not be above max, which is {parameter.max:g}"
+        elif not allows(parameter, parameter.default):
+            yield (*at, "default"), f"the default must be {expected(parameter)}"
+
+
+def _roles(document: PresetDocument) -> Iterator[Finding]:
+    defaults = [name for name, role in document.roles.items() if role.default]
+    for name in defaults[1:]:
+        yield ("roles", name, "default"), f"only one role may be the default; {defaults[0]} is it already"
+    used = {source for chain in document.chain.values() for source in chain.from_}
+    for name in document.roles:
+        if name in document.chain:
+            yield ("chain", name), "a role has the same name; names of roles and chains must differ"
+        if name not in used:
+            yield ("roles", name), "no chain uses this role; name it in a chain's from"
+
+
+def _sources(document: PresetDocument) -> Iterator[Finding]:
+    known = [*document.roles, *document.chain]
+    sound = True
+    for name, chain in document.chain.items():
+        for index, source in enumerate(chain.from_):
+            if source not in known:
+                sound = False
+                yield (
+                    ("chain", name, "from", index),
+                    f"{source!r} is neither a role nor a chain{suggestion(source, known)}",
+                )
+            elif source in chain.from_[:index]:
+                yield ("chain", name, "from", index), f"{source!r} is named twice"
+    cycle = _cycle(document.chain)
+    if cycle:
+        yield ("chain", cycle[0], "from"), f"chains must not form a circle: {' -> '.join(cycle)}"
+    elif sound:
+        first, *others = terminal_chains(document.chain)
+        for name in others:
+            yield (
+                ("chain", name),
+                f"exactly one chain may be the last; nothing uses this one, and nothing uses {first}",
+            )
+
+
+def _cycle(chains: Mapping[str, Chain]) -> list[str]:
+    finished: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        if name in finished or name not in chains:
+            return []
+        for source in chains[name].from_:
+            if circle := visit(source, [*trail, name]):
+                return circle
+        finished.add(name)
+        return []
+
+    return next((circle for name in chains if (circle := visit(name, []))), [])
+
+
+def _conditions(document: PresetDocument) -> Iterator[Finding]:
+    for name, chain in document.chain.items():
+        at: Path = ("chain", name, "when")
+        match chain.when:
+            case None:
+                pass
+            case Given(given=role):
+                yield from _known((*at, "given"), "role", role, document.roles)
+            case NotGiven(not_given=role):
+                yield from _known((*at, "not_given"), "role", role, document.roles)
+            case Has(role=role):
+                yield from _known((*at, "role"), "role", role, document.roles)
+            case ParameterIs(parameter=parameter, is_=value):
+                yield from _known((*at, "parameter"), "parameter", parameter, document.parameters)
+                declared = document.parameters.get(parameter)
+                if declared is not None and not allows(declared, value):
+                    yield (*at, "is"), f"{parameter} is {expected(declared)}"
+            case _:
+                assert_never(chain.when)
+
+
+def _known(at: Path, what: str, name: str, known: Mapping[str, object]) -> Iterator[Finding]:
+    if name not in known:
+        yield at, f"there is no {what} {name!r}{suggestion(name, list(known))}"
+
+
+def _steps(document: PresetDocument) -> Iterator[Finding]:
+    last = terminal_chains(document.chain)
+    for name, chain in document.chain.items():
+        several = len(chain.from_) > 1 or any(
+            source in document.roles and document.roles[source].repeat for source in chain.from_
+        )
+        if several and not chain.steps:
+            yield ("chain", name), 'several sources need a first step that joins them: { op = "mix" }'
+        for index, step in enumerate(chain.steps):
+            at: Path = ("chain", name, "steps", index)
+            op = step.get("op")
+            if not isinstance(op, str) or op not in OPERATIONS:
+                said = f"there is no operation {op!r}" if "op" in step else "a step needs op, its operation"
+                yield (*at, "op"), said + suggestion(str(op), list(OPERATIONS))
+                continue
+            operation = OPERATIONS[op]
+            if index == 0 and several and not operation.joins:
+                yield (*at, "op"), f"{op} takes one source, here are several: begin with mix"
+            if index > 0 and operation.joins:
+                yield (*at, "op"), f"{op} must be the first step of its chain"
+            if operation is Extract and (index > 0 or any(s not in document.roles for s in chain.from_)):
+                yield (*at, "op"), "extract must be the first step of a chain whose from names roles"
+            if operation is Loudness and ((name,) != last or index + 1 < len(chain.steps)):
+                yield (*at, "op"), "loudness must be the last step of the last chain"
+            yield from _values(at, operation, step, chain, document.parameters)
+
+
+def _values(
+    at: Path,
+    operation: type[Operation],
+    step: Mapping[str, Any],
+    chain: Chain,
+    parameters: Mapping[str, Parameter],
+) -> Iterator[Finding]:
+    used = list(dict.fromkeys(references(step)))
+    for key, value in step.items():
+        for name in references(value):
+            yield from _known((*at, key), "parameter", name, parameters)
+    if any(name not in parameters for name in used):
+        return
+    defaults: dict[str, Value] = {name: parameters[name].default for name in used}
+    found: dict[Finding, None] = dict.fromkeys(_refusals(at, operation, substitute(dict(step), defaults), chain))
+    for name in used:
+        for value in extremes(parameters[name]):
+            for where, message in _refusals(at, operation, substitute(dict(step), {**defaults, name: value}), chain):
+                if (where, message) not in found:
+                    found[where, f"{name} may be {value!r}: {message}"] = None
+    yield from found
+
+
+def _refusals(at: Path, operation: type[Operation], step: Mapping[str, Any], chain: Chain) -> Iterator[Finding]:
+    try:
+        made = operation.model_validate(step)
+    except ValidationError as error:
+        for detail in error.errors():
+            key = detail["loc"][0] if detail["loc"] else "op"
+            if detail["type"] == "extra_forbidden":
+                fields = [f for f in operation.model_fields if f != "op"]
+                told = f"{operation.__name__.lower()} has no parameter {key!r}{suggestion(str(key), fields)}"
+            else:
+                told = reworded(detail["msg"])
+            yield (*at, *detail["loc"]), told
+        return
+    for name in made.unknown_sources(chain.from_):
+        yield at, f"{name!r} is not in this chain's from{suggestion(name, chain.from_)}"
+
+
+def _checks(document: PresetDocument) -> Iterator[Finding]:
+    for index, check in enumerate(document.check):
+        at: Path = ("check", index)
+        for role in check.inputs:
+            yield from _known((*at, "inputs", role), "role", role, document.roles)
+        for role, declared in document.roles.items():
+            if not declared.optional and role not in check.inputs:
+                yield (*at, "inputs"), f"the role {role} needs an input"
+        for name, value in check.parameters.items():
+            yield from _known((*at, "parameters", name), "parameter", name, document.parameters)
+            parameter = document.parameters.get(name)
+            if parameter is not None and not allows(parameter, value):
+                yield (*at, "parameters", name), f"expected {expected(parameter)}"
+        for measure, (low, high) in check.expect.items():
+            if low > high:
+                yield (*at, "expect", measure.value), "expected [lowest, highest]"

@@ -1,0 +1,241 @@
+"""The blocking client."""
+
+import builtins
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from mediactl import requests
+from mediactl.channel import Credentials, sync_channel
+from mediactl.errors import WaitTimeout, from_rpc_error
+from mediactl.places import default_address
+from mediactl.requests import ENDED, FilterLike, Following, Outage, SpecLike
+from mediactl.v1 import (
+    fleet_service_pb2,
+    fleet_service_pb2_grpc,
+    job_pb2,
+    job_service_pb2,
+    job_service_pb2_grpc,
+    preset_service_pb2,
+    preset_service_pb2_grpc,
+)
+
+_Q = TypeVar("_Q")
+_R = TypeVar("_R")
+
+
+class Client:
+    """Talks to a controller; usable from several threads.
+
+    `address` is `unix:PATH` or `host:port`; without one, MEDIACTL_CONTROLLER or this user's single box.
+    `timeout_s` bounds each call but streams. `patience_s` is how long `watch`, `wait` and `logs`, once they
+    run, outlast a controller that is away. Specs and filters are messages of `mediactl.v1` or their protobuf JSON
+    form. Calls are repeated where a controller is briefly away; that is safe for all of them.
+
+    Every method raises MediactlError.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        credentials: Credentials | None = None,
+        timeout_s: float = 30.0,
+        patience_s: float = 30.0,
+    ) -> None:
+        self.address = address or default_address()
+        self._channel = sync_channel(self.address, credentials or Credentials.from_environment())
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._jobs = job_service_pb2_grpc.JobServiceStub(self._channel)
+        self._presets = preset_service_pb2_grpc.PresetServiceStub(self._channel)
+        self._fleet = fleet_service_pb2_grpc.FleetServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends every call and the connection."""
+        self._channel.close()
+
+    # Jobs
+
+    def submit(self, spec: SpecLike, *, request_id: str | None = None) -> job_pb2.Job:
+        """Stores one job. With a `request_id`, a second call returns the job of the first."""
+        return self.submit_all([spec], request_id=request_id)[0]
+
+    def submit_all(self, specs: Sequence[SpecLike], *, request_id: str | None = None) -> tuple[job_pb2.Job, ...]:
+        """Stores all of the jobs or none."""
+        return tuple(self._call(self._jobs.SubmitJobs, requests.submission(specs, request_id)).jobs)
+
+    def get(self, job_id: str) -> job_pb2.Job:
+        """One job with its attempts, by id or unambiguous prefix."""
+        return self._call(self._jobs.GetJob, job_service_pb2.GetJobRequest(job_id=job_id)).job
+
+    def list(self, where: FilterLike | None = None) -> Iterator[job_pb2.Job]:
+        """Jobs, newest first, fetched a page at a time."""
+        token = ""
+        while True:
+            page = self.list_page(where, page_token=token)
+            yield from page.jobs
+            token = page.next_page_token
+            if not token:
+                return
+
+    def list_page(
+        self, where: FilterLike | None = None, *, page_size: int = 0, page_token: str = ""
+    ) -> job_service_pb2.ListJobsResponse:
+        """One page of jobs, newest first; the filter must stay the same from page to page."""
+        return self._call(
+            self._jobs.ListJobs,
+            job_service_pb2.ListJobsRequest(
+                filter=requests.selection(where), page_size=page_size, page_token=page_token
+            ),
+        )
+
+    def cancel(self, job_id: str, *, message: str = "") -> job_pb2.Job:
+        """Asks for a job to be stopped; `watch` or `wait` tell when it has."""
+        request = job_service_pb2.CancelJobRequest(job_id=job_id, message=message)
+        return self._call(self._jobs.CancelJob, request).job
+
+    def watch(
+        self,
+        where: FilterLike | None = None,
+        *,
+        after: int = 0,
+        until_ended: bool = True,
+        timeout_s: float | None = None,
+    ) -> Iterator[job_service_pb2.WatchJobsResponse]:
+        """Events of the selected jobs, past and coming, and progress; survives a restart of the controller.
+
+        `after` is a cursor of an event. `until_ended` ends it when every selected job has ended, `timeout_s`
+        ends it after so many seconds, without an error.
+        """
+        return self._follow(self._jobs.WatchJobs, requests.Watching(where, after, until_ended), timeout_s=timeout_s)
+
+    def wait(self, job_id: str, *, timeout_s: float | None = None) -> job_pb2.Job:
+        """The job once it has ended, however it ended.
+
+        Raises WaitTimeout, a TimeoutError, after `timeout_s` seconds.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        job = self.get(job_id)
+        while job.state not in ENDED:
+            left = None if deadline is None else deadline - time.monotonic()
+            if timeout_s is not None and left is not None and left <= 0:
+                raise WaitTimeout(job.id, timeout_s)
+            for _ in self.watch({"ids": [job.id]}, timeout_s=left):
+                pass
+            job = self.get(job.id)
+        return job
+
+    def logs(
+        self, job_id: str, *, follow: bool = False, attempt_id: str = ""
+    ) -> Iterator[job_service_pb2.StreamLogsResponse]:
+        """Pieces of a job's log; with `follow`, until the job has ended."""
+        return self._follow(self._jobs.StreamLogs, requests.LogReading(job_id, follow, attempt_id))
+
+    def events(self, job_id: str) -> Iterator[job_pb2.Event]:
+        """A job's history, fetched a page at a time."""
+        token = ""
+        while True:
+            page = self._call(self._jobs.ListEvents, job_service_pb2.ListEventsRequest(job_id=job_id, page_token=token))
+            yield from page.events
+            token = page.next_page_token
+            if not token:
+                return
+
+    def explain(self, job_id: str) -> job_service_pb2.ExplainJobResponse:
+        """Why a job waits."""
+        return self._call(self._jobs.ExplainJob, job_service_pb2.ExplainJobRequest(job_id=job_id))
+
+    def plan(self, spec: SpecLike, *, timeout_s: float = 300.0) -> job_service_pb2.PlanJobResponse:
+        """What would be run for a job, and why. An agent probes the inputs, so this may take a while."""
+        job = requests.from_json(spec, job_pb2.JobSpec, field="job")
+        return self._call(self._jobs.PlanJob, job_service_pb2.PlanJobRequest(job=job), timeout_s=timeout_s)
+
+    # Presets and profiles
+
+    def presets(self) -> builtins.list[preset_service_pb2.Preset]:
+        """All presets, without their documents."""
+        request = preset_service_pb2.ListPresetsRequest()
+        return [*self._call(self._presets.ListPresets, request).presets]
+
+    def preset(self, name: str) -> preset_service_pb2.Preset:
+        """One preset with its document."""
+        return self._call(self._presets.GetPreset, preset_service_pb2.GetPresetRequest(name=name)).preset
+
+    def add_preset(self, document: str) -> preset_service_pb2.Preset:
+        """Adds a preset from its TOML text."""
+        request = preset_service_pb2.AddPresetRequest(document=document)
+        return self._call(self._presets.AddPreset, request).preset
+
+    def profiles(self) -> builtins.list[preset_service_pb2.Profile]:
+        """All profiles, without their documents."""
+        request = preset_service_pb2.ListProfilesRequest()
+        return [*self._call(self._presets.ListProfiles, request).profiles]
+
+    def profile(self, name: str) -> preset_service_pb2.Profile:
+        """One profile with its document."""
+        return self._call(self._presets.GetProfile, preset_service_pb2.GetProfileRequest(name=name)).profile
+
+    def add_profile(self, document: str) -> preset_service_pb2.Profile:
+        """Adds a profile from its TOML text."""
+        request = preset_service_pb2.AddProfileRequest(document=document)
+        return self._call(self._presets.AddProfile, request).profile
+
+    # The fleet
+
+    def agents(self) -> builtins.list[fleet_service_pb2.Agent]:
+        """All agents."""
+        return [*self._call(self._fleet.ListAgents, fleet_service_pb2.ListAgentsRequest()).agents]
+
+    def agent(self, agent_id: str) -> fleet_service_pb2.Agent:
+        """One agent, by id, unambiguous prefix or name."""
+        return self._call(self._fleet.GetAgent, fleet_service_pb2.GetAgentRequest(agent_id=agent_id)).agent
+
+    def _call(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[_Q, _R]",
+        request: _Q,
+        *,
+        timeout_s: float | None = None,
+    ) -> _R:
+        try:
+            return method(request, timeout=timeout_s or self._timeout_s)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+
+    def _follow(
+        self,
+        method: "grpc.UnaryStreamMultiCallable[_Q, _R]",
+        following: Following[_Q, _R],
+        *,
+        timeout_s: float | None = None,
+    ) -> Iterator[_R]:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        outage = Outage(self._patience_s)
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            call = method(following.request(), timeout=left)
+            try:
+                for message in call:
+                    outage.alive()
+                    if following.fresh(message):
+                        yield message
+                return
+            except grpc.RpcError as error:
+                known = from_rpc_error(error)
+                if deadline is not None and known.code == "DEADLINE_EXCEEDED":
+                    return
+                time.sleep(outage.pause_s(known))
+            finally:
+                call.cancel()

@@ -1,0 +1,140 @@
+"""What the blocking and the asyncio client share: building requests, and following a stream across a restart."""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from mediactl.errors import MediactlError
+from mediactl.v1 import job_pb2, job_service_pb2
+from presets.reasons import Reason
+
+Json = Mapping[str, object]
+SpecLike = job_pb2.JobSpec | Json
+FilterLike = job_pb2.JobFilter | Json
+
+ENDED: Final = frozenset({job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_DEAD, job_pb2.JOB_STATE_CANCELLED})
+
+_M = TypeVar("_M", bound=Message)
+_Asked = TypeVar("_Asked", covariant=True)
+_Answered = TypeVar("_Answered", contravariant=True)
+
+
+class Following(Protocol[_Asked, _Answered]):
+    """A stream as a series of requests, each going on where the one before broke off."""
+
+    def request(self) -> _Asked:
+        """What to ask for now."""
+
+    def fresh(self, message: _Answered, /) -> bool:
+        """Takes note of a message; False for one that was there before."""
+
+
+def from_json(value: _M | Json, into: type[_M], *, field: str) -> _M:
+    """A message as it is, or read from its protobuf JSON form.
+
+    Raises MediactlError INVALID_ARGUMENT, naming `field`.
+    """
+    if isinstance(value, into):
+        return value
+    message = into()
+    try:
+        # Through text: ParseDict takes over tuples and other objects that JSON has no word for.
+        json_format.Parse(json.dumps(value), message)
+    except (json_format.ParseError, TypeError, ValueError) as error:
+        why = str(error).strip()
+        raise MediactlError(
+            Reason.INVALID_ARGUMENT, f"{field}: not a {into.__name__}: {why}", fields=((field, why),)
+        ) from None
+    return message
+
+
+def submission(specs: Iterable[SpecLike], request_id: str | None) -> job_service_pb2.SubmitJobsRequest:
+    """A submission that may be repeated: without an id of the caller's it gets a random one (RFC 4122)."""
+    return job_service_pb2.SubmitJobsRequest(
+        jobs=[from_json(spec, job_pb2.JobSpec, field=f"jobs[{i}]") for i, spec in enumerate(specs)],
+        request_id=request_id or str(uuid.uuid4()),
+    )
+
+
+def selection(where: FilterLike | None) -> job_pb2.JobFilter | None:
+    """A filter, or none."""
+    return None if where is None else from_json(where, job_pb2.JobFilter, field="filter")
+
+
+class Outage:
+    """Decides whether a stream that broke is taken up again.
+
+    A stream that never got anything fails at once: gRPC itself has tried several times by then. One that was
+    alive is resumed for `patience_s` seconds after its last message.
+    """
+
+    _FIRST_PAUSE_S: Final = 0.1
+    _LONGEST_PAUSE_S: Final = 2.0
+
+    def __init__(self, patience_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._patience_s = patience_s
+        self._clock = clock
+        self._deadline: float | None = None
+        self._pause_s = self._FIRST_PAUSE_S
+
+    def alive(self) -> None:
+        """A message arrived."""
+        self._deadline = self._clock() + self._patience_s
+        self._pause_s = self._FIRST_PAUSE_S
+
+    def pause_s(self, error: MediactlError) -> float:
+        """Seconds to wait before taking the stream up again; raises `error` where there is no point."""
+        gone = error.reason in (Reason.CONTROLLER_UNREACHABLE, Reason.CONTROLLER_STOPPING)
+        if not gone or self._deadline is None or self._clock() >= self._deadline:
+            raise error
+        pause, self._pause_s = self._pause_s, min(self._pause_s * 2, self._LONGEST_PAUSE_S)
+        return pause
+
+
+class Watching:
+    """A watch as a series of requests: each goes on after the last event that arrived."""
+
+    def __init__(self, where: FilterLike | None, after: int, until_ended: bool) -> None:
+        self._where = selection(where)
+        self._after = after
+        self._until_ended = until_ended
+
+    def request(self) -> job_service_pb2.WatchJobsRequest:
+        """What to ask for now."""
+        return job_service_pb2.WatchJobsRequest(
+            filter=self._where, after_sequence=self._after, until_ended=self._until_ended
+        )
+
+    def fresh(self, update: job_service_pb2.WatchJobsResponse) -> bool:
+        """Takes note of an update; False for an event that was there before."""
+        if update.WhichOneof("update") != "event":
+            return True
+        if update.event.cursor <= self._after:
+            return False
+        self._after = update.event.cursor
+        return True
+
+
+class LogReading:
+    """A log as a series of requests; pieces seen before are left out, as a log is always sent from its start."""
+
+    def __init__(self, job_id: str, follow: bool, attempt_id: str) -> None:
+        self._request = job_service_pb2.StreamLogsRequest(job_id=job_id, follow=follow, attempt_id=attempt_id)
+        self._seen: dict[tuple[str, str], int] = {}
+
+    def request(self) -> job_service_pb2.StreamLogsRequest:
+        """What to ask for now."""
+        return self._request
+
+    def fresh(self, piece: job_service_pb2.StreamLogsResponse) -> bool:
+        """Takes note of a piece; False for one that was there before."""
+        key = (piece.attempt_id, piece.stream)
+        if piece.sequence <= self._seen.get(key, 0):
+            return False
+        self._seen[key] = piece.sequence
+        return True

@@ -1,0 +1,42 @@
+"""What every test may rely on: the folder of real recordings, and how long Hypothesis may think."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Other tests share the cores: how long one example took says nothing about the code.
+settings.register_profile("shared-machine", deadline=None)
+settings.load_profile("shared-machine")
+
+_ROOT = Path(__file__).resolve().parent.parent
+_CORPUS = Path(os.environ.get("MEDIA_CORPUS") or _ROOT.parent / "shared" / "media")
+_NO_CORPUS = f"no recordings at {_CORPUS}: set MEDIA_CORPUS to a folder of media files"
+
+
+@pytest.fixture(scope="session")
+def media_corpus() -> Path:
+    """The folder of real recordings (MEDIA_CORPUS, by default ../shared/media); skips where it is absent."""
+    if not _CORPUS.is_dir():
+        pytest.skip(_NO_CORPUS)
+    return _CORPUS
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test that takes `corpus_clip` once for each file of the corpus (a Path), whatever it is."""
+    if "corpus_clip" not in metafunc.fixturenames:
+        return
+    clips = sorted(path for path in _CORPUS.glob("*") if path.is_file() and path.name != "README.md")
+    if clips:
+        metafunc.parametrize("corpus_clip", clips, ids=lambda path: str(path.name))
+    else:
+        absent = pytest.param(None, marks=pytest.mark.skip(reason=_NO_CORPUS), id="absent")
+        metafunc.parametrize("corpus_clip", [absent])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what uses the corpus, so that `-m corpus` selects it without anyone having to remember."""
+    for item in items:
+        if {"media_corpus", "corpus_clip"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.corpus)

@@ -1,0 +1,106 @@
+"""Inputs made with FFmpeg: what `synth:NAME` means in a preset's checks, and files with known defects."""
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """FFmpeg's arguments before the output path, and the path's extension."""
+
+    arguments: tuple[str, ...]
+    extension: str
+
+
+def _lavfi(*graphs: str) -> tuple[str, ...]:
+    return tuple(argument for graph in graphs for argument in ("-f", "lavfi", "-i", graph))
+
+
+#: Syllables of a harmonic voice with stressed ones well above the rest: gain alone overshoots at podcast loudness.
+_VOICE = (
+    "0.05*(sin(2*PI*140*t)+0.7*sin(2*PI*280*t)+0.5*sin(2*PI*560*t)+0.3*sin(2*PI*1400*t)+0.2*sin(2*PI*2800*t))"
+    "*pow(max(0,sin(2*PI*1.3*t)),2)*(1+4*pow(max(0,sin(2*PI*0.21*t)),40))"
+)
+#: A hall's air conditioning: far louder than the voice below its range.
+_RUMBLE = "0.3*sin(2*PI*22*t)"
+_CHORD = "+".join(f"sin(2*PI*{hz}*t)" for hz in (110, 220, 277.18, 329.63, 440, 1318.5, 5274))
+_MUSIC = f"0.16*({_CHORD})*(0.75+0.25*sin(2*PI*2*t))"
+
+RECIPES: Mapping[str, Recipe] = {
+    "speech": Recipe((*_lavfi(f"aevalsrc='{_VOICE}':s=16000:d=12"), "-c:a", "libvorbis"), "ogg"),
+    "speech_with_rumble": Recipe((*_lavfi(f"aevalsrc='{_VOICE}+{_RUMBLE}':s=48000:d=12"), "-c:a", "pcm_s24le"), "wav"),
+    "loud_music": Recipe(
+        (*_lavfi(f"aevalsrc='{_MUSIC}|{_MUSIC}*0.9':s=44100:c=stereo:d=12"), "-c:a", "pcm_s16le"), "wav"
+    ),
+    "clicks": Recipe(
+        (
+            *_lavfi("aevalsrc='0.003*sin(2*PI*300*t)+if(lt(mod(t+0.5,1),0.0005),0.9,0)':s=48000:d=6"),
+            "-c:a",
+            "pcm_s24le",
+        ),
+        "wav",
+    ),
+    "silence": Recipe((*_lavfi("anullsrc=r=48000:cl=stereo:d=3"), "-c:a", "pcm_s16le"), "wav"),
+    "blip": Recipe((*_lavfi("sine=f=997:r=48000:d=0.25"), "-c:a", "pcm_s16le"), "wav"),
+    "tone": Recipe((*_lavfi("sine=f=997:r=48000:d=5"), "-c:a", "pcm_s24le"), "wav"),
+    "surround": Recipe(
+        (*_lavfi(f"aevalsrc='{'|'.join(['0.9*sin(2*PI*440*t)'] * 6)}':c=5.1:s=48000:d=4"), "-c:a", "ac3"), "ac3"
+    ),
+    "video_with_speech": Recipe(
+        (
+            *_lavfi("testsrc2=s=192x108:r=25:d=12", f"aevalsrc='{_VOICE}':s=48000:d=12"),
+            *("-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac", "-movflags", "+faststart"),
+        ),
+        "mp4",
+    ),
+    "late_audio": Recipe(
+        (
+            *_lavfi("testsrc2=s=192x108:r=25:d=6"),
+            *("-itsoffset", "2"),
+            *_lavfi("sine=f=997:r=48000:d=4"),
+            *("-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac"),
+        ),
+        "mp4",
+    ),
+    "two_tracks": Recipe(
+        (
+            *_lavfi("sine=f=997:r=48000:d=5,volume=10dB,aformat=channel_layouts=stereo"),
+            *_lavfi("sine=f=997:r=48000:d=5,volume=-8.9dB"),
+            *("-map", "0:a", "-map", "1:a", "-c:a", "flac"),
+            *("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=deu"),
+        ),
+        "mka",
+    ),
+    "video_only": Recipe((*_lavfi("testsrc2=s=192x108:r=25:d=1"), "-c:v", "libx264", "-preset", "ultrafast"), "mp4"),
+    "cover_art": Recipe(
+        (
+            *_lavfi("sine=f=997:r=48000:d=3", "color=red:s=64x64:d=0.04"),
+            *("-map", "0:a", "-map", "1:v", "-c:a", "aac", "-c:v", "mjpeg", "-pix_fmt", "yuvj420p"),
+            *("-disposition:v:0", "attached_pic", "-metadata", "title=A title", "-metadata", "artist=Somebody"),
+        ),
+        "m4a",
+    ),
+}
+
+
+def synthesise(name: str, folder: Path) -> Path:
+    """The file that ``synth:name`` stands for, made in ``folder`` unless it is there."""
+    recipe = RECIPES[name.removeprefix("synth:")]
+    path = folder / f"{name.removeprefix('synth:')}.{recipe.extension}"
+    if not path.exists():
+        subprocess.run(
+            ["ffmpeg", "-hide_banner", "-nostdin", "-v", "error", "-y", *recipe.arguments, str(path)],
+            check=True,
+            timeout=60,
+        )
+    return path
+
+
+def cut(source: Path, share: float) -> Path:
+    """The first ``share`` of a file's bytes, beside it."""
+    whole = source.read_bytes()
+    path = source.with_name(f"cut-{source.name}")
+    path.write_bytes(whole[: int(len(whole) * share)])
+    return path

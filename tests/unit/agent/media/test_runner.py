@@ -1,0 +1,168 @@
+"""Running an invocation: progress, stopping, stalling and what comes back, with scripts in FFmpeg's place."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.media.runner import LOG_NAME, PROGRESS_NAME, Ran, run
+from presets.capabilities import Binary
+from presets.plan import Invocation, Purpose, StepResult
+
+Script = Callable[[str], str]
+Until = Callable[[Callable[[], object]], Coroutine[Any, Any, None]]
+NumberIn = Callable[[Path], int]
+Alive = Callable[[int], bool]
+
+
+def invocation(*, writes: tuple[str, ...] = (), measure: str | None = None, provisional: bool = False) -> Invocation:
+    return Invocation(
+        id="encode",
+        purpose=Purpose.ENCODE,
+        argv=("-i", "in/0"),
+        writes=writes,
+        measure=measure,
+        media_s=10.0,
+        weight=1.0,
+        provisional=provisional,
+    )
+
+
+async def carry_out(
+    program: str,
+    workspace: Path,
+    step: Invocation | None = None,
+    *,
+    on_progress: Callable[[float, float], None] = lambda _time, _speed: None,
+    stop: asyncio.Event | None = None,
+    stall_s: float = 60.0,
+) -> Ran:
+    return await run(
+        Binary(program, "9.0", "digest", frozenset(), 10.0),
+        step or invocation(),
+        workspace=workspace,
+        directory=workspace / "steps" / "01-encode",
+        on_progress=on_progress,
+        stop=stop or asyncio.Event(),
+        stall_s=stall_s,
+    )
+
+
+def block(out_time_us: str, speed: str = "2.5x", progress: str = "continue") -> str:
+    return f"printf 'frame=1\\nout_time_us={out_time_us}\\nspeed={speed}\\nprogress={progress}\\n'\n"
+
+
+async def test_progress_and_result(script: Script, tmp_path: Path) -> None:
+    """The last output time is the result's; what has no time yet tells nothing."""
+    seen: list[tuple[float, float]] = []
+    program = script(block("N/A", "N/A") + block("1500000", " 1.5x") + block("9000000", "3e+02x", "end"))
+    ran = await carry_out(program, tmp_path, on_progress=lambda *at: seen.append(at))
+    assert ran.succeeded
+    assert ran.result == StepResult(9.0, None)
+    assert seen[-1] == (9.0, 300.0)
+    assert (tmp_path / "steps" / "01-encode" / PROGRESS_NAME).exists()
+
+
+async def test_progress_arrives_while_it_runs_and_never_falls(script: Script, tmp_path: Path, until: Until) -> None:
+    """Output times are told as they come, and one that goes back is not told."""
+    seen: list[float] = []
+    step = "read line < go\n"
+    program = script(block("2000000") + step + block("1000000") + step + block("3000000") + step)
+    go = tmp_path / "go"
+    os.mkfifo(go)
+
+    def release(text: str = "\n") -> None:
+        go.write_text(text)
+
+    running = asyncio.create_task(carry_out(program, tmp_path, on_progress=lambda at, _: seen.append(at)))
+    await until(lambda: seen == [2.0])
+    await asyncio.to_thread(release)
+    await asyncio.to_thread(release)
+    await until(lambda: seen == [2.0, 3.0])
+    await asyncio.to_thread(release)
+    assert (await running).succeeded
+
+
+async def test_failure_is_no_exception(script: Script, tmp_path: Path) -> None:
+    """A nonzero exit comes back with the end of the log, secrets removed; the log itself stays whole."""
+    program = script("echo 'https://h/x?token=t0p server said no' >&2; exit 3")
+    ran = await carry_out(program, tmp_path)
+    assert (ran.exit_code, ran.succeeded, ran.stopped, ran.stalled) == (3, False, False, False)
+    assert ran.stderr_tail == "https://h/x?token=*** server said no\n"
+    assert b"t0p" in (tmp_path / "steps" / "01-encode" / LOG_NAME).read_bytes()
+
+
+async def test_stop_on_request(script: Script, tmp_path: Path) -> None:
+    """Setting the event ends the run soon, and says that it was stopped."""
+    stop = asyncio.Event()
+    program = script(block("1000000") + "exec sleep 300")
+    started = time.monotonic()
+    ran = await carry_out(program, tmp_path, on_progress=lambda *_: stop.set(), stop=stop)
+    assert ran.stopped
+    assert not ran.succeeded
+    assert time.monotonic() - started < 20
+
+
+async def test_stall_is_given_up(script: Script, tmp_path: Path) -> None:
+    """A run of which nothing moves for the given time is ended and called stalled."""
+    ran = await carry_out(script(block("1000000") + "exec sleep 300"), tmp_path, stall_s=0.3)
+    assert ran.stalled
+    assert not ran.succeeded
+    assert not ran.stopped
+
+
+async def test_growing_file_is_no_stall(script: Script, tmp_path: Path) -> None:
+    """A file that is still being written counts as movement when the output time stands still."""
+    program = script(block("1000000") + "for i in $(seq 32); do echo $i >> out; sleep 0.05; done")
+    ran = await carry_out(program, tmp_path, invocation(writes=("out",)), stall_s=1.0)
+    assert ran.succeeded
+
+
+async def test_cancelling_the_task_kills_the_program(
+    script: Script, tmp_path: Path, until: Until, number_in: NumberIn, alive: Alive
+) -> None:
+    """Nothing is left running when the task that runs it is cancelled."""
+    program = script("echo $$ > pid; exec sleep 300")
+    task = asyncio.create_task(carry_out(program, tmp_path))
+    pid = tmp_path / "pid"
+    await until(lambda: number_in(pid))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not alive(number_in(pid))
+
+
+async def test_failing_callback_kills_the_program(
+    script: Script, tmp_path: Path, number_in: NumberIn, alive: Alive
+) -> None:
+    """An error in the caller's own code does not leave the program running."""
+
+    def broken(_time: float, _speed: float) -> None:
+        raise RuntimeError("broken")
+
+    program = script("echo $$ > pid\n" + block("1000000") + "exec sleep 300")
+    with pytest.raises(RuntimeError, match="broken"):
+        await carry_out(program, tmp_path, on_progress=broken)
+    assert not alive(number_in(tmp_path / "pid"))
+
+
+async def test_measurement_is_read(script: Script, tmp_path: Path) -> None:
+    """The loudness that the invocation wrote into its file is part of the result, its padding is not."""
+    frame = "frame:{n} pts:{n}\\nlavfi.r128.I={i}\\nlavfi.r128.LRA=4.5\\nlavfi.r128.true_peaks_ch0={peak}\\n"
+    text = frame.format(n=1, i="-23.456", peak="0.5") + frame.format(n=2, i="-23.500", peak="0.5")
+    program = script(block("10100000", progress="end") + f"printf '{text}' > steps/loudness.txt")
+    ran = await carry_out(program, tmp_path, invocation(measure="steps/loudness.txt"))
+    assert ran.result.out_time_s == pytest.approx(10.0)
+    assert ran.result.loudness is not None
+    assert ran.result.loudness.integrated_lufs == -23.456
+    assert ran.result.loudness.true_peak_dbtp == pytest.approx(-6.02, abs=0.01)
+
+
+async def test_provisional_step_is_refused(tmp_path: Path) -> None:
+    """An invocation that still contains placeholders is never run."""
+    with pytest.raises(ValueError, match="provisional"):
+        await carry_out("/bin/false", tmp_path, invocation(provisional=True))
