@@ -64,6 +64,7 @@ class _Known:
     facts: list[MediaFacts] = field(default_factory=list)
     results: dict[str, StepResult] = field(default_factory=dict)
     staged: list[pb.RedoRecord] = field(default_factory=list)
+    probes: dict[str, asyncio.Task[MediaFacts]] = field(default_factory=dict)
     cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
     log_tail: str = ""
@@ -207,6 +208,7 @@ class Attempt:
                 self._meter.at(out_time_s / step.media_s)
             self._status(activity, speed=speed)
 
+        self._begin_probes(step)
         shipping = asyncio.create_task(self._ship_log(directory / LOG_NAME))
         try:
             ran = await run(
@@ -225,6 +227,14 @@ class Attempt:
         if not ran.succeeded:
             raise failure_of(ran, step)
         return ran.result
+
+    def _begin_probes(self, verification: Invocation) -> None:
+        """Probe an output beside the pass that decodes it: starting ffprobe takes as long as a short encode."""
+        for expectation in self._known.plan.outputs if self._known.plan is not None else ():
+            if expectation.verified_by == verification.id:
+                self._known.probes[expectation.path] = asyncio.create_task(
+                    probe(self._means.ffprobe, Path(expectation.path), cwd=self._workspace.path)
+                )
 
     async def _ship_log(self, path: Path) -> None:
         tail = Tail(path)
@@ -246,12 +256,7 @@ class Attempt:
     async def _stage(self, intent: Intent, plan: Plan) -> None:
         reports = {report.name: report for report in plan.measured}
         self._status("verifying")
-        probed = await asyncio.gather(
-            *(
-                probe(self._means.ffprobe, Path(expectation.path), cwd=self._workspace.path)
-                for expectation in plan.outputs
-            )
-        )
+        probed = [await self._known.probes[expectation.path] for expectation in plan.outputs]
         wrong = [
             f"{expectation.name}: {problem}"
             for expectation, facts in zip(plan.outputs, probed, strict=True)
@@ -289,6 +294,9 @@ class Attempt:
             self._say(f"published {artifact.uri} ({artifact.size_bytes} bytes, sha256 {artifact.sha256})")
 
     async def _clean_up(self, *, keep_staged: bool) -> None:
+        for probing in self._known.probes.values():
+            probing.cancel()
+        await asyncio.gather(*self._known.probes.values(), return_exceptions=True)
         if not keep_staged and not self._leave_staged:
             for redo in self._known.staged:
                 with suppress(MediaFailure, OSError):
@@ -331,7 +339,8 @@ class Attempt:
         self._outbox.status(self._id, progress=progress, activity=activity, speed=speed, phase=phase)
 
     def _say(self, line: str) -> None:
-        self._outbox.log(self._id, "agent", line.rstrip("\n").encode() + b"\n")
+        elapsed_s = time.monotonic() - self._begun
+        self._outbox.log(self._id, "agent", f"{elapsed_s:9.3f} s  {line.rstrip()}\n".encode())
 
 
 def _of_the_machine(error: OSError) -> MediaFailure:

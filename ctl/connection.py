@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from threading import Event
 from typing import Final, TypeVar
 
 from ctl import box
+from ctl.interruption import interruptible
 from ctl.settings import Settings
 from mediactl.channel import Credentials
 from mediactl.client import Client
@@ -20,40 +22,75 @@ _TRIES: Final = 3
 _BOX_PATIENCE_S: Final = 1.0
 
 
-def with_client(settings: Settings, work: Callable[[Client], _T]) -> _T:
-    """Does `work` with a connected client.
+def with_client(
+    settings: Settings,
+    work: Callable[[Client], _T],
+    *,
+    interrupted: Callable[[Client], None] = Client.close,
+) -> _T:
+    """Does `work` with a connected client, in another thread.
 
     The embedded box ends when it is idle, which may be between finding it and calling it; then `work` is done
     again from its start with a new box. So `work` must bear that: submissions carry a request id made outside.
+    At Ctrl-C or SIGTERM `interrupted` is called, which must bring `work` to its end; then KeyboardInterrupt is
+    raised. Raises what `work` raises.
     """
-    if settings.controller is not None:
-        with Client(settings.controller, credentials=_credentials(settings)) as client:
-            return work(client)
-    tries = 0
-    while True:
-        tries += 1
+    connection = _Connection(settings)
+    return interruptible(lambda: connection.do(work), lambda: connection.interrupt(interrupted))
+
+
+class _Connection:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._interrupted = Event()
+        self._client: Client | None = None
+
+    def do(self, work: Callable[[Client], _T]) -> _T:
+        if self._settings.controller is not None:
+            return self._use(Client(self._settings.controller, credentials=_credentials(self._settings)), work)
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._with_box(work)
+            except MediactlError as error:
+                gone = error.reason in (Reason.CONTROLLER_UNREACHABLE, Reason.CONTROLLER_STOPPING)
+                if not gone or tries == _TRIES or self._interrupted.is_set():
+                    raise
+
+    def interrupt(self, interrupted: Callable[[Client], None]) -> None:
+        # In this order: `_use` does it the other way round, so that one of the two sees the other.
+        self._interrupted.set()
+        client = self._client
+        if client is not None:
+            try:
+                interrupted(client)
+            except MediactlError as error:
+                print(f"mediactl: {error.reason}: {error.message}", file=sys.stderr)
+                client.close()
+
+    def _use(self, client: Client, work: Callable[[Client], _T]) -> _T:
+        with client:
+            self._client = client
+            try:
+                if self._interrupted.is_set():
+                    raise KeyboardInterrupt
+                return work(client)
+            finally:
+                self._client = None
+
+    def _with_box(self, work: Callable[[Client], _T]) -> _T:
         try:
-            return _with_box(settings, work)
-        except MediactlError as error:
-            gone = error.reason in (Reason.CONTROLLER_UNREACHABLE, Reason.CONTROLLER_STOPPING)
-            if not gone or tries == _TRIES:
-                raise
-
-
-def _with_box(settings: Settings, work: Callable[[Client], _T]) -> _T:
-    try:
-        started = box.ensure(settings.data_dir)
-    except box.BoxError as error:
-        raise MediactlError(Reason.CONTROLLER_UNREACHABLE, str(error)) from None
-    try:
-        address = f"unix:{box_socket(settings.data_dir)}"
-        token = Credentials(token_file=settings.token_file)
-        with Client(address, credentials=token, patience_s=_BOX_PATIENCE_S) as client:
-            return work(client)
-    except KeyboardInterrupt:
-        if started is not None:
-            _see_off(started)
-        raise
+            started = box.ensure(self._settings.data_dir)
+        except box.BoxError as error:
+            raise MediactlError(Reason.CONTROLLER_UNREACHABLE, str(error)) from None
+        address = f"unix:{box_socket(self._settings.data_dir)}"
+        token = Credentials(token_file=self._settings.token_file)
+        try:
+            return self._use(Client(address, credentials=token, patience_s=_BOX_PATIENCE_S), work)
+        finally:
+            if started is not None and self._interrupted.is_set():
+                _see_off(started)
 
 
 def _credentials(settings: Settings) -> Credentials:

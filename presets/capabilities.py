@@ -88,7 +88,7 @@ class Requirements:
 
     def class_key(self) -> str:
         """Canonical form of all alternatives and their delays."""
-        return json.dumps([[a.class_key(), a.open_after_s] for a in self.alternatives], separators=(",", ":"))
+        return json.dumps([[a.class_key(), float(a.open_after_s)] for a in self.alternatives], separators=(",", ":"))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

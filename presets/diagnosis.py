@@ -12,7 +12,8 @@ _SESSION_LIMIT = re.compile(r"OpenEncodeSessionEx failed: (out of memory|incompa
 
 _ENCODER = re.compile(
     r"Error (while opening encoder|initializing output stream|encoding|submitting .{0,20}frame to the encoder)"
-    r"|[Ee]ncoding failed|Input contains \(near\) NaN|Error (writing|muxing)|Could not write header|Error reinitializing filters"
+    r"|[Ee]ncoding failed|Input contains \(near\) NaN|Error (writing|muxing)|Could not write header"
+    r"|Error reinitializing filters"
 )
 
 #: A demuxer that knows a packet's length and found fewer bytes. Transport streams mark damage in the same words.

@@ -131,14 +131,15 @@ _CONDITIONS = ("given", "not_given", "parameter", "has")
 
 def _condition_kind(value: Any) -> str | None:
     keys = value if isinstance(value, dict) else vars(value) if isinstance(value, Table) else {}
-    return next((kind for kind in _CONDITIONS if kind in keys), None)
+    # In brackets, so that no place in a document is mistaken for the name of a kind.
+    return next((f"<{kind}>" for kind in _CONDITIONS if kind in keys), None)
 
 
 Condition = Annotated[
-    Annotated[Given, Tag("given")]
-    | Annotated[NotGiven, Tag("not_given")]
-    | Annotated[ParameterIs, Tag("parameter")]
-    | Annotated[Has, Tag("has")],
+    Annotated[Given, Tag("<given>")]
+    | Annotated[NotGiven, Tag("<not_given>")]
+    | Annotated[ParameterIs, Tag("<parameter>")]
+    | Annotated[Has, Tag("<has>")],
     Discriminator(
         _condition_kind,
         custom_error_type="condition",

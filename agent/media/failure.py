@@ -1,56 +1,30 @@
-"""What a failed run of FFmpeg means: a reason of the fixed table and words for a person."""
+"""What a run of FFmpeg that failed means: a reason of the fixed table and words for a person."""
 
 import re
 import signal
-from typing import assert_never
 
 from agent.media.runner import Ran
-from presets.plan import Invocation, Purpose
+from presets.diagnosis import diagnose
+from presets.plan import Invocation
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
-#: Where the fault lies with the machine, whatever the step was doing.
-_MACHINE = (
-    (
-        re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE),
-        Reason.SCRATCH_FULL,
-        "the agent's scratch space is full",
-    ),
-    (
-        # What drivers say when a GPU's limit of simultaneous encodes is reached.
-        re.compile(r"OpenEncodeSessionEx failed: (out of memory|incompatible client key)", re.IGNORECASE),
-        Reason.ENCODER_SESSION_LIMIT,
-        "the GPU has no encoder session free",
-    ),
-)
-
-#: Where the fault lies with the input.
-_INPUT = (
+#: Faults of reading an input that lie with where it is stored: the workspace holds a link to it.
+_UNREAD = (
     (
         re.compile(r"\bin/\d+: No such file or directory"),
         Reason.INPUT_NOT_FOUND,
         "the input disappeared while it was being read",
     ),
     (
-        re.compile(r"\bin/\d+: (Permission denied|Input/output error|Stale file handle)"),
+        re.compile(r"\bin/\d+: (Permission denied|Stale file handle)"),
         Reason.INPUT_UNAVAILABLE,
-        "the input could not be read",
-    ),
-    (
-        re.compile(r": partial file\b|File ended prematurely|Truncating packet of size"),
-        Reason.INPUT_TRUNCATED,
-        "the input ends before its index says; fetch or record it again",
-    ),
-    (
-        re.compile(
-            r"Invalid data found when processing input|Error while decoding"
-            r"|Error submitting (a )?packet to (the )?decoder|moov atom not found|Format not on whitelist",
-            re.IGNORECASE,
-        ),
-        Reason.INPUT_CORRUPT,
-        "the input is damaged: it does not decode to its end; try to play it and export it again",
+        "the input can no longer be read",
     ),
 )
+_QUOTA = re.compile(r"Disk quota exceeded")
+#: What the shell answers that was to execute the binary.
+_NOT_STARTED = frozenset({126, 127})
 
 _CONTEXT = re.compile(r"^(?:\[[^\]]+ @ 0x[0-9a-f]+\]\s*)+")
 _LEVEL = re.compile(r"^\[(\w+)\]\s*")
@@ -59,36 +33,29 @@ _QUOTED_LINES = 3
 
 
 def failure_of(ran: Ran, step: Invocation) -> MediaFailure:
-    """Why ``step`` failed, for a run that neither succeeded nor was stopped on request."""
-    said = quote(ran.stderr_tail)
+    """Why ``step`` failed, for a run that neither succeeded nor was stopped on request.
+
+    What the log of FFmpeg means is :mod:`presets.diagnosis`'s to say; what the agent did or sees besides, is said here.
+    """
+    log = ran.stderr_tail
     if ran.stalled:
-        return MediaFailure(Reason.STALLED, f"{step.id}: FFmpeg stopped making progress and was ended{said}")
-    reason, words = _classify(ran, step.purpose)
-    return MediaFailure(reason, f"{step.id}: {words}{said}")
-
-
-def _classify(ran: Ran, purpose: Purpose) -> tuple[Reason, str]:
-    for pattern, reason, words in _MACHINE:
-        if pattern.search(ran.stderr_tail):
-            return reason, words
-    for pattern, reason, words in _INPUT:
-        if pattern.search(ran.stderr_tail):
-            match purpose:
-                case Purpose.INSPECT | Purpose.MEASURE | Purpose.ENCODE:
-                    return reason, words
-                case Purpose.VERIFY:
-                    return Reason.OUTPUT_INVALID, "the encoded file does not decode to its end"
-                case _:
-                    assert_never(purpose)
+        said = f"FFmpeg made no more progress in step {step.id} and was ended{quote(log)}"
+        return MediaFailure(Reason.STALLED, said)
+    if ran.exit_code in _NOT_STARTED:
+        return MediaFailure(Reason.FFMPEG_FAILED, f"FFmpeg could not be started for step {step.id}{quote(log)}")
     if ran.exit_code == -signal.SIGKILL:
-        return Reason.FFMPEG_FAILED, "FFmpeg was killed from outside; the kernel does that where memory runs out"
-    if ran.exit_code < 0:
-        return Reason.FFMPEG_FAILED, f"FFmpeg crashed ({signal.Signals(-ran.exit_code).name})"
-    return Reason.FFMPEG_FAILED, f"FFmpeg failed with exit code {ran.exit_code}"
+        said = f"FFmpeg was killed from outside in step {step.id}; the kernel does that where memory runs out"
+        return MediaFailure(Reason.FFMPEG_FAILED, said)
+    if _QUOTA.search(log):
+        return MediaFailure(Reason.SCRATCH_FULL, "the quota of the scratch disk is used up")
+    for pattern, reason, words in _UNREAD:
+        if pattern.search(log):
+            return MediaFailure(reason, f"{words}{quote(log)}")
+    return MediaFailure(*diagnose(step, ran.exit_code, log))
 
 
 def quote(log: str) -> str:
-    """The lines of FFmpeg's ``log`` that say what is wrong, as ``: A; B``; empty where there is none.
+    """The lines of a log at ``-loglevel level+…`` that say what is wrong, as ``: A; B``; empty where there is none.
 
     Lines marked as errors, or the last ones where none is marked, without the addresses FFmpeg puts before them.
     """

@@ -16,7 +16,7 @@ PROGRESS_NAME = "progress"
 LOG_NAME = "stderr.log"
 
 _POLL_S = 0.1
-_LOG_TAIL_BYTES = 8192
+_LOG_TAIL_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)

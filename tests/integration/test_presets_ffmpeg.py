@@ -97,14 +97,6 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("synthetic")
 
 
-class Failed(Exception):
-    """An invocation ended with an error, which was diagnosed so."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(f"{reason}: {message}")
-        self.reason = reason
-
-
 @dataclass(frozen=True, slots=True)
 class Done:
     """A finished plan and the workspace it was run in."""
@@ -154,7 +146,7 @@ def _run(intent: Intent, inputs: Sequence[Path], binary: Binary, workspace: Path
             [binary.path, *step.argv], cwd=workspace, capture_output=True, text=True, timeout=100, check=False
         )
         if ran.returncode:
-            raise Failed(*diagnose(step, ran.returncode, ran.stderr[-20_000:]))
+            raise MediaFailure(*diagnose(step, ran.returncode, ran.stderr[-20_000:]))
         assert all((workspace / written).exists() for written in step.writes)
         tail = (workspace / step.measure).read_text() if step.measure else None
         results[step.id] = step_result(step, parse_progress(ran.stdout.splitlines()), tail)
@@ -244,7 +236,7 @@ def test_every_clip_gives_a_verified_output_or_a_permanent_failure(
     intent = _intent("loudness_podcast", {"": corpus_clip}, ("aac_192",))
     expected = _FAILURES.get(corpus_clip.name)
     if expected is not None:
-        with pytest.raises((MediaFailure, Failed)) as caught:
+        with pytest.raises(MediaFailure) as caught:
             _run(intent, [corpus_clip], binary, tmp_path / "w")
         assert caught.value.reason is expected
         assert not TABLE[expected].retryable
@@ -272,7 +264,7 @@ def test_a_file_cut_short_is_refused(
 ) -> None:
     """60 % of a file is no whole recording, though FFmpeg may end with status 0."""
     source = cut(synthesise(name, synthetic), 0.6)
-    with pytest.raises((MediaFailure, Failed)) as caught:
+    with pytest.raises(MediaFailure) as caught:
         _run(_intent(preset, {"": source}), [source], binary, tmp_path / "w")
     assert caught.value.reason is reason
 

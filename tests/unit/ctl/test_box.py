@@ -194,6 +194,17 @@ def test_interrupting_run_leaves_nothing(single: Box) -> None:
     assert single.gone()
 
 
+def test_interrupting_a_watch(single: Box) -> None:
+    """A command without an end of its own ends at Ctrl-C with 130, and the box goes with it."""
+    with single.start("jobs", "watch") as watch:
+        wait_for(lambda: box.answers(single.data_dir), "the box answers")
+        # Until the first bytes of its stream nothing tells that the command has come so far; any moment must do.
+        watch.send_signal(signal.SIGINT)
+        out, err = watch.communicate(timeout=20)
+    assert (watch.returncode, out) == (130, "")
+    assert "Traceback" not in err
+
+
 def test_a_large_log_starts_afresh(single: Box) -> None:
     """The embedded box's log does not grow for ever."""
     single.data_dir.mkdir()

@@ -19,7 +19,8 @@ def _step(purpose: Purpose) -> Invocation:
         (Purpose.MEASURE, 183, "[in#0 @ 0x5b] [error] Format not on whitelist 'wav'", Reason.INPUT_CORRUPT),
         (Purpose.MEASURE, 1, "[wav @ 0x55] [warning] Packet corrupt (stream = 0, dts = NOPTS).\n"
          "[fatal] in/0: corrupt input packet in stream 0", Reason.INPUT_TRUNCATED),
-        (Purpose.INSPECT, 183, "[in#0/caf @ 0x55] [warning] Packet corrupt (stream = 0, dts = 1).", Reason.INPUT_TRUNCATED),
+        (Purpose.INSPECT, 183, "[in#0/caf @ 0x55] [warning] Packet corrupt (stream = 0, dts = 1).",
+         Reason.INPUT_TRUNCATED),
         (Purpose.MEASURE, 1, "[mpegts @ 0x55] [warning] Packet corrupt (stream = 1, dts = 5).\n"
          "[fatal] in/0: corrupt input packet in stream 0", Reason.INPUT_CORRUPT),
         (Purpose.ENCODE, 1, "[error] av_interleaved_write_frame(): No space left on device", Reason.SCRATCH_FULL),

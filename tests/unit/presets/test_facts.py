@@ -14,7 +14,8 @@ from presets.reasons import Reason
 PROBED: dict[str, Any] = {
     "format": {"format_name": "matroska,webm", "duration": "61.5", "start_time": "-0.007", "size": "1000"},
     "streams": [
-        {"index": 0, "codec_type": "video", "codec_name": "h264", "width": 1920, "height": 1080, "avg_frame_rate": "30000/1001"},
+        {"index": 0, "codec_type": "video", "codec_name": "h264", "width": 1920, "height": 1080,
+         "avg_frame_rate": "30000/1001"},
         {"index": 1, "codec_type": "audio", "codec_name": "flac", "sample_rate": "48000", "channels": 6,
          "channel_layout": "5.1(side)", "bits_per_raw_sample": "24", "bit_rate": "N/A",
          "disposition": {"default": 1}, "tags": {"language": "deu", "DURATION": "00:01:01.500000000"}},
@@ -54,10 +55,9 @@ def test_what_is_no_media_is_corrupt(document: dict[str, Any]) -> None:
 _VALUES = st.none() | st.integers() | st.floats() | st.text(max_size=12) | st.sampled_from(["N/A", "0/0", "1/0", "inf"])
 _STREAMS = st.fixed_dictionaries(
     {"codec_type": st.sampled_from(["audio", "video", "data", "", None])},
-    optional={
-        key: _VALUES
-        for key in ("codec_name", "duration", "sample_rate", "channels", "channel_layout", "width", "avg_frame_rate")
-    },
+    optional=dict.fromkeys(
+        ("codec_name", "duration", "sample_rate", "channels", "channel_layout", "width", "avg_frame_rate"), _VALUES
+    ),
 )
 
 
