@@ -88,6 +88,7 @@ class Attempt:
         self._may_publish = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
 
     def start(self) -> asyncio.Task[None]:
         self._task = asyncio.create_task(self._run(), name=f"attempt {self._id}")
@@ -99,7 +100,7 @@ class Attempt:
         self._leave_staged = self._leave_staged or leave_staged
         held = self._outbox.ledger.get(self._id)
         publishing = held is None or held.phase in (Phase.PUBLISHING, Phase.ENDED)
-        if self._task is not None and not publishing and not self._stopping.is_set():
+        if self._task is not None and not publishing and not self._closing and not self._stopping.is_set():
             self._stopping.set()
             self._task.cancel()
 
@@ -122,6 +123,8 @@ class Attempt:
             self._say(traceback.format_exc())
             log.error("attempt met a defect", attempt=self._id, exc_info=error)
             failure = MediaFailure(Reason.INTERNAL, f"the agent met a defect: {type(error).__name__}: {error}")
+        # From here on a stop changes nothing, and must not interrupt.
+        self._closing = True
         await self._clean_up(keep_staged=failure is None and not stopped)
         self._outbox.end(self._report(failure, stopped))
 
@@ -135,8 +138,7 @@ class Attempt:
             return
         binary = self._choose_binary()
         await self._fetch(intent)
-        plan = compile_plan(intent, self._known.facts, binary, self._known.results, threads=self._lease.cores)
-        self._known.plan = plan
+        plan = self._compile(intent, binary)
         if self._lease.kind == pb.TASK_KIND_PLAN:
             return
         plan = await self._run_steps(intent, plan, binary)
@@ -175,6 +177,13 @@ class Attempt:
         except MediaFailure as failure:
             raise MediaFailure(failure.reason, f"{uri}: {failure.message}") from None
 
+    def _compile(self, intent: Intent, binary: Binary) -> Plan:
+        known, lease = self._known, self._lease
+        known.plan = compile_plan(
+            intent, known.facts, binary, known.results, threads=lease.cores, verbose=lease.verbose
+        )
+        return known.plan
+
     async def _run_steps(self, intent: Intent, plan: Plan, binary: Binary) -> Plan:
         results = self._known.results
         number = 0
@@ -185,8 +194,7 @@ class Attempt:
             results[step.id] = await self._run_step(step, number, binary)
             self._meter.end()
             await asyncio.to_thread(self._workspace.record, step.id, results[step.id])
-            plan = compile_plan(intent, self._known.facts, binary, results, threads=self._lease.cores)
-            self._known.plan = plan
+            plan = self._compile(intent, binary)
         if not plan.finished(results):
             raise MediaFailure(Reason.INTERNAL, "the plan neither ends nor goes on")
         for index, item in enumerate(intent.inputs):
@@ -199,7 +207,7 @@ class Attempt:
 
     async def _run_step(self, step: Invocation, number: int, binary: Binary) -> StepResult:
         directory = self._workspace.steps / f"{number:02d}-{step.id}"
-        activity = f"{step.purpose} {step.id}"
+        activity = step.title
         self._status(activity)
         self._outbox.log(self._id, "ffmpeg", f"$ ffmpeg {shlex.join(step.argv)}\n".encode())
 

@@ -19,7 +19,7 @@ from presets.reasons import TABLE
 def plan_message(plan: Plan, binary: Binary, threads: int) -> job_pb2.Plan:
     return job_pb2.Plan(
         steps=[
-            job_pb2.PlanStep(id=step.id, purpose=step.purpose, arguments=step.argv, provisional=step.provisional)
+            job_pb2.PlanStep(id=step.id, purpose=step.title, arguments=step.argv, provisional=step.provisional)
             for step in plan.invocations
         ],
         decisions=[

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import grpc
 import structlog
@@ -156,11 +157,17 @@ class Agent:
         log.info("attempt leased", attempt=lease.attempt_id, job=lease.job_id)
         attempt = Attempt(lease, self._means, self._outbox)
         self._attempts[lease.attempt_id] = attempt
-        attempt.start().add_done_callback(lambda _: self._ended(lease.attempt_id))
+        attempt.start().add_done_callback(partial(self._ended, lease.attempt_id))
 
-    def _ended(self, attempt_id: str) -> None:
+    def _ended(self, attempt_id: str, task: asyncio.Task[None]) -> None:
         del self._attempts[attempt_id]
         held = self._outbox.ledger.get(attempt_id)
+        if held is not None and held.ended is None:
+            # Stopped before its first step, or a defect in its clean-up: the controller waits for an end all the same.
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                log.error("attempt ended by a defect", attempt=attempt_id, exc_info=error)
+            self._outbox.end(pb.EndReport(attempt_id=attempt_id, outcome=pb.OUTCOME_STOPPED))
         outcome = pb.Outcome.Name(held.ended.outcome) if held is not None and held.ended is not None else "?"
         log.info("attempt ended", attempt=attempt_id, outcome=outcome)
 

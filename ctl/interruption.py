@@ -5,7 +5,9 @@ calls in disorder, and closing the channel then waits for ever. So what talks gR
 no signal reaches, while the main thread waits for its end or for a signal.
 """
 
+import math
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Final, Generic, TypeVar
 _T = TypeVar("_T")
 
 _PATIENCE_S: Final = 20.0
+_WAKE_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def interruptible(work: Callable[[], _T], interrupt: Callable[[], None]) -> _T:
     before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         Thread(target=run, name="work", daemon=True).start()
-        first = messages.get()
+        first = _next(messages)
         if isinstance(first, _Ended):
             if first.error is not None:
                 raise first.error
@@ -58,8 +61,19 @@ def interruptible(work: Callable[[], _T], interrupt: Callable[[], None]) -> _T:
         # In a thread too, so that a second signal finds the main thread waiting here.
         Thread(target=interrupt, name="interrupt", daemon=True).start()
         with suppress(Empty):
-            messages.get(timeout=_PATIENCE_S)
+            _next(messages, time.monotonic() + _PATIENCE_S)
         raise KeyboardInterrupt
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _next(messages: "SimpleQueue[_Ended[_T] | _Signal]", deadline: float = math.inf) -> "_Ended[_T] | _Signal":
+    # A signal that another thread receives, or that comes just before this one blocks, does not wake it: Python
+    # runs the handler only when the main thread is awake anyway.
+    while True:
+        try:
+            return messages.get(timeout=_WAKE_S)
+        except Empty:
+            if time.monotonic() >= deadline:
+                raise

@@ -98,7 +98,7 @@ def table(settings: Settings, heads: Sequence[str], rows: Iterable[Sequence[str 
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
     if grid.row_count:
-        console(settings).print(grid)
+        _show(grid, settings)
     elif not settings.quiet:
         console(settings, stderr=True).print(Text(empty))
 
@@ -111,7 +111,15 @@ def details(settings: Settings, rows: Iterable[tuple[str, str | Text]]) -> None:
     for name, value in rows:
         if value:
             grid.add_row(name, value if isinstance(value, Text) else Text(plain(value)))
-    console(settings).print(grid)
+    _show(grid, settings)
+
+
+def _show(grid: Table, settings: Settings) -> None:
+    out = console(settings)
+    with out.capture() as captured:
+        out.print(grid)
+    # Columns are padded to their width, the last one too.
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def state(value: int) -> Text:

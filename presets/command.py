@@ -1,7 +1,7 @@
 """FFmpeg's argument lists: what every invocation says, and what measuring, encoding and verifying add."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,11 @@ from presets.levels import Setting
 from presets.measurement import TAIL_S
 from presets.operations.base import Signal, decimal, gain
 from presets.operations.limiter import limit
+from presets.plan import Invocation
+
+#: Each line is marked with its level, which is how the log is read when a step fails.
+LOG_LEVEL = "level+info"
+VERBOSE_LOG_LEVEL = "level+verbose"
 
 #: What encoders and muxers write about themselves or their container, which says nothing about the recording.
 _NOISE = ("encoder", "major_brand", "minor_version", "compatible_brands", "creation_time", "handler_name")
@@ -49,6 +54,11 @@ def verify(path: str, threads: int, file: str) -> tuple[str, ...]:
     """Decode a finished output to its end and measure its loudness into ``file``."""
     stream = ffmpeg.input(path, extra_options=input_options(threads)).audio_stream(0)
     return _argv(_discarded(_metered(Signal("output", stream, 0, 0, None), file)), threads)
+
+
+def verbose(invocation: Invocation) -> Invocation:
+    """The same invocation, logging in detail."""
+    return replace(invocation, argv=tuple(VERBOSE_LOG_LEVEL if a == LOG_LEVEL else a for a in invocation.argv))
 
 
 def encode(
@@ -139,6 +149,6 @@ def _inputs(made: OutputStream) -> list[str]:
 
 def _globals(more: Mapping[str, str]) -> tuple[str, ...]:
     return (
-        *("-hide_banner", "-nostdin", "-y", "-loglevel", "level+info", "-nostats", "-progress", "pipe:1", "-xerror"),
+        *("-hide_banner", "-nostdin", "-y", "-loglevel", LOG_LEVEL, "-nostats", "-progress", "pipe:1", "-xerror"),
         *(argument for key, value in more.items() for argument in (f"-{key}", value)),
     )

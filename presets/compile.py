@@ -47,9 +47,11 @@ def compile(  # noqa: A001 -- the name this step has everywhere; the module is i
     results: Mapping[str, StepResult],
     *,
     threads: int = 1,
+    verbose: bool = False,
 ) -> Plan:
     """The plan as far as it is known from ``results`` (by invocation id).
 
+    :param verbose: FFmpeg logs in detail.
     :param facts: of the inputs, in the order of ``intent.inputs``, which are the files ``in/0``, ``in/1`` …
     :raises MediaFailure: the media cannot be processed as asked: INPUT_NO_AUDIO, INPUT_CORRUPT, INPUT_TRUNCATED,
         LOUDNESS_UNREACHABLE, UNSUPPORTED_COMBINATION.
@@ -64,7 +66,8 @@ def compile(  # noqa: A001 -- the name this step has everywhere; the module is i
         job.measure(output)
     for output in intent.outputs:
         job.make(output)
-    return Plan(tuple(job.invocations.values()), tuple(job.decisions), tuple(job.expectations), tuple(job.reports))
+    invocations = (command.verbose(i) if verbose else i for i in job.invocations.values())
+    return Plan(tuple(invocations), tuple(job.decisions), tuple(job.expectations), tuple(job.reports))
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, assert_never
 
 
 class Purpose(StrEnum):
@@ -68,6 +68,23 @@ class Invocation:
     media_s: float | None
     weight: float
     provisional: bool
+
+    @property
+    def title(self) -> str:
+        """What it does, in words: ``encode aac_192``, ``verify aac_192 (2nd try)``."""
+        _, subject, *rest = self.id.split(".")
+        match self.purpose:
+            case Purpose.INSPECT:
+                return f"decode input {subject} to its end"
+            case Purpose.MEASURE:
+                return "measure the loudness"
+            case Purpose.ENCODE | Purpose.VERIFY:
+                tries = {"2": " (2nd try)", "3": " (3rd try)"}
+                return f"{self.purpose} {subject}" + (
+                    "" if rest[-1:] == ["1"] else tries.get(rest[-1], f" (try {rest[-1]})")
+                )
+            case _:
+                assert_never(self.purpose)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-from sqlalchemy import Row
 
 from controller.core.liveness import Timers
 from controller.rpc import messages
 from controller.sessions import Sessions
 from controller.store import queries
+from controller.store.queries import Record
 from controller.store.writer import Store
 from mediactl.errors import MediactlError
 from mediactl.v1 import fleet_service_pb2 as pb
@@ -34,7 +34,7 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
         held = await self._store.read(queries.holdings)
         return [self._agent(row, held.get(row.id, [])) for row in rows]
 
-    def _agent(self, row: Row[Any], held: list[str]) -> pb.Agent:
+    def _agent(self, row: Record, held: list[str]) -> pb.Agent:
         session = self._sessions.get(row.id)
         silent_s = session.silent_s if session else max(0, self._store.now_us() - row.last_seen_us) / 1e6
         if session is None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any, assert_never
+from typing import assert_never
 
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import Row
 
 from controller.core.liveness import Health, Timers, health
 from controller.core.states import JobState
-from controller.store.queries import JobRows
+from controller.store.queries import JobRows, Record
 from mediactl.v1 import fleet_service_pb2, job_pb2, preset_service_pb2
 from presets.catalog import Preset, Profile
 from presets.document import (
@@ -40,7 +39,7 @@ def state(name: str) -> job_pb2.JobState.ValueType:
     return job_pb2.JobState.Value(f"JOB_STATE_{name}")
 
 
-def attempt(row: Row[Any]) -> job_pb2.Attempt:
+def attempt(row: Record) -> job_pb2.Attempt:
     message = job_pb2.Attempt(
         id=row.id,
         task_id=row.task_id,
@@ -89,7 +88,7 @@ def job(rows: JobRows, progress: job_pb2.Progress | None) -> job_pb2.Job:
     return message
 
 
-def event(row: Row[Any]) -> job_pb2.Event:
+def event(row: Record) -> job_pb2.Event:
     return job_pb2.Event(
         job_id=row.job_id,
         sequence=row.sequence,
@@ -105,9 +104,7 @@ def event(row: Row[Any]) -> job_pb2.Event:
     )
 
 
-def agent(
-    row: Row[Any], *, held: list[str], silent_s: float, timers: Timers, draining: bool
-) -> fleet_service_pb2.Agent:
+def agent(row: Record, *, held: list[str], silent_s: float, timers: Timers, draining: bool) -> fleet_service_pb2.Agent:
     """`silent_s` is how long ago the agent was last heard of."""
     if row.lost or health(silent_s, timers) is Health.LOST:
         standing = fleet_service_pb2.AGENT_STATE_LOST
@@ -131,7 +128,7 @@ def agent(
     return message
 
 
-def capabilities(row: Row[Any]) -> fleet_service_pb2.Capabilities:
+def capabilities(row: Record) -> fleet_service_pb2.Capabilities:
     """Of an agents row."""
     return json_format.Parse(row.capabilities, fleet_service_pb2.Capabilities(), ignore_unknown_fields=True)
 

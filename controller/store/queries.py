@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Row, func, or_, select
 
@@ -22,6 +22,10 @@ from controller.store.tables import (
     log_chunks,
     tasks,
 )
+
+
+Record: TypeAlias = Row[Any]
+"""A row as a query returns it; outside the store nobody needs to know whose type it is."""
 
 
 class JobNotFound(Exception):
@@ -54,7 +58,8 @@ class Filter:
         if self.queue:
             clauses.append(jobs.c.queue == self.queue)
         for key, value in self.labels.items():
-            clauses.append(func.json_extract(jobs.c.labels, f'$."{key}"') == value)
+            pairs = func.json_each(jobs.c.labels).table_valued("key", "value")
+            clauses.append(select(pairs.c.key).where(pairs.c.key == key, pairs.c.value == value).exists())
         return clauses
 
 

@@ -227,6 +227,7 @@ class FakeController(
         while True:
             ids = {job.id for job in self._selected(request.filter)}
             for event in self.events[sent:]:
+                sent += 1
                 if event.job_id not in ids:
                     continue
                 if left == 0:
@@ -236,7 +237,8 @@ class FakeController(
                 yield job_service_pb2.WatchJobsResponse(
                     progress=job_pb2.Progress(job_id=event.job_id, fraction=0.5, activity="encoding", speed=40)
                 )
-            sent = max(sent, len(self.events))
+            if len(self.events) > sent:
+                continue
             if request.until_ended and all(self.jobs[job_id].state in ENDED for job_id in ids):
                 return
             async with self._changed:

@@ -1,8 +1,9 @@
 """What the tests of running programs share."""
 
 import asyncio
+import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,20 @@ def alive() -> Callable[[int], bool]:
             return False
 
     return look
+
+
+@pytest.fixture
+def let_go_on(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Lets a script in the temporary folder that waits by ``read line < go`` go on, once for each call."""
+    os.mkfifo(tmp_path / "go")
+    # Held open at both ends, so that no line is lost between two readers and nobody waits for one.
+    go = os.open(tmp_path / "go", os.O_RDWR)
+
+    def write() -> None:
+        os.write(go, b"\n")
+
+    yield write
+    os.close(go)
 
 
 @pytest.fixture

@@ -36,7 +36,9 @@ def test_exit_reports_code_cpu_time_and_memory(run_in_loop: RunInLoop, tmp_path:
     assert 400_000_000 <= ended.peak_memory_bytes < 600_000_000
 
 
-def test_memory_of_the_agent_is_not_counted(run_in_loop: RunInLoop, tmp_path: Path, until: Until) -> None:
+def test_memory_of_the_agent_is_not_counted(
+    run_in_loop: RunInLoop, tmp_path: Path, until: Until, let_go_on: Callable[[], None]
+) -> None:
     """A small program under a large agent is reported as small: its own peak, not what it shared when it was born."""
     ballast = bytearray(200_000_000)
     for page in range(0, len(ballast), 4096):
@@ -46,10 +48,9 @@ def test_memory_of_the_agent_is_not_counted(run_in_loop: RunInLoop, tmp_path: Pa
         process = start(tmp_path, "sh", "-c", "echo $$ > ready; read line < go")
         await until((tmp_path / "ready").exists)
         process.sample_memory()
-        await asyncio.to_thread((tmp_path / "go").write_text, "\n")
+        let_go_on()
         return await process.wait()
 
-    os.mkfifo(tmp_path / "go")
     ended = run_in_loop(body())
     assert ended.code == 0
     assert 0 < ended.peak_memory_bytes < 50_000_000

@@ -1,7 +1,6 @@
 """Running an invocation: progress, stopping, stalling and what comes back, with scripts in FFmpeg's place."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -67,23 +66,19 @@ async def test_progress_and_result(script: Script, tmp_path: Path) -> None:
     assert (tmp_path / "steps" / "01-encode" / PROGRESS_NAME).exists()
 
 
-async def test_progress_arrives_while_it_runs_and_never_falls(script: Script, tmp_path: Path, until: Until) -> None:
+async def test_progress_arrives_while_it_runs_and_never_falls(
+    script: Script, tmp_path: Path, until: Until, let_go_on: Callable[[], None]
+) -> None:
     """Output times are told as they come, and one that goes back is not told."""
     seen: list[float] = []
     step = "read line < go\n"
     program = script(block("2000000") + step + block("1000000") + step + block("3000000") + step)
-    go = tmp_path / "go"
-    os.mkfifo(go)
-
-    def release(text: str = "\n") -> None:
-        go.write_text(text)
-
     running = asyncio.create_task(carry_out(program, tmp_path, on_progress=lambda at, _: seen.append(at)))
     await until(lambda: seen == [2.0])
-    await asyncio.to_thread(release)
-    await asyncio.to_thread(release)
+    let_go_on()
+    let_go_on()
     await until(lambda: seen == [2.0, 3.0])
-    await asyncio.to_thread(release)
+    let_go_on()
     assert (await running).succeeded
 
 

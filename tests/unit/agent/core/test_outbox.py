@@ -1,0 +1,56 @@
+"""The ledger in terms of the wire."""
+
+from agent.core.ledger import Effect, Phase
+from agent.media.logs import CHUNK_BYTES
+from agent.outbox import Outbox
+from mediactl.v1 import agent_service_pb2 as pb
+
+
+async def test_what_is_said_once_is_said_again_on_a_new_session() -> None:
+    """A session takes each frame once; the next one gets all that was not acknowledged, in order."""
+    outbox = Outbox()
+    assert outbox.lease("a") is Effect.START
+    outbox.log("a", "ffmpeg", b"one")
+    outbox.log("a", "ffmpeg", b"two")
+    first = list(outbox.take())
+    assert [frame.log.data for frame in first] == [b"one", b"two"]
+    assert list(outbox.take()) == []
+    outbox.acknowledge(pb.Acknowledgement(attempt_id="a", stream="ffmpeg", sequence=1))
+    outbox.end(pb.EndReport(attempt_id="a", outcome=pb.OUTCOME_COMPLETED))
+    outbox.restart()
+    assert [frame.WhichOneof("frame") for frame in outbox.take()] == ["log", "ended"]
+
+
+async def test_logs_are_cut_and_cleaned() -> None:
+    """A long piece goes out in chunks of at most 64 KiB, without credentials."""
+    outbox = Outbox()
+    outbox.lease("a")
+    outbox.log("a", "ffmpeg", b"https://user:pass@host/ " + b"x " * (CHUNK_BYTES // 2))
+    pieces = [frame.log for frame in outbox.take()]
+    assert [piece.sequence for piece in pieces] == [1, 2]
+    assert all(len(piece.data) <= CHUNK_BYTES for piece in pieces)
+    assert pieces[0].data.startswith(b"https://***host/ x")
+
+
+async def test_the_stop_of_an_unknown_attempt_is_answered() -> None:
+    """It is held as ended until the controller has acknowledged that."""
+    outbox = Outbox()
+    assert outbox.ledger.stop("gone") is Effect.REPORT_STOPPED
+    outbox.report_stopped("gone")
+    assert [holding.phase for holding in outbox.holdings()] == [pb.PHASE_ENDED]
+    assert [frame.ended.outcome for frame in outbox.take()] == [pb.OUTCOME_STOPPED]
+    assert not outbox.empty.is_set()
+    outbox.acknowledge(pb.Acknowledgement(attempt_id="gone"))
+    assert outbox.empty.is_set()
+
+
+async def test_a_change_of_phase_is_urgent() -> None:
+    """Progress alone can wait; a new phase can't."""
+    outbox = Outbox()
+    outbox.lease("a")
+    outbox.status("a", progress=0.1, activity="encoding", speed=2.0)
+    assert not outbox.urgent
+    outbox.status("a", progress=0.2, activity="encoding", speed=2.0, phase=Phase.RUNNING)
+    assert outbox.urgent
+    [holding] = outbox.holdings()
+    assert (holding.phase, holding.progress, holding.activity) == (pb.PHASE_RUNNING, 0.2, "encoding")

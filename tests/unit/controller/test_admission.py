@@ -1,0 +1,165 @@
+"""From what a caller asked to what is stored."""
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Value
+
+from controller.admission import MOST_JOBS, admit, digest
+from mediactl.v1 import job_pb2
+from presets.capabilities import Requirements
+from presets.catalog import Catalog
+from presets.intent import Intent
+from presets.problems import InvalidRequest
+from presets.reasons import Reason
+
+CATALOG = Catalog.shipped()
+
+
+def _spec(**changes: object) -> job_pb2.JobSpec:
+    document: dict[str, object] = {
+        "inputs": [{"uri": "file:///media/talk.wav"}],
+        "preset": "loudness_podcast",
+        "outputs": [{"uri": "file:///media/out/"}],
+    }
+    return json_format.ParseDict({**document, **changes}, job_pb2.JobSpec())
+
+
+def _problems(*specs: job_pb2.JobSpec, roots: Sequence[Sequence[str]] = ()) -> list[tuple[Reason, str]]:
+    with pytest.raises(InvalidRequest) as caught:
+        admit(CATALOG, specs, roots=roots)
+    return [(problem.reason, problem.field) for problem in caught.value.problems]
+
+
+def test_a_job_is_resolved_and_defaults_are_filled_in() -> None:
+    """The newest version is pinned, names are made, and what the caller left open has its default."""
+    [new] = admit(CATALOG, [_spec(labels={"show": "x"}, require={"zone": "a"})], roots=[])
+    assert (new.kind, new.task_kind) == ("media", "transform")
+    assert (new.queue, new.priority, new.max_attempts, new.verbose) == ("default", 5, 3, False)
+    assert new.preset == "loudness_podcast_v1"
+    assert new.preset_digest == CATALOG.preset("loudness_podcast_v1").digest
+    assert (json.loads(new.labels), json.loads(new.require)) == ({"show": "x"}, {"zone": "a"})
+    assert json.loads(new.paths) == ["/media/talk.wav", "/media/out/talk.aac_192.m4a"]
+    intent = Intent.from_json(json.loads(new.intent))
+    assert intent.parameters["target_lufs"] == -16
+    needs = Requirements.from_json(json.loads(new.requirements))
+    assert needs.class_key() == new.class_key
+    assert frozenset({"encoder:aac", "encoder:libfdk_aac"}) in needs.alternatives[0].needs
+
+
+def test_zero_is_a_priority() -> None:
+    """What was set stays, 0 included; unset is the default."""
+    [new] = admit(CATALOG, [_spec(priority=0, max_attempts=1, queue="night")], roots=[])
+    assert (new.priority, new.max_attempts, new.queue) == (0, 1, "night")
+
+
+def test_all_problems_of_all_jobs_at_once() -> None:
+    """Each problem has the path of its field in the request; one bad job refuses all."""
+    found = _problems(
+        _spec(priority=10, max_attempts=0, params={"target_lufs": 3, "tempo": 2}),
+        _spec(outputs=[{"uri": "file:///media/fine/"}]),
+        _spec(preset="nothing", inputs=[{"uri": "s3://bucket/a.wav"}], outputs=[]),
+        _spec(
+            inputs=[{"role": "music", "uri": "file:///media/a.wav"}], outputs=[{"profile": "x", "uri": "file:///o/"}]
+        ),
+    )
+    assert set(found) == {
+        (Reason.INVALID_ARGUMENT, "jobs[0].priority"),
+        (Reason.INVALID_ARGUMENT, "jobs[0].max_attempts"),
+        (Reason.PARAMETER_OUT_OF_RANGE, "jobs[0].params.target_lufs"),
+        (Reason.PARAMETER_UNKNOWN, "jobs[0].params.tempo"),
+        (Reason.PRESET_NOT_FOUND, "jobs[2].preset"),
+        (Reason.INPUT_UNSUPPORTED_SCHEME, "jobs[2].inputs[0].uri"),
+        (Reason.INVALID_ARGUMENT, "jobs[2].outputs"),
+        (Reason.ROLE_UNKNOWN, "jobs[3].inputs[0].role"),
+        (Reason.ROLE_MISSING, "jobs[3].inputs"),
+        (Reason.PROFILE_NOT_FOUND, "jobs[3].outputs[0].profile"),
+    }
+    assert len(found) == len(set(found))
+
+
+def test_a_request_has_jobs_and_not_too_many() -> None:
+    """None at all and more than the limit are refused."""
+    assert _problems() == [(Reason.INVALID_ARGUMENT, "jobs")]
+    assert _problems(*[_spec()] * (MOST_JOBS + 1)) == [(Reason.INVALID_ARGUMENT, "jobs")]
+
+
+def test_jobs_of_a_request_must_not_write_one_file() -> None:
+    """The second job is told which one writes there too; plans write nothing and may."""
+    first, second = _spec(), _spec(inputs=[{"uri": "file:///other/talk.mp3"}])
+    with pytest.raises(InvalidRequest, match=r"jobs\[0\] writes file:///media/out/talk\.aac_192\.m4a too") as caught:
+        admit(CATALOG, [first, second], roots=[])
+    assert [(p.reason, p.field) for p in caught.value.problems] == [(Reason.OUTPUT_COLLISION, "jobs[1].outputs[0].uri")]
+    assert len(admit(CATALOG, [first, second], roots=[], kind="plan", field="job.")) == 2
+
+
+def test_outputs_of_one_job_collide_with_its_own_files() -> None:
+    """An output that is the input, or another output, is refused within one job."""
+    same = "file:///media/talk.wav"
+    assert _problems(_spec(outputs=[{"uri": same}])) == [(Reason.OUTPUT_COLLISION, "jobs[0].outputs[0].uri")]
+    twice = [{"uri": "file:///media/o.m4a"}, {"uri": "file:///media/./o.m4a"}]
+    assert _problems(_spec(outputs=twice)) == [(Reason.OUTPUT_COLLISION, "jobs[0].outputs[1].uri")]
+
+
+def test_files_that_no_agent_reaches_are_refused() -> None:
+    """Each path must lie in the roots of some agent; the message names all roots."""
+    spec = _spec(inputs=[{"uri": "file:///nas/talk.wav"}])
+    with pytest.raises(InvalidRequest, match="their media roots are /media, /srv") as caught:
+        admit(CATALOG, [spec], roots=[("/media",), ("/srv", "/media")])
+    assert [(p.reason, p.field) for p in caught.value.problems] == [(Reason.NO_CAPABLE_AGENT, "jobs[0].inputs[0].uri")]
+    assert _problems(spec, roots=[()]) == [
+        (Reason.NO_CAPABLE_AGENT, "jobs[0].inputs[0].uri"),
+        (Reason.NO_CAPABLE_AGENT, "jobs[0].outputs[0].uri"),
+    ]
+
+
+def test_without_any_agent_every_place_is_admitted() -> None:
+    """Nobody knows yet what agents will reach: the job waits for one."""
+    assert admit(CATALOG, [_spec(inputs=[{"uri": "file:///nas/talk.wav"}])], roots=[])
+
+
+def test_plan_requests_name_their_own_fields() -> None:
+    """The field path is that of PlanJobRequest, and the task is a plan."""
+    with pytest.raises(InvalidRequest) as caught:
+        admit(CATALOG, [_spec(preset="nothing")], roots=[], kind="plan", field="job.")
+    assert [problem.field for problem in caught.value.problems] == ["job.preset"]
+    [new] = admit(CATALOG, [_spec()], roots=[], kind="plan", field="job.")
+    assert (new.kind, new.task_kind) == ("plan", "plan")
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [(-18, -18.0), (-18.5, -18.5), ("-18", -18.0)],
+    ids=["whole number", "fraction", "text"],
+)
+def test_parameters_come_as_protobuf_values(given: object, stored: float) -> None:
+    """Whole numbers, which protobuf has as doubles only, fractions and text mean the same."""
+    [new] = admit(CATALOG, [_spec(params={"target_lufs": given})], roots=[])
+    assert json.loads(new.intent)["parameters"]["target_lufs"] == stored
+
+
+def test_a_parameter_without_a_value_is_refused() -> None:
+    """A Value whose kind was never set is no number."""
+    spec = _spec()
+    spec.params["target_lufs"].CopyFrom(Value())
+    assert _problems(spec) == [(Reason.PARAMETER_OUT_OF_RANGE, "jobs[0].params.target_lufs")]
+
+
+def test_the_digest_is_of_what_was_set() -> None:
+    """The order of map entries is no difference; a field set to its default in words is one."""
+    first = _spec(labels={"a": "1", "b": "2"}, params={"target_lufs": -18, "over_peaks": "limit"})
+    second = _spec(params={"over_peaks": "limit", "target_lufs": -18}, labels={"b": "2", "a": "1"})
+    assert digest([first]) == digest([second])
+    others = [
+        [_spec()],
+        [_spec(priority=5)],
+        [_spec(priority=0)],
+        [_spec(), _spec()],
+        [first, _spec()],
+        [_spec(), first],
+    ]
+    digests = {digest(specs) for specs in others}
+    assert len(digests) == len(others)
+    assert digest([first]) not in digests
