@@ -18,7 +18,7 @@ from rich.text import Text
 from ctl.settings import Format, Settings
 from mediactl.v1 import job_pb2
 
-# Wide enough that nothing wraps where the reader is a program.
+# Wide enough that nothing is wrapped or cut off.
 _UNBOUNDED: Final = 10_000
 
 _STYLES: Final[Mapping[int, str]] = {
@@ -116,6 +116,8 @@ def details(settings: Settings, rows: Iterable[tuple[str, str | Text]]) -> None:
 
 def _show(grid: Table, settings: Settings) -> None:
     out = console(settings)
+    # Long lines are the terminal's to wrap: a path folded into its column can't be copied.
+    out.width = _UNBOUNDED
     with out.capture() as captured:
         out.print(grid)
     # Columns are padded to their width, the last one too.

@@ -14,6 +14,7 @@ import yaml
 from mediactl.errors import MediactlError
 from mediactl.requests import from_json
 from mediactl.v1 import job_pb2
+from presets.uris import path_to_uri
 
 _ROLE: Final = re.compile(r"([a-z][a-z0-9_]*)=(.+)", re.DOTALL)
 # RFC 3986: a scheme; one letter would be a drive elsewhere and is a file name here.
@@ -122,7 +123,7 @@ def pairs(given: Iterable[str], option: str) -> dict[str, str]:
 
 def input_uri(text: str, base: Path) -> str:
     """A URI as it is, a path as an absolute `file:` URI (RFC 8089)."""
-    return text if _SCHEME.match(text) else _absolute(text, base).as_uri()
+    return text if _SCHEME.match(text) else path_to_uri(str(_absolute(text, base)))
 
 
 def output_uri(text: str, base: Path) -> str:
@@ -130,7 +131,7 @@ def output_uri(text: str, base: Path) -> str:
     if _SCHEME.match(text):
         return text
     path = _absolute(text, base)
-    return path.as_uri() + ("/" if text.endswith("/") or path.is_dir() else "")
+    return path_to_uri(str(path)) + ("/" if text.endswith("/") or path.is_dir() else "")
 
 
 def _absolute(text: str, base: Path) -> Path:

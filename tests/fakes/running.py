@@ -2,10 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from grpc import aio
@@ -19,6 +22,7 @@ from controller.settings import Settings
 from controller.store.attempts import End, Speaker, Stage, Start
 from controller.store.fleet import Reconciled, Register
 from controller.store.leasing import GrantLeases, Leased
+from controller.store.migrations import upgrade
 from controller.store.submission import NewJob, Submit
 from controller.store.tables import DEFAULT_TENANT, AgentId, AttemptId, JobId, artifacts, attempts, events, jobs, tasks
 from controller.store.writer import Command, Store
@@ -30,6 +34,9 @@ from presets.reasons import Reason
 from tests.fakes.agent_peer import PATIENCE_S, stage_report
 
 R = TypeVar("R")
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - Linux's memory-backed folder
+"""Where databases of tests are fastest: what fsync guarantees can't be tested without pulling a plug anyway."""
 
 QUICK = Timers(heartbeat_s=0.2, unreachable_s=5.0, lost_s=60.0)
 """Heartbeats that keep a test short, and patience that a busy machine does not exhaust."""
@@ -75,9 +82,46 @@ async def controller(
 async def eventually(look: Callable[[], Awaitable[R]], wanted: Callable[[R], bool]) -> R:
     """What `look` gives as soon as it is what is wanted; TimeoutError after `PATIENCE_S`."""
     async with asyncio.timeout(PATIENCE_S):
-        while not wanted(seen := await look()):
+        while not wanted(seen := await look()):  # noqa: ASYNC110 - the database wakes nobody
             await asyncio.sleep(0.02)
         return seen
+
+
+@cache
+def _empty_sqlite() -> bytes:
+    # Migrating takes longer than most tests.
+    with fast_folder() as folder:
+        upgrade(folder / "empty.db")
+        return (folder / "empty.db").read_bytes()
+
+
+@contextmanager
+def fast_folder() -> Iterator[Path]:
+    """A temporary folder, in memory where the machine has such a place."""
+    with TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def sqlite_database() -> Iterator[Path]:
+    """A migrated SQLite file of its own."""
+    with fast_folder() as folder:
+        path = folder / "mediactl.db"
+        path.write_bytes(_empty_sqlite())
+        yield path
+
+
+@asynccontextmanager
+async def sqlite_desk() -> AsyncIterator["Desk"]:
+    """A desk on an empty SQLite database, whose invariants are checked at the end."""
+    with sqlite_database() as path:
+        desk = Desk(lambda clock_us: Store(path, clock_us=clock_us))
+        desk.store.open()
+        try:
+            yield desk
+            await desk.store.read(check_invariants)
+        finally:
+            await desk.store.close()
 
 
 class Desk:

@@ -205,7 +205,7 @@ _queues = st.lists(st.lists(_ways, min_size=1, max_size=3), max_size=12).flatmap
 )
 _fleets = st.lists(
     st.builds(
-        dict,
+        _offer,
         cores=st.integers(1, 8),
         memory=st.integers(1, 8).map(lambda n: n * 512 * MIB),
         scratch=st.integers(0, 4).map(lambda n: n * 256 * MIB),
@@ -217,7 +217,7 @@ _fleets = st.lists(
         roots=st.sampled_from([("/media",), ("/media", "/nas")]),
     ),
     max_size=4,
-).map(lambda fleet: [_offer(f"a{number}", **facts) for number, facts in enumerate(fleet)])
+).map(lambda fleet: [replace(offer, agent_id=f"a{number}") for number, offer in enumerate(fleet)])
 
 
 @given(_queues, _fleets)

@@ -48,9 +48,10 @@ async def test_a_change_of_phase_is_urgent() -> None:
     """Progress alone can wait; a new phase can't."""
     outbox = Outbox()
     outbox.lease("a")
-    outbox.status("a", progress=0.1, activity="encoding", speed=2.0)
-    assert not outbox.urgent
-    outbox.status("a", progress=0.2, activity="encoding", speed=2.0, phase=Phase.RUNNING)
-    assert outbox.urgent
+    urgent = []
+    for progress, phase in ((0.1, None), (0.2, Phase.RUNNING)):
+        outbox.status("a", progress=progress, activity="encoding", speed=2.0, phase=phase)
+        urgent.append(outbox.urgent)
+    assert urgent == [False, True]
     [holding] = outbox.holdings()
     assert (holding.phase, holding.progress, holding.activity) == (pb.PHASE_RUNNING, 0.2, "encoding")

@@ -1,8 +1,10 @@
 """What is special about files: links, permissions, roots, modes, full disks."""
 
+import asyncio
 import errno
 import os
 import stat
+import threading
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -245,6 +247,26 @@ async def test_faults_while_staging(
     failure = await refusal(store.stage(made, uri(root / "x.wav"), "a1"))
     assert failure.reason is reason
     assert os.strerror(number) in failure.message
+    assert names_in(root) == []
+
+
+async def test_cancelled_when_all_was_done(
+    store: FileStore, root: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancellation that comes as staging has just succeeded takes the staged file away again."""
+    reached, cancelled = threading.Event(), threading.Event()
+
+    def last_step(_folder: Path) -> None:
+        reached.set()
+        assert cancelled.wait(20)
+
+    monkeypatch.setattr(files, "sync_folder", last_step)
+    task = asyncio.create_task(store.stage(made, uri(root / "x.wav"), "a1"))
+    assert await asyncio.to_thread(reached.wait, 20)
+    task.cancel()
+    asyncio.get_running_loop().call_soon(cancelled.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
     assert names_in(root) == []
 
 
