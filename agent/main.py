@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
-import logging
 import os
 import random
 import signal
 import socket
-import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -30,28 +28,11 @@ from agent.workspace import sweep
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
 from mediactl.places import default_address, default_data_dir
+from mediactl.service import config_option, configure_logging, credential_options
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import fleet_service_pb2
 
 log = structlog.get_logger()
-
-
-def configure_logging() -> None:
-    """One line an event on stderr; JSON where nobody is looking."""
-    terminal = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(
-                [structlog.dev.ConsoleRenderer()]
-                if terminal
-                else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 async def serve_agent(settings: Settings) -> None:
@@ -98,7 +79,6 @@ def _detect(settings: Settings) -> fleet_service_pb2.Capabilities:
     )
 
 
-_File = click.Path(path_type=Path, dir_okay=False)
 _Folder = click.Path(path_type=Path, file_okay=False)
 
 
@@ -118,6 +98,7 @@ def main() -> None:
 
 
 @main.command(context_settings={"auto_envvar_prefix": "MEDIACTL"})
+@config_option("agent")
 @click.option("--data-dir", type=_Folder, help="Where the agent keeps its id and its detection cache.")
 @click.option("--scratch-dir", type=_Folder, help="Where attempts work. Default: scratch/ in the data directory.")
 @click.option("--controller", help="unix:PATH or HOST:PORT. Default: this user's single box.")
@@ -128,14 +109,11 @@ def main() -> None:
     "media_roots",
     multiple=True,
     type=_Folder,
-    help="Folder of which file: URIs are reachable. Repeats. Default: / under a controller on a unix socket, else none.",
+    help="Folder whose file: URIs are reachable. Repeats. Default: / with a controller on a unix socket, else none.",
 )
 @click.option("--ffmpeg", "ffmpegs", multiple=True, help="An FFmpeg besides the one on PATH. Repeats.")
 @click.option("--max-tasks", type=click.IntRange(1), help="Tasks at once at the most. Default: the number of cores.")
-@click.option("--token-file", type=_File, help="File with the bearer token to show.")
-@click.option("--tls-ca", type=_File, help="PEM file: the controller must show a certificate signed by it.")
-@click.option("--tls-cert", type=_File, help="PEM file with the certificate to show.")
-@click.option("--tls-key", type=_File, help="PEM file with its key.")
+@credential_options(listening=False)
 def serve(
     data_dir: Path | None,
     scratch_dir: Path | None,
@@ -145,13 +123,10 @@ def serve(
     media_roots: tuple[Path, ...],
     ffmpegs: tuple[str, ...],
     max_tasks: int | None,
-    token_file: Path | None,
-    tls_ca: Path | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
+    credentials: Credentials,
 ) -> None:
     """Register with the controller and work until SIGTERM."""
-    configure_logging()
+    configure_logging(verbose=False)
     address = controller or default_address()
     if not media_roots and address.startswith("unix:"):
         media_roots = (Path("/"),)
@@ -160,7 +135,7 @@ def serve(
         scratch_dir=scratch_dir.absolute() if scratch_dir else None,
         controller=address,
         name=name or socket.gethostname(),
-        credentials=Credentials(tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key, token_file=token_file),
+        credentials=credentials,
         labels=labels,
         media_roots=tuple(str(root.absolute()) for root in media_roots),
         ffmpegs=ffmpegs,

@@ -25,7 +25,8 @@ def plan_message(plan: Plan, binary: Binary, threads: int) -> job_pb2.Plan:
         decisions=[
             job_pb2.Decision(subject=made.subject, choice=made.choice, because=made.because) for made in plan.decisions
         ],
-        binary=f"ffmpeg {binary.version} ({binary.path})",
+        binary_path=binary.path,
+        binary_version=binary.version,
         binary_sha256=binary.digest,
         threads=threads,
     )

@@ -49,7 +49,6 @@ def by_box(client: Client, source: Path, target: Path) -> tuple[float, job_pb2.J
 
 
 def by_hand(plan: job_pb2.Plan, ffprobe: str, source: Path, folder: Path, *, probing: bool) -> float:
-    binary = plan.binary.partition("(")[2].rstrip(")")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "in").mkdir(parents=True)
     (folder / "out").mkdir()
@@ -59,7 +58,7 @@ def by_hand(plan: job_pb2.Plan, ffprobe: str, source: Path, folder: Path, *, pro
     if probing:
         subprocess.run([*probes, "in/0"], cwd=folder, check=True, capture_output=True)
     for step in plan.steps:
-        subprocess.run([binary, *step.arguments], cwd=folder, check=True, capture_output=True)
+        subprocess.run([plan.binary_path, *step.arguments], cwd=folder, check=True, capture_output=True)
     if probing:
         written = max((folder / "out").iterdir(), key=lambda path: path.stat().st_mtime_ns)
         subprocess.run([*probes, str(written)], cwd=folder, check=True, capture_output=True)
@@ -78,6 +77,7 @@ def main() -> None:
         with running_box(folder / "data") as client:
             [agent] = client.agents()
             ffprobe = agent.capabilities.ffprobe_path
+            plan = job_pb2.Plan()
             for run in range(-WARM_UP, runs):
                 took, job = by_box(client, source, folder / f"out-{run}.m4a")
                 plan = job.attempts[-1].plan

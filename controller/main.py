@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
-import structlog
 import uvloop
 
 from controller.core.liveness import Timers
@@ -21,55 +15,9 @@ from controller.store.migrations import HEAD, SchemaTooNew, upgrade
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
 from mediactl.places import default_data_dir
+from mediactl.service import config_option, configure_logging, credential_options
 
-SYSTEM_CONFIG = Path("/etc/mediactl/controller.toml")
-
-
-def configure_logging(verbose: bool) -> None:
-    """One line an event on stderr; JSON where nobody is looking."""
-    terminal = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.dict_tracebacks,
-            *([] if terminal else [structlog.processors.JSONRenderer()]),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
-def _from_file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Defaults of all options from a TOML file; flags and environment come before it."""
-    chosen = path or (SYSTEM_CONFIG if SYSTEM_CONFIG.is_file() else None)
-    if chosen is None:
-        return
-    try:
-        table: dict[str, Any] = tomllib.loads(chosen.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"can't read {chosen}: {error}") from None
-    known = {parameter.name for parameter in context.command.params}
-    given = {key.replace("-", "_"): value for key, value in table.items()}
-    if unknown := sorted(given.keys() - known):
-        raise click.UsageError(
-            f"{chosen}: unknown setting {unknown[0]!r}; expected some of {', '.join(sorted(k for k in known if k))}"
-        )
-    context.default_map = given
-
-
-_Path = click.Path(path_type=Path, dir_okay=False)
-
-
-def _tls_options(command: Callable[..., None]) -> Callable[..., None]:
-    for name, text in (
-        ("--token-file", "File with the bearer token that every call must bring."),
-        ("--tls-ca", "PEM file: clients and agents must show a certificate signed by it."),
-        ("--tls-key", "PEM file with the key of --tls-cert."),
-        ("--tls-cert", "PEM file with the certificate of --listen."),
-    ):
-        command = click.option(name, type=_Path, help=text)(command)
-    return command
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group()
@@ -78,18 +26,11 @@ def main() -> None:
 
 
 @main.command(context_settings={"auto_envvar_prefix": "MEDIACTL"})
-@click.option(
-    "--config",
-    type=_Path,
-    is_eager=True,
-    expose_value=False,
-    callback=_from_file,
-    help="TOML file with these options, without dashes. Default: /etc/mediactl/controller.toml.",
-)
+@config_option("controller")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Where the database lives.")
-@click.option("--socket", type=_Path, help="Unix socket to listen on (mode 0600).")
+@click.option("--socket", type=_FILE, help="Unix socket to listen on (mode 0600).")
 @click.option("--listen", help="HOST:PORT to listen on. Other than loopback needs TLS. Default: 127.0.0.1:7420.")
-@_tls_options
+@credential_options(listening=True)
 @click.option("--heartbeat", type=float, default=5.0, show_default=True, help="Seconds between agents' reports.")
 @click.option(
     "--unreachable-after",
@@ -112,10 +53,7 @@ def serve(
     data_dir: Path | None,
     socket: Path | None,
     listen: str | None,
-    token_file: Path | None,
-    tls_ca: Path | None,
-    tls_key: Path | None,
-    tls_cert: Path | None,
+    credentials: Credentials,
     heartbeat: float,
     unreachable_after: float,
     lost_after: float,
@@ -124,7 +62,7 @@ def serve(
     verbose: bool,
 ) -> None:
     """Serve until SIGTERM."""
-    configure_logging(verbose)
+    configure_logging(verbose=verbose)
     try:
         timers = Timers(heartbeat, unreachable_after, lost_after)
     except ValueError as error:
@@ -133,7 +71,7 @@ def serve(
         data_dir=(data_dir or default_data_dir()).absolute(),
         socket=socket.absolute() if socket else None,
         listen=listen or (None if socket else "127.0.0.1:7420"),
-        credentials=Credentials(tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key, token_file=token_file),
+        credentials=credentials,
         timers=timers,
         exit_when_idle=exit_when_idle,
         log_transitions=log_transitions,

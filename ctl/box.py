@@ -111,11 +111,13 @@ def _start(data_dir: Path) -> subprocess.Popen[bytes]:
 def environment() -> dict[str, str]:
     """For the programs of the box, which are told by flags alone: what the user's shell names is meant for this
     command line, and no program may listen or connect elsewhere because of it."""
-    return {
+    kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("MEDIACTL_") or name == "MEDIACTL_DEBUG"
     }
+    # gRPC's C core would write its own remarks on every client that leaves into the box's log.
+    return {"GRPC_VERBOSITY": "NONE", **kept}
 
 
 def _with_tail(message: str, data_dir: Path) -> str:

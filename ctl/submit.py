@@ -105,7 +105,9 @@ def plan(settings: Settings, *, request: Request) -> int:
 def _tell(spec: job_pb2.JobSpec, answer: job_service_pb2.PlanJobResponse, settings: Settings) -> None:
     out = render.console(settings)
     inputs = ", ".join(render.place(one.uri) for one in spec.inputs)
-    out.print(Text(render.plain(f"# {inputs}: {answer.plan.binary}, agent {answer.agent_id}"), style="bold"))
+    out.print(
+        Text(render.plain(f"# {inputs}: FFmpeg {answer.plan.binary_version}, agent {answer.agent_id}"), style="bold")
+    )
     for decision in answer.plan.decisions:
         because = f" ({decision.because})" if decision.because else ""
         out.print(Text(render.plain(f"# {decision.subject}: {decision.choice}{because}")))
@@ -113,11 +115,6 @@ def _tell(spec: job_pb2.JobSpec, answer: job_service_pb2.PlanJobResponse, settin
         later = "; depends on a measurement" if step.provisional else ""
         out.print(Text(render.plain(f"\n# {step.id}: {step.purpose}{later}"), style="bold"))
         # Copied and pasted, so neither wrapped nor made pretty.
-        print(shlex.join([_program(answer.plan.binary), *step.arguments]))
+        print(shlex.join([answer.plan.binary_path, *step.arguments]))
     if answer.plan.steps:
         out.print(Text("\n# paths are relative to the workspace, where in/0 is the first input"))
-
-
-def _program(binary: str) -> str:
-    match = re.search(r"\((/.*)\)$", binary)
-    return match[1] if match else "ffmpeg"

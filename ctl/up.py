@@ -26,6 +26,10 @@ _YIELD_DEADLINE_S: Final = 5.0
 _POLL_S: Final = 0.02
 
 
+# The machine's own files say where its services listen and connect; the box is told by flags alone.
+_NO_FILE: Final = ("--config", os.devnull)
+
+
 class _Taken(Exception):
     """Another process is the box of this data directory."""
 
@@ -141,6 +145,7 @@ def controller_command(settings: Settings, listen: str | None, embedded: bool) -
         str(settings.data_dir),
         "--socket",
         str(box_socket(settings.data_dir)),
+        *_NO_FILE,
     ]
     if embedded:
         arguments.append("--exit-when-idle")
@@ -162,6 +167,7 @@ def agent_command(settings: Settings, embedded: bool) -> list[str]:
         str(settings.data_dir / "agent"),
         "--controller",
         f"unix:{box_socket(settings.data_dir)}",
+        *_NO_FILE,
         *_token(settings, embedded),
     )
 

@@ -108,7 +108,7 @@ def _not_found(situation: str) -> Fact:
 TABLE: Mapping[Reason, Fact] = MappingProxyType(
     {
         Reason.INPUT_NOT_FOUND: Fact("an input does not exist", "NOT_FOUND"),
-        Reason.INPUT_UNAVAILABLE: _retry("an input exists but could not be read just now", "UNAVAILABLE"),
+        Reason.INPUT_UNAVAILABLE: _retry("an input exists but could not be read just now", "FAILED_PRECONDITION"),
         Reason.INPUT_EMPTY: Fact("an input has no bytes", "FAILED_PRECONDITION"),
         Reason.INPUT_CORRUPT: Fact("an input is no media, or cannot be decoded", "FAILED_PRECONDITION"),
         Reason.INPUT_TRUNCATED: Fact("an input ends before its declared duration", "FAILED_PRECONDITION"),
@@ -135,15 +135,15 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.LOUDNESS_UNREACHABLE: Fact(
             "the loudness asked for needs more limiting than allowed", "FAILED_PRECONDITION"
         ),
-        Reason.PUBLISH_FAILED: _retry("an output could not be published", "UNAVAILABLE"),
+        Reason.PUBLISH_FAILED: _retry("an output could not be published", "ABORTED"),
         Reason.PUBLISH_REFUSED: Fact("the attempt was ended before it could publish", "FAILED_PRECONDITION"),
         Reason.FFMPEG_FAILED: _retry("FFmpeg ended with an error", "INTERNAL"),
         Reason.ENCODER_SESSION_LIMIT: _elsewhere("the encoder device has no free session", "RESOURCE_EXHAUSTED"),
         Reason.SCRATCH_FULL: _elsewhere("the agent's scratch disk is full", "RESOURCE_EXHAUSTED"),
         Reason.STALLED: _retry("FFmpeg made no progress", "DEADLINE_EXCEEDED"),
         Reason.TIMED_OUT: _retry("the time allowed was used up", "DEADLINE_EXCEEDED"),
-        Reason.AGENT_LOST: _elsewhere("the agent fell silent", "UNAVAILABLE"),
-        Reason.AGENT_STOPPING: _elsewhere("the agent was stopped", "UNAVAILABLE"),
+        Reason.AGENT_LOST: _elsewhere("the agent fell silent", "ABORTED"),
+        Reason.AGENT_STOPPING: _elsewhere("the agent was stopped", "ABORTED"),
         Reason.DEPENDENCY_FAILED: Fact("a job this one waits for did not complete", "FAILED_PRECONDITION"),
         Reason.NO_CAPABLE_AGENT: Fact("no agent can do this", "FAILED_PRECONDITION"),
         Reason.CANCELLED: Fact("it was cancelled", "CANCELLED"),

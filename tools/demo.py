@@ -49,7 +49,9 @@ def main() -> int:
     print(f"mediactl run --preset dialogue_clean --output {FOLDER}/ --overwrite {shown}\n", flush=True)
     code = subprocess.run([sys.executable, "-P", "-m", "ctl.main", *job], check=False).returncode
     if code == 0:
-        print("\nListen to both. What else can be done: .venv/bin/mediactl presets list; what happened: mediactl jobs list")
+        print(
+            "\nListen to both. What else there is: .venv/bin/mediactl presets list; what happened: mediactl jobs list"
+        )
     return code
 
 

@@ -246,9 +246,14 @@ def _make_folders(folder: Path) -> None:
     if folder.is_dir():
         return
     _make_folders(folder.parent)
-    with suppress(FileExistsError):
+    try:
         folder.mkdir()
-        sync_folder(folder.parent)
+    except FileExistsError:
+        return
+    except FileNotFoundError as error:
+        # The parent is there: it is a file system that takes no folders, such as /proc.
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), os.fspath(folder)) from error
+    sync_folder(folder.parent)
 
 
 def _link(source: Path, staged: Path) -> bool:

@@ -23,7 +23,6 @@ from controller.store.tables import (
     tasks,
 )
 
-
 Record: TypeAlias = Row[Any]
 """A row as a query returns it; outside the store nobody needs to know whose type it is."""
 

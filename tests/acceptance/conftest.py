@@ -95,7 +95,10 @@ def plain_home(tmp_path: Path, recordings: Recordings) -> Iterator[Home]:
         prefix = _HEEDING_PERMISSIONS
         closed = tmp_path / "closed"
         closed.touch(0)
-        if shutil.which("setpriv") is None or subprocess.run([*prefix, "cat", str(closed)], check=False).returncode == 0:
+        if (
+            shutil.which("setpriv") is None
+            or subprocess.run([*prefix, "cat", str(closed)], check=False).returncode == 0
+        ):
             pytest.skip("root here, and setpriv does not take away its power over file permissions")
     with living_in(tmp_path / "user", prefix=prefix) as home:
         yield home

@@ -15,7 +15,7 @@ from tests.fakes.media_measure import measured
 HOSTILE = (
     "two words.wav",
     " leading and trailing .wav",
-    "it's \"quoted\" `here` $(there) ${HOME}.wav",
+    'it\'s "quoted" `here` $(there) ${HOME}.wav',
     "line\nbreak.wav",
     "tab\tand\x1b[31mred\x07.wav",
     "a=b.wav",

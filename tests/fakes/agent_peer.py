@@ -79,6 +79,7 @@ class AgentPeer:
         self.holdings: dict[str, pb.Holding] = {holding.attempt_id: holding for holding in holdings}
         self.silent = False
         self.epoch = 0
+        self._beats = 0
         self._said: list[pb.SessionResponse] = []
         self._news = asyncio.Condition()
         self._over: aio.AioRpcError | bool = False
@@ -188,6 +189,15 @@ class AgentPeer:
         """Frames of a kind that were received and not asked for."""
         return [said for said in self._said if said.WhichOneof("frame") == kind]
 
+    def forget(self) -> None:
+        """Drop what was received and not asked for."""
+        self._said.clear()
+
+    async def beats(self, count: int) -> None:
+        """Wait for so many more heartbeats of this agent: the controller's own rounds take as long."""
+        goal = self._beats + count
+        await self._until(lambda: self._beats >= goal or None)
+
     async def _expect(self, kind: str, wanted: Callable[[pb.SessionResponse], bool]) -> pb.SessionResponse:
         def found() -> pb.SessionResponse | None:
             for frame in self.unread(kind):
@@ -234,6 +244,8 @@ class AgentPeer:
             while True:
                 if not self.silent:
                     await self.status()
+                    self._beats += 1
+                    await self._tell()
                 await asyncio.sleep(interval_s)
 
 

@@ -292,7 +292,8 @@ class FakeController(
                     )
                 ],
                 decisions=[job_pb2.Decision(subject="encoder", choice="aac", because="libfdk_aac is absent")],
-                binary="ffmpeg 5.1.9 (/usr/bin/ffmpeg)",
+                binary_version="5.1.9",
+                binary_path="/usr/bin/ffmpeg",
             ),
             agent_id="g1",
         )

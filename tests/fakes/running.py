@@ -35,7 +35,7 @@ from tests.fakes.agent_peer import PATIENCE_S, stage_report
 
 R = TypeVar("R")
 
-MEMORY = Path("/dev/shm")  # noqa: S108 - Linux's memory-backed folder
+MEMORY = Path("/dev/shm")
 """Where databases of tests are fastest: what fsync guarantees can't be tested without pulling a plug anyway."""
 
 QUICK = Timers(heartbeat_s=0.2, unreachable_s=5.0, lost_s=60.0)

@@ -22,5 +22,13 @@ def test_every_reason_named_in_the_protos_exists() -> None:
         for word in line.split()
         if "_" in word and word.strip("`.,;:()").isupper()
     }
-    enums = ("JOB_STATE_", "AGENT_STATE_", "PHASE_", "OUTCOME_", "TASK_KIND_", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
+    enums = (
+        "JOB_STATE_",
+        "AGENT_STATE_",
+        "PHASE_",
+        "OUTCOME_",
+        "TASK_KIND_",
+        "FAILED_PRECONDITION",
+        "INVALID_ARGUMENT",
+    )
     assert {name for name in named if not name.startswith(enums)} <= set(Reason)

@@ -517,15 +517,18 @@ class Plan(_message.Message):
 
     STEPS_FIELD_NUMBER: _builtins.int
     DECISIONS_FIELD_NUMBER: _builtins.int
-    BINARY_FIELD_NUMBER: _builtins.int
+    BINARY_PATH_FIELD_NUMBER: _builtins.int
     BINARY_SHA256_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
-    binary: _builtins.str
-    """The FFmpeg binary chosen, e.g. `ffmpeg 5.1.9 (/usr/bin/ffmpeg)`."""
+    BINARY_VERSION_FIELD_NUMBER: _builtins.int
+    binary_path: _builtins.str
+    """Path of the FFmpeg binary chosen, at the agent."""
     binary_sha256: _builtins.str
     """SHA-256 of that binary."""
     threads: _builtins.int
     """Threads given to FFmpeg."""
+    binary_version: _builtins.str
+    """Version of that binary, e.g. `5.1.9`."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanStep]:
         """In order."""
@@ -539,13 +542,14 @@ class Plan(_message.Message):
         *,
         steps: _abc.Iterable[Global___PlanStep] | None = ...,
         decisions: _abc.Iterable[Global___Decision] | None = ...,
-        binary: _builtins.str = ...,
+        binary_path: _builtins.str = ...,
         binary_sha256: _builtins.str = ...,
         threads: _builtins.int = ...,
+        binary_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary", b"binary", "binary_sha256", b"binary_sha256", "decisions", b"decisions", "steps", b"steps", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binary_path", b"binary_path", "binary_sha256", b"binary_sha256", "binary_version", b"binary_version", "decisions", b"decisions", "steps", b"steps", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,13 +4,15 @@ import asyncio
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, delete, func, select
+from sqlalchemy.exc import OperationalError
 
 from controller.store.submission import Submit
 from controller.store.tables import DEFAULT_TENANT, jobs
@@ -29,24 +31,20 @@ async def desk() -> AsyncIterator[Desk]:
 # Batches
 
 
+def _submit(count: int = 1, request_id: str = "") -> Submit:
+    return Submit(DEFAULT_TENANT, (new_job(),) * count, request_id, "d")
+
+
+async def _stored(store: Store) -> set[str]:
+    return await store.read(lambda connection: set(connection.scalars(select(jobs.c.id))))
+
+
 class _Storing:
     """Stores a job, then fails."""
 
     def apply(self, tx: Tx) -> None:
-        Submit(DEFAULT_TENANT, (new_job(),), "", "").apply(tx)
+        _submit().apply(tx)
         raise RuntimeError("a defect in the middle of a command")
-
-
-class _FailingCommit:
-    """Leaves behind what only the commit finds out to be wrong."""
-
-    def apply(self, tx: Tx) -> None:
-        tx.connection.execute(text("PRAGMA defer_foreign_keys=ON"))
-        tx.connection.execute(
-            insert(artifacts).values(
-                tenant="default", job_id="none", ordinal=0, attempt_id="", uri="", size_bytes=0, sha256="", document=""
-            )
-        )
 
 
 async def _together(desk: Desk, *commands: Any) -> list[Any]:
@@ -57,35 +55,84 @@ async def test_a_failing_command_undoes_itself_alone(desk: Desk) -> None:
     """Those before and behind it in the same batch are committed; nobody hears of what was undone."""
     heard: list[Any] = []
     desk.store.on_event = heard.append
-    good = Submit(DEFAULT_TENANT, (new_job(),), "", "")
-    first, error, second = await _together(desk, good, _Storing(), good)
+    first, error, second = await _together(desk, _submit(), _Storing(), _submit())
     assert isinstance(error, RuntimeError)
-    stored = await desk.store.read(lambda c: c.execute(select(jobs.c.id)).scalars().all())
-    assert sorted(stored) == sorted([*first, *second])
-    assert sorted(event["job_id"] for event in heard) == sorted(stored)
+    assert await _stored(desk.store) == {*first, *second}
+    assert {event["job_id"] for event in heard} == {*first, *second}
 
 
-async def test_a_failing_commit_is_told_to_all_and_is_not_the_end(desk: Desk) -> None:
-    """Nothing of the batch is stored, every caller knows, and the next batch works."""
-    good = Submit(DEFAULT_TENANT, (new_job(),), "", "")
-    first, error, second = await _together(desk, good, _FailingCommit(), good)
-    assert isinstance(error, IntegrityError)
-    assert {type(first), type(second)} <= {list, IntegrityError}
-    stored = await desk.store.read(lambda c: c.execute(select(jobs.c.id)).scalars().all())
-    acknowledged = [job_id for answer in (first, second) if isinstance(answer, list) for job_id in answer]
-    assert sorted(stored) == sorted(acknowledged)
-    assert await desk.submit()
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """No file of this process grows beyond 256 KiB (EFBIG), which is how SQLite learns of a full disk, too."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_a_full_disk_is_told_to_all_and_is_not_the_end(desk: Desk) -> None:
+    """What could not be committed is not stored, every caller knows, and with room again work goes on."""
+    first = await desk.submit()
+    heard: list[Any] = []
+    desk.store.on_event = heard.append
+    with _full_disk():
+        answers = await _together(desk, *(_submit(count=400) for _ in range(3)))
+    assert all(isinstance(answer, OperationalError) for answer in answers)
+    assert heard == []
+    second = await desk.submit()
+    assert await _stored(desk.store) == {*first, *second}
 
 
 async def test_a_caller_that_goes_away_does_not_take_its_command_back(desk: Desk) -> None:
     """What is in line is applied."""
-    waiting = asyncio.create_task(desk.submit(request_id="r"))
-    await asyncio.sleep(0)
+    enqueued = asyncio.Event()
+
+    async def call() -> None:
+        enqueued.set()
+        await desk.submit(request_id="r")
+
+    waiting = asyncio.create_task(call())
+    await enqueued.wait()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert await desk.submit(request_id="r")
-    assert len(await desk.store.read(lambda c: c.execute(select(jobs.c.id)).all())) == 1
+    assert {*await desk.submit(request_id="r")} == await _stored(desk.store)
+
+
+async def test_closing_finishes_what_is_in_line(desk: Desk) -> None:
+    """An orderly end applies every command that was taken."""
+    with sqlite_database() as path:
+        store = Store(path)
+        store.open()
+        waiting = [store.enqueue(_submit()) for _ in range(600)]
+        await store.close()
+        ids = [job_id for answer in await asyncio.gather(*waiting) for job_id in answer]
+        again = Store(path)
+        again.open()
+        assert await _stored(again) == set(ids)
+        await again.close()
+
+
+async def test_a_reader_sees_one_snapshot_and_never_waits_for_the_writer(desk: Desk) -> None:
+    """Two selects of one read agree though commits come between them; readers can't write."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def twice(connection: Connection) -> list[int]:
+        count = select(func.count()).select_from(jobs)
+        counts = [connection.execute(count).scalar_one()]
+        entered.set()
+        go_on.wait(10)
+        return [*counts, connection.execute(count).scalar_one()]
+
+    reading = asyncio.create_task(desk.store.read(twice))
+    await asyncio.to_thread(entered.wait, 10)
+    await desk.submit()
+    go_on.set()
+    assert await reading == [0, 0]
+    with pytest.raises(OperationalError, match="readonly"):
+        await desk.store.read(lambda connection: connection.execute(delete(jobs)))
 
 
 _VICTIM = """
@@ -110,26 +157,22 @@ asyncio.run(main())
 """
 
 
-async def test_kill_nine_loses_nothing_acknowledged(empty_database: Path, tmp_path: Path) -> None:
+async def test_kill_nine_loses_nothing_acknowledged() -> None:
     """A process killed amid its commits: every job that it had acknowledged is there, whole, and no half one."""
-    path = tmp_path / "mediactl.db"
-    shutil.copy(empty_database, path)
-    root = Path(__file__).resolve().parents[2]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _VICTIM, path, stdout=asyncio.subprocess.PIPE, cwd=root, env={**os.environ}
-    )
-    assert process.stdout is not None
-    acknowledged = [(await process.stdout.readline()).decode().strip() for _ in range(100)]
-    process.send_signal(signal.SIGKILL)
-    rest = (await process.stdout.read()).decode().splitlines(keepends=True)
-    acknowledged += [line.strip() for line in rest if line.endswith("\n")]
-    assert await process.wait() == -signal.SIGKILL
-    store = Store(path)
-    store.open()
-    try:
-        stored = await store.read(lambda c: set(c.execute(select(jobs.c.id)).scalars()))
-        assert set(acknowledged) <= stored
-        assert all(acknowledged)
-        await store.read(check_invariants)
-    finally:
-        await store.close()
+    with sqlite_database() as path:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _VICTIM, path, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+        )
+        assert process.stdout is not None
+        acknowledged = [await process.stdout.readline() for _ in range(300)]
+        process.send_signal(signal.SIGKILL)
+        rest = (await process.stdout.read()).splitlines(keepends=True)
+        acknowledged += [line for line in rest if line.endswith(b"\n")]
+        assert await process.wait() == -signal.SIGKILL
+        store = Store(path)
+        store.open()
+        try:
+            assert {line.decode().strip() for line in acknowledged} <= await _stored(store)
+            await store.read(check_invariants)
+        finally:
+            await store.close()
