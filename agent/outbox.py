@@ -29,6 +29,7 @@ class Outbox:
         self.empty = asyncio.Event()
         self.empty.set()
         self._unsent: list[pb.SessionRequest] = []
+        self._gathered: dict[tuple[str, str], bytearray] = {}
 
     def holdings(self) -> list[pb.Holding]:
         return [
@@ -58,7 +59,17 @@ class Outbox:
         self.fresh.set()
 
     def log(self, attempt_id: str, stream: str, data: bytes) -> None:
-        """Ship a piece of a log; credentials are blanked out first."""
+        """Take in a piece of a log. Pieces wait for each other until `flush`: a chunk costs the controller a commit."""
+        self._gathered.setdefault((attempt_id, stream), bytearray()).extend(data)
+        self.fresh.set()
+
+    def flush(self) -> None:
+        """Make chunks of what was gathered; credentials are blanked out."""
+        gathered, self._gathered = self._gathered, {}
+        for (attempt_id, stream), data in gathered.items():
+            self._chunk(attempt_id, stream, bytes(data))
+
+    def _chunk(self, attempt_id: str, stream: str, data: bytes) -> None:
         clean = redact(data)
         for start in range(0, len(clean), CHUNK_BYTES):
             piece = clean[start : start + CHUNK_BYTES]
@@ -70,10 +81,12 @@ class Outbox:
             self._say(pb.SessionRequest(log=chunk))
 
     def stage(self, report: pb.StageReport) -> None:
+        self.flush()
         self.ledger.owe_stage(report.attempt_id, report)
         self._say(pb.SessionRequest(staged=report))
 
     def end(self, report: pb.EndReport) -> None:
+        self.flush()
         self.ledger.owe_end(report.attempt_id, report)
         self._say(pb.SessionRequest(ended=report))
 
@@ -92,6 +105,7 @@ class Outbox:
 
     def restart(self) -> None:
         """A new session begins: everything owed is to be said again."""
+        self.flush()
         self._unsent = [_frame(message) for message in self.ledger.owed()]
         self.fresh.set()
 

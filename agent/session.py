@@ -26,7 +26,7 @@ from presets.reasons import Reason
 log = structlog.get_logger()
 
 LEAST_STATUS_S = 0.1
-"""Progress is told no more often than this; a change of phase at once."""
+"""Progress and logs are told no more often than this; a change of phase at once."""
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MOST_S = 10.0
 ACCEPTED_S = 10.0
@@ -114,10 +114,13 @@ class Agent:
         while True:
             outbox = self._outbox
             outbox.fresh.clear()
+            since = time.monotonic() - told_at
+            due = outbox.urgent or since >= LEAST_STATUS_S
+            if due:
+                outbox.flush()
             for frame in outbox.take():
                 await call.write(frame)
-            since = time.monotonic() - told_at
-            if outbox.urgent or since >= LEAST_STATUS_S:
+            if due:
                 outbox.urgent = False
                 await call.write(pb.SessionRequest(status=self._status()))
                 told_at = time.monotonic()

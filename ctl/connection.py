@@ -74,6 +74,8 @@ class _Connection:
             self._client = client
             try:
                 if self._interrupted.is_set():
+                    # A box just started waits a while for its first client; once it has had one it ends soon.
+                    client.agents()
                     raise KeyboardInterrupt
                 return work(client)
             finally:

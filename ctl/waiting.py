@@ -108,4 +108,6 @@ def _change(report: job_pb2.LoudnessReport, field: str) -> str:
             return f"{of.integrated_lufs:.1f}" if of.HasField("integrated_lufs") else "silence"
         return f"{of.true_peak_dbtp:.1f}" if of.HasField("true_peak_dbtp") else "silence"
 
-    return f"{value(report.before)} → {value(report.after)}".replace("-", "−")
+    # Without loudness processing nothing was measured before.
+    change = f"{value(report.before)} → " if report.HasField("before") else ""
+    return f"{change}{value(report.after)}".replace("-", "−")

@@ -36,7 +36,7 @@ def position(page_token: str, scope: Message) -> int | None:
     if not page_token:
         return None
     try:
-        begin, bound = json.loads(base64.urlsafe_b64decode(page_token.encode()))
+        begin, bound = json.loads(base64.b64decode(page_token.encode(), altchars=b"-_", validate=True))
     except (ValueError, TypeError, binascii.Error):
         bound = begin = None
     if bound != _bound_to(scope) or not isinstance(begin, int):

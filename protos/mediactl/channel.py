@@ -39,7 +39,12 @@ KEEPALIVE_SERVER: Final[tuple[_Option, ...]] = (
     *_KEEPALIVE,
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
-SERVER_OPTIONS: Final[tuple[_Option, ...]] = (*_MESSAGES, *KEEPALIVE_SERVER)
+SERVER_OPTIONS: Final[tuple[_Option, ...]] = (
+    *_MESSAGES,
+    *KEEPALIVE_SERVER,
+    # gRPC's default lets a second server listen on the same port, and the kernel deals out the callers.
+    ("grpc.so_reuseport", 0),
+)
 
 # Every call of these services may be repeated: submissions carry a request id, cancelling again is harmless.
 # gRPC repeats a call only as long as no response message has arrived. The agents' service is not among them.

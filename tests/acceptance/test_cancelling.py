@@ -104,7 +104,7 @@ def test_stopping_a_run_that_has_only_begun(home: Home, recordings: Recordings) 
     until(lambda: home.processes("controller.main"), "the box starts")
     running.interrupt()
     assert running.ended().code == 130
-    until(lambda: not home.processes(), "the embedded box has ended", within_s=25)
+    until(lambda: not home.processes(), "the embedded box has ended", within_s=5)
     assert all(job["state"] == "JOB_STATE_CANCELLED" for job in home.job("jobs", "list")["jobs"])
 
 

@@ -29,7 +29,7 @@ HOSTILE = (
     "-i.wav",
     "--help",
     "~.wav",
-    "...wav",
+    ".hidden.wav",
     "Größe – 日本語 🎙 e\u0301.wav",
     "right-to-left \u202egnp.wav",
     os.fsdecode(b"latin-1 \xe9\xff.wav"),

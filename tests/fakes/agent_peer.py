@@ -80,6 +80,8 @@ class AgentPeer:
         self.silent = False
         self.epoch = 0
         self._beats = 0
+        # gRPC takes one write at a time.
+        self._writing = asyncio.Lock()
         self._said: list[pb.SessionResponse] = []
         self._news = asyncio.Condition()
         self._over: aio.AioRpcError | bool = False
@@ -114,7 +116,8 @@ class AgentPeer:
 
     async def say(self, **frame: object) -> None:
         """One frame, by the name of its field."""
-        await self._call.write(pb.SessionRequest(**frame))  # type: ignore[arg-type]  # one of the oneof's fields
+        async with self._writing:
+            await self._call.write(pb.SessionRequest(**frame))  # type: ignore[arg-type]  # one of the oneof's fields
 
     async def status(self, *, draining: bool = False) -> None:
         """What it holds now."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from mediactl.channel import Credentials
 from mediactl.client import Client
@@ -93,7 +93,7 @@ class Home:
         self.scratch = self.data_dir / "agent" / "scratch"
         self._prefix = [*prefix]
         self._outputs = folder / "said"
-        self._count = 0
+        self._started: list[subprocess.Popen[bytes]] = []
         for made in (folder / "home", self._outputs):
             made.mkdir(parents=True, exist_ok=True)
         self.environment = {
@@ -130,8 +130,7 @@ class Home:
 
     def start(self, *arguments: str | Path, cwd: Path | None = None, module: str = "ctl.main") -> Running:
         """Starts `mediactl`, or another program of ours, in a process group of its own."""
-        self._count += 1
-        out, err = (self._outputs / f"{self._count}.{name}" for name in ("out", "err"))
+        out, err = (self._outputs / f"{len(self._started)}.{name}" for name in ("out", "err"))
         with out.open("wb") as to_out, err.open("wb") as to_err:
             process = subprocess.Popen(
                 self._command(module, arguments),
@@ -142,6 +141,7 @@ class Home:
                 env=self.environment,
                 start_new_session=True,
             )
+        self._started.append(process)
         return Running(process, out, err)
 
     def _command(self, module: str, arguments: Sequence[str | Path]) -> list[str]:
@@ -214,6 +214,8 @@ class Home:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(_POLL_S)
+        for process in self._started:
+            process.wait()
 
 
 def _read(path: Path) -> bytes:
@@ -287,8 +289,3 @@ def only_job(home: Home, *, within_s: float = 20.0) -> str:
         return jobs[0].id if jobs else ""
 
     return until(found, "a job was submitted", within_s=within_s)
-
-
-def open_text(path: Path) -> IO[str]:
-    """A log that may hold anything."""
-    return path.open(encoding="utf-8", errors="replace")

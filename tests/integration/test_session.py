@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from controller import server
 from controller.core.liveness import Timers
 from controller.store import fleet
 from mediactl import MediactlError
+from mediactl.channel import aio_channel
 from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import agent_service_pb2_grpc, fleet_service_pb2, job_pb2
@@ -283,12 +285,16 @@ async def test_a_silent_agent_is_unreachable_then_lost(hasty: Controller) -> Non
         explained = await hasty.client.explain(second.id)
         assert [agent.suitable for agent in explained.agents] == [False]
         async with AgentPeer(hasty.channel, "other", able=capabilities(max_tasks=1)) as other:
-            assert (await other.lease()).job_id == second.id
+            mine = await other.lease()
+            assert mine.job_id == second.id
+            await other.hold(mine.attempt_id)
             await eventually(
                 lambda: _agent_state(hasty, "quiet"), lambda seen: seen == fleet_service_pb2.AGENT_STATE_LOST
             )
             await _until_state(hasty, job.id, "PENDING")
-            await other.end((await hasty.client.get(second.id)).attempts[0].id, reason=Reason.INPUT_CORRUPT)
+            await other.end(mine.attempt_id, reason=Reason.INPUT_CORRUPT)
+            await other.acknowledged(mine.attempt_id)
+            other.forget()
             taken = await other.lease()
             assert (taken.job_id, taken.redo) == (job.id, [])
             await quiet.stage(lease.attempt_id, TARGET)
@@ -341,11 +347,12 @@ async def test_a_restarted_controller_stops_nothing(tmp_path: Path) -> None:
 
 async def test_a_controller_that_stops_ends_its_streams(tmp_path: Path) -> None:
     """An agent's stream ends within the grace, so that it can look for the next controller."""
-    async with controller(tmp_path) as box:
-        agent = AgentPeer(box.channel)
-        await agent.connect()
-    assert await agent.over() is not None
-    await agent.close()
+    async with AsyncExitStack() as later:
+        async with controller(tmp_path) as box:
+            agent = AgentPeer(await later.enter_async_context(aio_channel(box.address)))
+            await agent.connect()
+        assert await agent.over() is not None
+        await agent.close()
 
 
 async def test_progress_is_monotone_and_whole_only_when_completed(box: Controller) -> None:
@@ -374,7 +381,7 @@ async def test_a_plan_comes_from_an_agent(box: Controller) -> None:
         await agent.end(lease.attempt_id, plan=plan)
         answer = await planning
         assert (answer.plan, answer.agent_id) == (plan, "a1")
-        assert await box.client.list() == []
+        assert [job async for job in box.client.list()] == []
 
 
 async def test_a_plan_that_fails_is_the_callers_error(box: Controller) -> None:

@@ -11,9 +11,12 @@ async def test_what_is_said_once_is_said_again_on_a_new_session() -> None:
     outbox = Outbox()
     assert outbox.lease("a") is Effect.START
     outbox.log("a", "ffmpeg", b"one")
-    outbox.log("a", "ffmpeg", b"two")
-    first = list(outbox.take())
-    assert [frame.log.data for frame in first] == [b"one", b"two"]
+    outbox.flush()
+    outbox.log("a", "ffmpeg", b"tw")
+    outbox.log("a", "ffmpeg", b"o")
+    assert [frame.log.data for frame in outbox.take()] == [b"one"]
+    outbox.flush()
+    assert [frame.log.data for frame in outbox.take()] == [b"two"]
     assert list(outbox.take()) == []
     outbox.acknowledge(pb.Acknowledgement(attempt_id="a", stream="ffmpeg", sequence=1))
     outbox.end(pb.EndReport(attempt_id="a", outcome=pb.OUTCOME_COMPLETED))
@@ -26,6 +29,7 @@ async def test_logs_are_cut_and_cleaned() -> None:
     outbox = Outbox()
     outbox.lease("a")
     outbox.log("a", "ffmpeg", b"https://user:pass@host/ " + b"x " * (CHUNK_BYTES // 2))
+    outbox.flush()
     pieces = [frame.log for frame in outbox.take()]
     assert [piece.sequence for piece in pieces] == [1, 2]
     assert all(len(piece.data) <= CHUNK_BYTES for piece in pieces)
