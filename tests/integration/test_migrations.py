@@ -71,7 +71,7 @@ def test_a_database_that_needs_a_newer_program_is_refused_untouched(tmp_path: Pa
     """Not a byte of it changes, and the message says what is needed."""
     path = tmp_path / "mediactl.db"
     upgrade(path)
-    _sql(path, f"UPDATE meta SET value = '{SCHEMA_LEVEL + 1}' WHERE key = 'minimum_level'")
+    _sql(path, "UPDATE meta SET value = value + 1 WHERE key = 'minimum_level'")
     _sql(path, "UPDATE alembic_version SET version_num = '9999'")
     before = _digest(path)
     with pytest.raises(SchemaTooNew, match=f"needs a controller of schema level {SCHEMA_LEVEL + 1}"):

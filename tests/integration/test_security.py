@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -83,10 +84,12 @@ async def test_tls_and_token_let_callers_and_agents_in(authority: Authority, tmp
     token = _token(tmp_path, "token", "s3cret")
     server = _with(authority.issue("server"), token_file=token)
     caller = _with(authority.issue("caller"), token_file=token)
-    async with controller(tmp_path, listen="127.0.0.1:0", credentials=server, caller=caller) as box:
-        async with AgentPeer(box.channel) as agent:
-            job = await box.client.submit(SPEC)
-            assert (await agent.lease()).job_id == job.id
+    async with (
+        controller(tmp_path, listen="127.0.0.1:0", credentials=server, caller=caller) as box,
+        AgentPeer(box.channel) as agent,
+    ):
+        job = await box.client.submit(SPEC)
+        assert (await agent.lease()).job_id == job.id
 
 
 async def test_tokens(authority: Authority, tmp_path: Path) -> None:
@@ -105,7 +108,7 @@ async def test_tokens(authority: Authority, tmp_path: Path) -> None:
         with pytest.raises(MediactlError) as watched:
             await anext(box.client.watch())
         assert watched.value.reason is Reason.UNAUTHENTICATED
-        health = health_pb2_grpc.HealthStub(box.channel)  # type: ignore[no-untyped-call]  # generated without types
+        health: Any = health_pb2_grpc.HealthStub(box.channel)
         answer = await health.Check(health_pb2.HealthCheckRequest())
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 

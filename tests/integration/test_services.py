@@ -301,7 +301,7 @@ async def test_the_fleet_is_shown_with_what_it_proved_and_holds(box: Controller)
         await box.client.submit(SPEC)
         lease = await agent.lease()
         [shown] = await box.client.agents()
-        assert (shown.id, shown.name, shown.labels) == ("abc", "box-abc", {"zone": "a"})
+        assert (shown.id, shown.name, dict(shown.labels)) == ("abc", "box-abc", {"zone": "a"})
         assert shown.capabilities == agent.hello.capabilities
         assert list(shown.attempt_ids) == [lease.attempt_id]
         for word in ("abc", "ab", "box-abc"):
@@ -403,7 +403,7 @@ async def test_two_controllers_do_not_share_a_data_directory(box: Controller, tm
     with pytest.raises(MediactlError, match="another controller works on"):
         async with controller(tmp_path):
             pass
-    assert await box.client.submit(SPEC)
+    assert (await box.client.submit(SPEC)).id
 
 
 async def test_holdings_of_a_new_stream_are_shown(box: Controller) -> None:

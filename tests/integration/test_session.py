@@ -296,7 +296,7 @@ async def test_a_silent_agent_is_unreachable_then_lost(hasty: Controller) -> Non
             await other.acknowledged(mine.attempt_id)
             other.forget()
             taken = await other.lease()
-            assert (taken.job_id, taken.redo) == (job.id, [])
+            assert (taken.job_id, list(taken.redo)) == (job.id, [])
             await quiet.stage(lease.attempt_id, TARGET)
             over = await quiet.over()
             assert over is not None
@@ -360,7 +360,7 @@ async def test_progress_is_monotone_and_whole_only_when_completed(box: Controlle
     async with AgentPeer(box.channel) as agent:
         job = await box.client.submit(SPEC)
         lease = await agent.lease()
-        told = []
+        told: list[float] = []
         for progress in (0.2, 0.6, 0.4, 1.0, 0.9):
             await agent.hold(lease.attempt_id, progress=progress, activity=f"at {progress}")
             await agent.log(lease.attempt_id, len(told) + 1, b"x")
