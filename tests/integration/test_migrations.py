@@ -18,9 +18,9 @@ from controller.store.tables import metadata
 from tests.fakes.running import controller
 
 
-def _sql(path: Path, statement: str) -> list[tuple[object, ...]]:
+def _sql(path: Path, statement: str, *values: object) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as connection, connection:
-        return connection.execute(statement).fetchall()
+        return connection.execute(statement, values).fetchall()
 
 
 def _digest(path: Path) -> str:
