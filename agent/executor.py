@@ -187,14 +187,23 @@ class Attempt:
     async def _run_steps(self, intent: Intent, plan: Plan, binary: Binary) -> Plan:
         results = self._known.results
         number = 0
-        while (step := plan.next(results)) is not None:
-            number += 1
-            left = sum(other.weight for other in plan.invocations if other.id not in results)
-            self._meter.begin(step.weight, left)
-            results[step.id] = await self._run_step(step, number, binary)
-            self._meter.end()
-            await asyncio.to_thread(self._workspace.record, step.id, results[step.id])
-            plan = self._compile(intent, binary)
+        journal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        journal.set_result(None)
+        try:
+            while (step := plan.next(results)) is not None:
+                number += 1
+                left = sum(other.weight for other in plan.invocations if other.id not in results)
+                self._meter.begin(step.weight, left)
+                results[step.id] = await self._run_step(step, number, binary)
+                self._meter.end()
+                # Made durable beside the next step: losing the last entry only repeats a step.
+                await journal
+                journal = asyncio.ensure_future(
+                    asyncio.to_thread(self._workspace.record, step.id, results[step.id])
+                )
+                plan = self._compile(intent, binary)
+        finally:
+            await _to_its_end(journal)
         if not plan.finished(results):
             raise MediaFailure(Reason.INTERNAL, "the plan neither ends nor goes on")
         for index, item in enumerate(intent.inputs):

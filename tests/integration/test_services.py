@@ -172,7 +172,7 @@ async def test_page_tokens_are_not_to_be_misused(box: Controller) -> None:
     """A token of another filter, of another list or of nobody, and a size out of range, are refused by field."""
     jobs = await box.client.submit_all([_spec("a"), _spec("b")])
     token = (await box.client.list_page(page_size=1)).next_page_token
-    for where, bad in (({"queue": "x"}, token), ({}, "nonsense"), ({}, "x" + token)):
+    for where, bad in (({"queue": "x"}, token), ({}, "nonsense"), ({}, token + "x")):
         with pytest.raises(MediactlError) as caught:
             await box.client.list_page(where, page_token=bad)
         assert (caught.value.reason, caught.value.fields[0][0]) == (Reason.PAGE_TOKEN_INVALID, "page_token")
