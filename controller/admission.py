@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 
 from google.protobuf import json_format
@@ -58,6 +59,8 @@ def admit(
         found = _numbers(spec)
         intent: Intent | None = None
         try:
+            if unreadable := _unreadable(spec):
+                raise InvalidRequest(*unreadable)
             intent = resolve(
                 catalog,
                 inputs=[(item.role, item.uri) for item in spec.inputs],
@@ -79,6 +82,16 @@ def admit(
     if problems:
         raise InvalidRequest(*problems)
     return tuple(admitted)
+
+
+def _unreadable(spec: job_pb2.JobSpec) -> list[Problem]:
+    """Values of parameters that are none, or that no JSON can hold."""
+    return [
+        Problem(Reason.PARAMETER_OUT_OF_RANGE, f"params.{key}", "a finite number, text, true or false is expected")
+        for key, value in spec.params.items()
+        if value.WhichOneof("kind") not in ("number_value", "string_value", "bool_value")
+        or not math.isfinite(value.number_value)
+    ]
 
 
 def _text(value: Value) -> str:

@@ -22,6 +22,7 @@ from controller.store.tables import DEFAULT_TENANT, JobId
 from controller.store.writer import Store
 from mediactl.errors import MediactlError
 from mediactl.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
 
 POLL_S = 1.0
@@ -35,11 +36,17 @@ def _filter(message: job_pb2.JobFilter) -> queries.Filter:
     return queries.Filter(
         tenant=DEFAULT_TENANT,
         ids=tuple(message.ids),
-        states=tuple(job_pb2.JobState.Name(s).removeprefix("JOB_STATE_") for s in message.states),
+        states=tuple(_state_name(state) for state in message.states),
         preset=message.preset,
         queue=message.queue,
         labels=dict(message.labels),
     )
+
+
+def _state_name(state: job_pb2.JobState.ValueType) -> str:
+    if state not in job_pb2.JobState.values() or state == job_pb2.JOB_STATE_UNSPECIFIED:
+        raise InvalidRequest(Problem(Reason.INVALID_ARGUMENT, "filter.states", f"{state} is no state of a job"))
+    return job_pb2.JobState.Name(state).removeprefix("JOB_STATE_")
 
 
 class JobServicer(job_service_pb2_grpc.JobServiceServicer):

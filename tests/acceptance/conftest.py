@@ -43,8 +43,8 @@ class Recordings:
         return self._tone("hours.flac", 7200)
 
     def minutes(self) -> Path:
-        """A quarter of an hour of it: a step takes long enough to be met at work, and a job is done in seconds."""
-        return self._tone("minutes.flac", 900)
+        """Ten minutes of it: a step takes long enough to be met at work, and a job is done in seconds."""
+        return self._tone("minutes.flac", 600)
 
     def _tone(self, name: str, seconds: int) -> Path:
         tone = f"sine=f=300:r=8000:d={seconds},volume=0.5"

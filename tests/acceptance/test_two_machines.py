@@ -212,8 +212,8 @@ def test_placing_by_label(fleet: Fleet, media: Path) -> None:
 def test_tls_and_a_token(fleet: Fleet, media: Path, certificate: tuple[Path, Path]) -> None:
     """With files on both ends a job goes through; with another token, none, or plain text it does not, exit 5 and 4."""
     token, other = fleet.home.folder / "token", fleet.home.folder / "other"
-    token.write_text("open sesame\n")
-    other.write_text("open barley\n")
+    token.write_text("open-sesame\n")
+    other.write_text("open-barley\n")
     public, key = certificate
     fleet.controller_flags = ("--tls-cert", public, "--tls-key", key, "--token-file", token)
     fleet.agent_flags = fleet.client_flags = ("--tls-ca", public, "--token-file", token)
@@ -287,7 +287,7 @@ def test_a_box_that_listens_for_other_machines(
     public, key = certificate
     with living_in(tmp_path / "listener") as home:
         token = home.folder / "token"
-        token.write_text("open sesame")
+        token.write_text("open-sesame")
         port = _free_port()
         box = home.start(
             *("up", "--listen", f"0.0.0.0:{port}", "--tls-cert", public, "--tls-key", key, "--token-file", token)

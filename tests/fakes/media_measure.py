@@ -14,11 +14,15 @@ import pytest
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One audio track, decoded: loudness by ITU-R BS.1770-4, the peak oversampled four times."""
+    """One audio track, decoded: loudness by ITU-R BS.1770-4, the peak oversampled four times.
+
+    `duration_s` is of what decodes; `late_s` is by how much it begins after the file's earliest stream.
+    """
 
     integrated_lufs: float
     true_peak_dbtp: float
     duration_s: float
+    late_s: float
     channels: int
     sample_rate_hz: int
 
@@ -42,7 +46,11 @@ def described(path: Path) -> dict[str, Any]:
 
 def audio_streams(path: Path) -> list[dict[str, Any]]:
     """The audio streams among them."""
-    return [stream for stream in described(path)["streams"] if stream["codec_type"] == "audio"]
+    return _audio(described(path))
+
+
+def _audio(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [stream for stream in document["streams"] if stream["codec_type"] == "audio"]
 
 
 def measured(path: Path, track: int = 0) -> Measured:
@@ -51,7 +59,8 @@ def measured(path: Path, track: int = 0) -> Measured:
     Raises subprocess.CalledProcessError where FFmpeg cannot decode it.
     """
     pyebur128 = pytest.importorskip("pyebur128", reason="pyebur128 has no wheel for this Python")
-    stream = audio_streams(path)[track]
+    document = described(path)
+    stream = _audio(document)[track]
     channels, rate = int(stream["channels"]), int(stream["sample_rate"])
     mode = pyebur128.MeasurementMode.MODE_I | pyebur128.MeasurementMode.MODE_TRUE_PEAK
     state = pyebur128.R128State(channels, rate, mode)
@@ -65,6 +74,7 @@ def measured(path: Path, track: int = 0) -> Measured:
         integrated_lufs=pyebur128.get_loudness_global(state) if frames else -math.inf,
         true_peak_dbtp=20 * math.log10(peak) if peak else -math.inf,
         duration_s=frames / rate,
+        late_s=float(stream.get("start_time", 0)) - float(document["format"].get("start_time", 0)),
         channels=channels,
         sample_rate_hz=rate,
     )

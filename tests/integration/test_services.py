@@ -1,6 +1,8 @@
 """What callers see: JobService, PresetService and FleetService of a real controller."""
 
 import asyncio
+import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ from google.rpc import error_details_pb2
 from grpc import StatusCode, aio
 from grpc_status import rpc_status
 
-from mediactl import MediactlError
+from mediactl import AsyncClient, MediactlError
+from mediactl.channel import aio_channel
 from mediactl.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc, preset_service_pb2
 from presets.reasons import Reason
 from tests.fakes.agent_peer import PATIENCE_S, AgentPeer, capabilities, holding
 from tests.fakes.running import Controller, controller
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SPEC: dict[str, Any] = {
     "inputs": [{"uri": "file:///media/talk.wav"}],
@@ -396,6 +401,30 @@ async def test_what_was_added_survives_a_restart(tmp_path: Path) -> None:
         assert (await after.client.preset("quiet")).full_name == "quiet_v1"
         assert await after.client.get(job.id) == job
         assert [event async for event in after.client.events(job.id)] == history
+
+
+async def test_the_program_serves_soon_and_ends_in_order(tmp_path: Path) -> None:
+    """From an empty directory to an answer in seconds; after SIGTERM it ends with 0 and its socket is gone."""
+    socket = tmp_path / "c.sock"
+    begun = time.monotonic()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "controller.main", "serve", "--data-dir", tmp_path / "data", "--socket", socket),
+        stderr=asyncio.subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    try:
+        async with aio_channel(f"unix:{socket}") as channel, asyncio.timeout(PATIENCE_S):
+            await channel.channel_ready()
+        assert time.monotonic() - begun < 5.0
+        async with AsyncClient(f"unix:{socket}") as client:
+            assert await client.presets()
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+        assert not await asyncio.to_thread(socket.exists)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def test_two_controllers_do_not_share_a_data_directory(box: Controller, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import sqlite3
+import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +345,23 @@ async def test_a_restarted_controller_stops_nothing(tmp_path: Path) -> None:
         done = await after.client.wait(job.id)
         assert [attempt.id for attempt in done.attempts] == [lease.attempt_id]
         assert await _history(after, job.id) == ["submitted", "leased", "started", "staged", "completed"]
+
+
+async def test_a_restarted_controller_gives_every_agent_time_to_report(tmp_path: Path) -> None:
+    """However long ago an agent was heard of, its attempts stay its own for one LOST interval of the new controller."""
+    timers = Timers(heartbeat_s=0.1, unreachable_s=1.0, lost_s=2.0)
+    async with controller(tmp_path, timers=timers) as before, AgentPeer(before.channel) as agent:
+        job = await before.client.submit(SPEC)
+        await agent.hold((await agent.lease()).attempt_id)
+        await eventually(lambda: _history(before, job.id), lambda seen: "started" in seen)
+    with closing(sqlite3.connect(tmp_path / "mediactl.db")) as database, database:
+        database.execute("UPDATE agents SET last_seen_us = 0")
+    started = time.time()
+    async with controller(tmp_path, timers=timers) as after:
+        await _until_state(after, job.id, "PENDING")
+        given_back = [event async for event in after.client.events(job.id)][-1]
+        assert given_back.reason == Reason.AGENT_LOST
+        assert given_back.time.ToMicroseconds() / 1e6 - started >= timers.lost_s
 
 
 async def test_a_controller_that_stops_ends_its_streams(tmp_path: Path) -> None:

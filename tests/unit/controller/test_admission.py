@@ -1,6 +1,7 @@
 """From what a caller asked to what is stored."""
 
 import json
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -144,6 +145,14 @@ def test_a_parameter_without_a_value_is_refused() -> None:
     """A Value whose kind was never set is no number."""
     spec = _spec()
     spec.params["target_lufs"].CopyFrom(Value())
+    assert _problems(spec) == [(Reason.PARAMETER_OUT_OF_RANGE, "jobs[0].params.target_lufs")]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_none_is_refused(number: float) -> None:
+    """NaN and infinity pass the wire and fit into no JSON."""
+    spec = _spec()
+    spec.params["target_lufs"].number_value = number
     assert _problems(spec) == [(Reason.PARAMETER_OUT_OF_RANGE, "jobs[0].params.target_lufs")]
 
 
