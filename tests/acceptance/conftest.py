@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.cli import TRACEBACK, Home, living_in, living_with_box, until
+from tests.fakes.cli import STAGED, TRACEBACK, Home, living_in, living_with_box, until
 from tests.fakes.synth import synthesise
 
 _HEEDING_PERMISSIONS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
@@ -78,11 +78,12 @@ def _running_box(tmp_path_factory: pytest.TempPathFactory, recordings: Recording
 
 
 @pytest.fixture
-def box(_running_box: Home) -> Iterator[Home]:
+def box(_running_box: Home, tmp_path: Path) -> Iterator[Home]:
     """A home with a running box, shared by the tests of a worker. Each must leave the agent tidy and able to work."""
     yield _running_box
     until(lambda: not (_running_box.encoders() or _running_box.workspaces()), "the agent has cleaned up", within_s=5)
     _running_box.assert_tidy()
+    assert not [*tmp_path.rglob(STAGED)]
     for said in (_running_box.folder / "said").iterdir():
         assert TRACEBACK not in said.read_text("utf-8", "replace")
 

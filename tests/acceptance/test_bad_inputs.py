@@ -1,5 +1,6 @@
 """What cannot work ends with a reason of its own, publishes nothing and leaves the agent able to work."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Recordings
-from tests.fakes.cli import Home
+from tests.fakes.cli import Home, reached, under_way
 
+EXTRACT = ("--preset", "extract_audio", "--profile", "flac")
 Maker = Callable[[Path, Recordings], Path]
 
 
@@ -202,6 +204,56 @@ def test_an_existing_output(box: Home, recordings: Recordings, tmp_path: Path) -
     assert box.job(*asked, "--overwrite")["state"] == "JOB_STATE_COMPLETED"
     assert target.read_bytes().startswith(b"fLaC")
     assert [*tmp_path.iterdir()] == [target]
+
+
+def test_an_output_that_appears_meanwhile(box: Home, recordings: Recordings, tmp_path: Path) -> None:
+    """A file that somebody else writes under the output's name while FFmpeg works is not replaced."""
+    target = tmp_path / "talk.flac"
+    job_id = box.job("submit", recordings.minutes(), *EXTRACT, "--output", target)["id"]
+    with box.client() as client:
+        reached(client, job_id, under_way)
+        target.write_text("mine")
+        client.wait(job_id, timeout_s=60)
+    assert _told(box.job("jobs", "get", job_id)) == "OUTPUT_EXISTS"
+    assert target.read_text() == "mine"
+    assert [*tmp_path.iterdir()] == [target]
+
+
+def test_two_jobs_for_one_output(box: Home, recordings: Recordings, tmp_path: Path) -> None:
+    """From two commands, so that neither knows of the other: one publishes, the other finds that it exists."""
+    target = tmp_path / "talk.flac"
+    ids = [box.job("submit", recordings.minutes(), *EXTRACT, "--output", target)["id"] for _ in range(2)]
+    with box.client() as client:
+        for job_id in ids:
+            client.wait(job_id, timeout_s=90)
+    jobs = [box.job("jobs", "get", job_id) for job_id in ids]
+    [done] = [job for job in jobs if job["state"] == "JOB_STATE_COMPLETED"]
+    [other] = [job for job in jobs if job is not done]
+    assert _told(other) == "OUTPUT_EXISTS"
+    assert hashlib.sha256(target.read_bytes()).hexdigest() == done["artifacts"][0]["sha256"]
+    assert [*tmp_path.iterdir()] == [target]
+
+
+@pytest.mark.parametrize("change", ["grown", "replaced", "removed"])
+def test_an_input_that_changes_meanwhile(box: Home, recordings: Recordings, tmp_path: Path, change: str) -> None:
+    """What was measured must be what is encoded: a recording that changes under way is refused."""
+    source = Path(shutil.copy(recordings.minutes(), tmp_path / "talk.flac"))
+    out = tmp_path / "out"
+    job_id = box.job("submit", source, *EXTRACT, "--max-attempts", "1", "--output", f"{out}/")["id"]
+    with box.client() as client:
+        reached(client, job_id, under_way)
+        match change:
+            case "grown":
+                with source.open("ab") as file:
+                    file.write(b"more")
+            case "replaced":
+                fresh = shutil.copy(recordings.minutes(), tmp_path / "fresh.flac")
+                Path(fresh).replace(source)
+            case _:
+                source.unlink()
+        client.wait(job_id, timeout_s=60)
+    assert _told(box.job("jobs", "get", job_id)) in {"INPUT_CHANGED", "INPUT_NOT_FOUND"}
+    assert not out.exists()
 
 
 def test_an_output_that_is_the_input(box: Home, recordings: Recordings, tmp_path: Path) -> None:

@@ -35,6 +35,15 @@ def test_two_runs_at_once(home: Home, recordings: Recordings) -> None:
     assert home.log.read_text().count(UP) == 2
 
 
+def test_submitting_without_a_box(home: Home, recordings: Recordings) -> None:
+    """`submit` starts one and does not wait; the job is done with nobody connected, and then the box ends."""
+    job_id = home.job("submit", recordings.minutes(), *EXTRACT, "--output", "out/")["id"]
+    assert home.processes("controller.main")
+    until(lambda: not home.processes(), "the job is done and the box has ended", within_s=60)
+    assert home.job("jobs", "get", job_id)["state"] == "JOB_STATE_COMPLETED"
+    assert (home.folder / "out" / "minutes.flac.flac").exists()
+
+
 def test_many_commands_at_once_without_a_box(home: Home) -> None:
     """Five commands that all want to start the box get along: every one is answered."""
     asked = [home.start("presets", "list", "-o", "json") for _ in range(5)]

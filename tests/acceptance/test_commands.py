@@ -414,6 +414,20 @@ def test_version_and_help_start_nothing(home: Home) -> None:
     assert not home.data_dir.exists()
 
 
+@pytest.mark.parametrize("program", ["mediactl", "mediactl-controller", "mediactl-agent"])
+def test_installed_programs(home: Home, program: str) -> None:
+    """What the installation puts beside the interpreter starts and says how it is used."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / program, "--help"],
+        capture_output=True,
+        text=True,
+        env=home.environment,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout.startswith(f"Usage: {program}")
+
+
 def test_completion(home: Home) -> None:
     """Bash takes the script without error, and it completes commands and options."""
     bash = shutil.which("bash")

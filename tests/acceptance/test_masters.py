@@ -1,6 +1,13 @@
 """A recording in, a master out: what is published, measured by libebur128 and ffprobe."""
 
 import hashlib
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -104,7 +111,7 @@ def test_every_shipped_preset(
     lufs: float | None,
     codec: str,
 ) -> None:
-    """Each preset with a profile that suits it: codec and rate of the profile, the preset's loudness, all of its length."""
+    """Each preset with a fitting profile: the profile's codec and rate, the preset's loudness, the whole length."""
     path = recordings.synth(source)
     job = box.job("run", path, "--preset", preset, "--profile", profile, "--output", f"{tmp_path}/")
     published = _only_artifact(job)
@@ -171,6 +178,49 @@ def test_people_get_a_table(box: Home, recordings: Recordings, tmp_path: Path) -
     assert "→ −16.0" in line
     assert "12.0 s" in line
     assert ran.stderr == ""
+
+
+def test_a_terminal_gets_a_bar(box: Home, recordings: Recordings, tmp_path: Path) -> None:
+    """Where stderr is a terminal, progress moves on it, with NO_COLOR without colours; stdout stays as it is."""
+    box_environment = {**box.environment, "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}
+    ours, theirs = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [
+                *(
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "ctl.main",
+                    "run",
+                    str(recordings.minutes()),
+                    "--preset",
+                    "extract_audio",
+                ),
+                *("--profile", "flac", "--output", f"{tmp_path}/", "-o", "json"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env=box_environment,
+        ) as running:
+            os.close(theirs)
+            shown = b""
+            # Reading a terminal whose other end is closed is an error, EIO.
+            with suppress(OSError):
+                while piece := os.read(ours, 65536):
+                    shown += piece
+            assert running.stdout is not None
+            job = json.loads(running.stdout.read())
+    finally:
+        os.close(ours)
+    assert job["state"] == "JOB_STATE_COMPLETED"
+    text = shown.decode()
+    percents = [int(found) for found in re.findall(r"(\d+)%", text)]
+    assert percents == sorted(percents)
+    assert any(0 < percent < 100 for percent in percents)
+    assert "minutes.flac" in text
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", text)
 
 
 @pytest.mark.timeout(240)

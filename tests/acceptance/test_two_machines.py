@@ -116,7 +116,7 @@ def certificate(home: Home) -> tuple[Path, Path]:
 
 
 def test_a_killed_controller_costs_nothing(fleet: Fleet, media: Path) -> None:
-    """kill -9 of the controller while FFmpeg works: the agent goes on, reports to the next one, and it was one attempt."""
+    """kill -9 of the controller while FFmpeg works: the agent goes on and reports to the next; one attempt in all."""
     controller = fleet.controller()
     agent = fleet.agent()
     job_id = fleet.run("submit", media / "minutes.flac", *EXTRACT, "--output", f"{media}/out/")["id"]

@@ -128,7 +128,8 @@ def test_a_clip(outcomes: Mapping[tuple[str, str], Outcome], corpus_clip: Path, 
     assert job.attempt_count == 1
     if not outcome.completed:
         fact = TABLE[Reason(job.failure.reason)]
-        assert not (fact.retryable or fact.infrastructure)
+        assert not fact.retryable
+        assert not fact.infrastructure
         assert job.failure.reason.startswith("INPUT_")
         assert job.failure.message
         assert not job.artifacts

@@ -19,6 +19,8 @@ from mediactl.v1 import job_pb2, job_service_pb2
 _T = TypeVar("_T")
 
 TRACEBACK: Final = "Traceback (most recent call last)"
+#: Names of outputs that are staged and not yet published.
+STAGED: Final = ".*.mediactl"
 ENDED: Final = frozenset({"JOB_STATE_COMPLETED", "JOB_STATE_DEAD", "JOB_STATE_CANCELLED"})
 _POLL_S: Final = 0.02
 
@@ -107,7 +109,7 @@ class Home:
 
     def run(
         self,
-        *arguments: str | Path,
+        *arguments: object,
         code: int | None = 0,
         stdin: str = "",
         cwd: Path | None = None,
@@ -128,7 +130,7 @@ class Home:
         assert code is None or ran.code == code, ran
         return ran
 
-    def start(self, *arguments: str | Path, cwd: Path | None = None, module: str = "ctl.main") -> Running:
+    def start(self, *arguments: object, cwd: Path | None = None, module: str = "ctl.main") -> Running:
         """Starts `mediactl`, or another program of ours, in a process group of its own."""
         out, err = (self._outputs / f"{len(self._started)}.{name}" for name in ("out", "err"))
         with out.open("wb") as to_out, err.open("wb") as to_err:
@@ -144,20 +146,20 @@ class Home:
         self._started.append(process)
         return Running(process, out, err)
 
-    def _command(self, module: str, arguments: Sequence[str | Path]) -> list[str]:
+    def _command(self, module: str, arguments: Sequence[object]) -> list[str]:
         return [*self._prefix, sys.executable, "-P", "-m", module, *map(str, arguments)]
 
     def client(self) -> Client:
         """The Python client of the box that runs here."""
         return Client(f"unix:{self.socket}", credentials=Credentials())
 
-    def job(self, *arguments: str | Path, code: int | None = 0) -> Any:
+    def job(self, *arguments: object, code: int | None = 0) -> Any:
         """The job that `mediactl ARGUMENTS -o json` prints."""
         ran = self.run(*arguments, "-o", "json", code=code)
         assert ran.stdout, ran
         return ran.json
 
-    def up(self, *arguments: str | Path) -> Running:
+    def up(self, *arguments: object) -> Running:
         """A box in the foreground that answers, its agent included."""
         box = self.start("up", *arguments)
         until(lambda: box.process.poll() is not None or self.socket.exists(), "the box listens")
@@ -199,7 +201,7 @@ class Home:
 
     def staged(self) -> list[Path]:
         """Outputs that were staged and neither published nor removed, anywhere in this home."""
-        return sorted(self.folder.rglob(".*.mediactl"))
+        return sorted(self.folder.rglob(STAGED))
 
     def assert_tidy(self) -> None:
         """Nothing is left of any attempt: no process, no workspace, nothing staged."""
