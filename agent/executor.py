@@ -198,9 +198,7 @@ class Attempt:
                 self._meter.end()
                 # Made durable beside the next step: losing the last entry only repeats a step.
                 await journal
-                journal = asyncio.ensure_future(
-                    asyncio.to_thread(self._workspace.record, step.id, results[step.id])
-                )
+                journal = asyncio.ensure_future(asyncio.to_thread(self._workspace.record, step.id, results[step.id]))
                 plan = self._compile(intent, binary)
         finally:
             await _to_its_end(journal)

@@ -542,7 +542,7 @@ async def test_log_chunks_are_stored_once_each(desk: Desk) -> None:
         pb.LogChunk(attempt_id=attempt, stream="ffmpeg", sequence=1, data=b"again"),
         pb.LogChunk(attempt_id=attempt, stream="ffmpeg", sequence=2, data=b"three"),
     ]
-    await desk.do(AppendLog(tuple(chunks)))
-    await desk.do(AppendLog(tuple(chunks[:2])))
-    rows = await desk.store.read(queries.log_after, DEFAULT_TENANT, job_id, "", position=0, limit=99)
-    assert [row.data for row in rows] == [b"one", b"two", b"three"]
+    for repeat in (chunks, chunks[3:]):
+        await desk.do(AppendLog(tuple(repeat)))
+        rows = await desk.store.read(queries.log_after, DEFAULT_TENANT, job_id, "", position=0, limit=99)
+        assert [row.data for row in rows] == [b"one", b"two", b"three"]
