@@ -60,25 +60,36 @@ class Outbox:
 
     def log(self, attempt_id: str, stream: str, data: bytes) -> None:
         """Take in a piece of a log. Pieces wait for each other until `flush`: a chunk costs the controller a commit."""
-        self._gathered.setdefault((attempt_id, stream), bytearray()).extend(data)
+        gathered = self._gathered.setdefault((attempt_id, stream), bytearray())
+        gathered.extend(data)
+        if len(gathered) >= CHUNK_BYTES:
+            self.flush()
         self.fresh.set()
 
     def flush(self) -> None:
         """Make chunks of what was gathered; credentials are blanked out."""
         gathered, self._gathered = self._gathered, {}
         for (attempt_id, stream), data in gathered.items():
-            self._chunk(attempt_id, stream, bytes(data))
+            clean = redact(bytes(data))
+            for start in range(0, len(clean), CHUNK_BYTES):
+                piece = clean[start : start + CHUNK_BYTES]
+                if self.ledger.has_room(attempt_id, len(piece)):
+                    self._note_loss(attempt_id, stream)
+                self._chunk(attempt_id, stream, piece)
 
-    def _chunk(self, attempt_id: str, stream: str, data: bytes) -> None:
-        clean = redact(data)
-        for start in range(0, len(clean), CHUNK_BYTES):
-            piece = clean[start : start + CHUNK_BYTES]
-            sequence = self.ledger.log_sequence(attempt_id, stream, len(piece))
-            if sequence is None:
-                return
-            chunk = pb.LogChunk(attempt_id=attempt_id, stream=stream, sequence=sequence, data=piece)
-            self.ledger.owe_log(attempt_id, stream, sequence, len(piece), chunk)
-            self._say(pb.SessionRequest(log=chunk))
+    def _note_loss(self, attempt_id: str, stream: str) -> None:
+        lost = self.ledger.take_dropped(attempt_id, stream)
+        if lost:
+            note = f"[{lost} bytes of log were dropped here: the controller could not take them in time]\n"
+            self._chunk(attempt_id, stream, note.encode(), note=True)
+
+    def _chunk(self, attempt_id: str, stream: str, piece: bytes, *, note: bool = False) -> None:
+        sequence = self.ledger.log_sequence(attempt_id, stream, len(piece), note=note)
+        if sequence is None:
+            return
+        chunk = pb.LogChunk(attempt_id=attempt_id, stream=stream, sequence=sequence, data=piece)
+        self.ledger.owe_log(attempt_id, stream, sequence, len(piece), chunk)
+        self._say(pb.SessionRequest(log=chunk))
 
     def stage(self, report: pb.StageReport) -> None:
         self.flush()
@@ -87,6 +98,8 @@ class Outbox:
 
     def end(self, report: pb.EndReport) -> None:
         self.flush()
+        for stream in list(self._of(report.attempt_id).dropped):
+            self._note_loss(report.attempt_id, stream)
         self.ledger.owe_end(report.attempt_id, report)
         self._say(pb.SessionRequest(ended=report))
 

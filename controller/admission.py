@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import posixpath
 from collections.abc import Iterable, Sequence
 
 from google.protobuf import json_format
@@ -28,7 +29,11 @@ MOST_JOBS = 10_000
 
 def digest(specs: Iterable[job_pb2.JobSpec]) -> str:
     """Of a request's set fields, before anything is resolved."""
-    canonical = json.dumps([json_format.MessageToDict(spec) for spec in specs], sort_keys=True)
+    try:
+        canonical = json.dumps([json_format.MessageToDict(spec) for spec in specs], sort_keys=True)
+    except json_format.Error:
+        # A value that no JSON holds: no such request is ever stored.
+        return ""
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -149,7 +154,7 @@ def _reach(intent: Intent, roots: Sequence[Sequence[str]]) -> list[Problem]:
 def _collisions(intent: Intent, taken: dict[str, int], index: int) -> list[Problem]:
     problems = []
     for number, output in enumerate(intent.outputs):
-        other = taken.setdefault(output.uri, index)
+        other = taken.setdefault(posixpath.normpath(uri_to_path(output.uri)), index)
         if other != index:
             problems.append(
                 Problem(

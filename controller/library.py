@@ -7,6 +7,9 @@ from controller.store.queries import stored_documents
 from controller.store.tables import Tenant
 from controller.store.writer import Store
 from presets.catalog import Catalog, Preset, Profile
+from presets.parse import InvalidDocument
+from presets.problems import InvalidRequest, Problem
+from presets.reasons import Reason
 
 
 class Library:
@@ -29,16 +32,14 @@ class Library:
 
     async def add_preset(self, tenant: Tenant, text: str) -> Preset:
         """Raises InvalidRequest with every complaint, DocumentConflict."""
-        before = await self.catalog(tenant)
-        added = before.with_documents([text], [])
+        added = _with(await self.catalog(tenant), [text], [])
         preset = next(p for p in added.presets if p.text == text)
         await self._add(tenant, "preset", preset)
         return preset
 
     async def add_profile(self, tenant: Tenant, text: str) -> Profile:
         """Raises InvalidRequest with every complaint, DocumentConflict."""
-        before = await self.catalog(tenant)
-        added = before.with_documents([], [text])
+        added = _with(await self.catalog(tenant), [], [text])
         profile = next(p for p in added.profiles if p.text == text)
         await self._add(tenant, "profile", profile)
         return profile
@@ -46,3 +47,12 @@ class Library:
     async def _add(self, tenant: Tenant, kind: str, added: Preset | Profile) -> None:
         await self._store.execute(AddDocument(tenant, kind, added.full_name, added.digest, added.text))
         self._catalogs.pop(tenant, None)
+
+
+def _with(catalog: Catalog, presets: list[str], profiles: list[str]) -> Catalog:
+    try:
+        return catalog.with_documents(presets, profiles)
+    except InvalidDocument as invalid:
+        raise InvalidRequest(
+            *(Problem(Reason.INVALID_ARGUMENT, "document", str(complaint)) for complaint in invalid.complaints)
+        ) from None

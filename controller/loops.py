@@ -13,7 +13,7 @@ from controller.core.liveness import Timers, may_expire
 from controller.rpc.interceptors import Presence
 from controller.sessions import Sessions, lease_frame
 from controller.store import queries
-from controller.store.attempts import RetryDue
+from controller.store.attempts import EpochSuperseded, RetryDue
 from controller.store.cancelling import EnforceStops
 from controller.store.fleet import ExpireAgents, Seen
 from controller.store.leasing import GrantLeases
@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 POLL_S = 1.0
 SWEEP_S = 0.5
+SEEN_RESOLUTION_S = 2.0
 BOX_GRACE_S = 0.3
 """How long an embedded box outlives its last client."""
 BOX_FIRST_CLIENT_S = 20.0
@@ -67,20 +68,26 @@ class Sweeper:
 
     async def sweep(self) -> None:
         now = time.monotonic()
-        if now - self._last_sweep > self._timers.unreachable_s:
+        if now - self._last_sweep > max(self._timers.unreachable_s, 4 * SWEEP_S):
             # This process or its database stood still: agents could not be heard in the meantime.
             self._awake_since = now
         self._last_sweep = now
         heard = [s for s in self._sessions.all() if s.silent_s < self._timers.unreachable_s]
         if heard:
             await self._store.execute(
-                Seen(tuple((s.speaker.agent_id, s.speaker.epoch, int(s.silent_s * 1e6)) for s in heard))
+                Seen(
+                    tuple((s.speaker.agent_id, s.speaker.epoch, int(s.silent_s * 1e6)) for s in heard),
+                    resolution_us=int(min(SEEN_RESOLUTION_S, self._timers.lost_s / 4) * 1e6),
+                )
             )
         await self._store.execute(RetryDue())
         await self._store.execute(EnforceStops())
         if may_expire(now - self._awake_since, self._timers):
             silent_since_us = self._store.now_us() - int(self._timers.lost_s * 1e6)
-            await self._store.execute(ExpireAgents(silent_since_us, self._dice.random()))
+            for agent_id in await self._store.execute(ExpireAgents(silent_since_us, self._dice.random())):
+                # Its stream may have survived: the agent must come back to learn what became of its attempts.
+                if (session := self._sessions.get(agent_id)) is not None:
+                    session.close(EpochSuperseded())
 
 
 async def until_idle(store: Store, presence: Presence) -> None:

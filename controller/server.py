@@ -32,6 +32,7 @@ from controller.store.writer import Store
 from mediactl.channel import (
     SERVER_OPTIONS,
     parse_address,
+    read_token,
     require_protection,
     server_credentials,
     unix_bind_target,
@@ -108,9 +109,16 @@ def _bind(server: grpc.aio.Server, settings: Settings) -> list[str]:
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[tuple[list[str], Store, Presence]]:
     """A controller that serves within the block: (bound addresses, store, presence)."""
+    if settings.credentials.token_file is not None:
+        # Better no start than a controller that refuses everybody.
+        read_token(settings.credentials.token_file)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = claim(settings.lock)
-    upgrade(settings.database)
+    try:
+        upgrade(settings.database)
+    except BaseException:
+        lock.close()
+        raise
     store = Store(settings.database)
     sessions = Sessions(store.topics, settings.timers)
     presence = Presence()
@@ -118,7 +126,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[list[str], Store, P
     library = Library(store)
 
     def on_event(event: Mapping[str, Any]) -> None:
-        if event["job_state"] in JOB_ENDS:
+        if event["job_state"] in JOB_ENDS or event["type"] == "leased":
             sessions.forget_progress(event["job_id"])
         if settings.log_transitions:
             told = {key: value for key, value in event.items() if value and key not in ("at_us", "type")}

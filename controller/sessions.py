@@ -85,6 +85,7 @@ class Session:
         self.speaker = Speaker(AgentId(hello.agent_id), epoch)
         self.status = agent_service_pb2.AgentStatus(holdings=hello.holdings)
         self.begun: set[str] = set()
+        self._reported = False
         self._clock = clock
         self._heard = clock()
         self._outgoing: asyncio.Queue[agent_service_pb2.SessionResponse | Exception | None] = asyncio.Queue()
@@ -92,6 +93,11 @@ class Session:
     def hear(self) -> None:
         """Any frame is a sign of life."""
         self._heard = self._clock()
+
+    def report(self, status: agent_service_pb2.AgentStatus) -> None:
+        """Keep the newest status."""
+        self.status = status
+        self._reported = True
 
     @property
     def silent_s(self) -> float:
@@ -102,7 +108,7 @@ class Session:
         return frozenset(holding.attempt_id for holding in self.status.holdings)
 
     def offer(self) -> Offer:
-        scratch = self.status.scratch_free_bytes or None
+        scratch = self.status.scratch_free_bytes if self._reported else None
         hello = self.hello
         return offer_of(hello.agent_id, hello.name, hello.labels, hello.capabilities, scratch_free=scratch)
 

@@ -54,6 +54,7 @@ class Held(Generic[LogT, StageT, EndT]):
     logs: dict[tuple[str, int], tuple[LogT, int]] = field(default_factory=dict)
     log_bytes: int = 0
     sequences: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
     staged: StageT | None = None
     ended: EndT | None = None
 
@@ -95,13 +96,22 @@ class Ledger(Generic[LogT, StageT, EndT]):
         held.staged = None
         return Effect.PUBLISH
 
-    def log_sequence(self, attempt_id: str, stream: str, size: int) -> int | None:
-        """The number of the next chunk of a log; None where it must be dropped."""
+    def log_sequence(self, attempt_id: str, stream: str, size: int, *, note: bool = False) -> int | None:
+        """The number of the next chunk of a log; None where it must be dropped. A note of a loss always fits."""
         held = self._held[attempt_id]
-        if held.log_bytes + size > LOG_BYTES:
+        if held.log_bytes + size > LOG_BYTES and not note:
+            held.dropped[stream] = held.dropped.get(stream, 0) + size
             return None
         held.sequences[stream] = held.sequences.get(stream, 0) + 1
         return held.sequences[stream]
+
+    def take_dropped(self, attempt_id: str, stream: str) -> int:
+        """Bytes of the log that were dropped since this was last asked."""
+        return self._held[attempt_id].dropped.pop(stream, 0)
+
+    def has_room(self, attempt_id: str, size: int) -> bool:
+        """Whether a chunk of this size would be kept."""
+        return self._held[attempt_id].log_bytes + size <= LOG_BYTES
 
     def owe_log(self, attempt_id: str, stream: str, sequence: int, size: int, chunk: LogT) -> None:
         held = self._held[attempt_id]

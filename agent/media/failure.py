@@ -30,6 +30,7 @@ _CONTEXT = re.compile(r"^(?:\[[^\]]+ @ 0x[0-9a-f]+\]\s*)+")
 _LEVEL = re.compile(r"^\[(\w+)\]\s*")
 _GRAVE = frozenset({"error", "fatal", "panic"})
 _QUOTED_LINES = 3
+_QUOTED_CHARACTERS = 160
 
 
 def failure_of(ran: Ran, step: Invocation) -> MediaFailure:
@@ -73,4 +74,6 @@ def quote(log: str) -> str:
             grave.append(text)
     # The first error is the cause, later ones its consequences.
     lines = list(dict.fromkeys(grave))[:_QUOTED_LINES] or plain[-_QUOTED_LINES:]
+    # FFmpeg may list all that it would have taken instead.
+    lines = [line if len(line) <= _QUOTED_CHARACTERS else f"{line[:_QUOTED_CHARACTERS]}…" for line in lines]
     return f": {'; '.join(lines)}" if lines else ""

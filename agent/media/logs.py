@@ -10,7 +10,8 @@ _REDACTED = rb"\1***"
 
 _SECRETS = (
     # user:password@ of a URL
-    re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#@\"']+@"),
+    # (a scheme of bounded length that begins a word: looking for one at every letter would be quadratic)
+    re.compile(rb"((?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,31}://)[^\s/?#@\"']{1,1024}@"),
     # Query parameters that sign a URL or carry a token: AWS (both signature versions), CloudFront, Google, Azure.
     re.compile(
         rb"([?&;](?:X-Amz-[A-Za-z-]+|X-Goog-[A-Za-z-]+|AWSAccessKeyId|GoogleAccessId|Signature|Key-Pair-Id|Policy|sig"

@@ -103,7 +103,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     def _handle(self, session: live.Session, frame: pb.SessionRequest) -> None:
         match frame.WhichOneof("frame"):
             case "status":
-                session.status = frame.status
+                session.report(frame.status)
                 for holding in frame.status.holdings:
                     if holding.phase in _BEGUN:
                         self._begin(session, holding.attempt_id)
@@ -119,7 +119,6 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 reply = self._store.enqueue(Stage(session.speaker, frame.staged))
                 self._after(session, reply, partial(_answer_stage, frame.staged))
             case "ended":
-                self._begin(session, frame.ended.attempt_id)
                 reply_end = self._store.enqueue(End(session.speaker, frame.ended, self._dice.random()))
                 self._after(session, reply_end, partial(_acknowledge_end, frame.ended))
             case "hello" | None:

@@ -147,8 +147,14 @@ class Bearer(grpc.aio.ServerInterceptor):
         self._token_file = token_file
 
     async def intercept_service(self, continuation: _Continuation, details: grpc.HandlerCallDetails) -> _Handler | None:
-        if not details.method.startswith(_OPEN_SERVICES) and not self._allowed(details):
-            return _refusal(MediactlError(Reason.UNAUTHENTICATED, "the bearer token is missing or wrong"))
+        if not details.method.startswith(_OPEN_SERVICES):
+            try:
+                allowed = self._allowed(details)
+            except MediactlError as unreadable:
+                log.error("the token file can't be used", message=unreadable.message)
+                return _refusal(MediactlError(Reason.UNAUTHENTICATED, "the controller can't read its own token file"))
+            if not allowed:
+                return _refusal(MediactlError(Reason.UNAUTHENTICATED, "the bearer token is missing or wrong"))
         return await continuation(details)
 
     def _allowed(self, details: grpc.HandlerCallDetails) -> bool:

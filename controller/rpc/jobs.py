@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -67,10 +68,15 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def SubmitJobs(
         self, request: job_service_pb2.SubmitJobsRequest, context: _Context
     ) -> job_service_pb2.SubmitJobsResponse:
+        known = digest(request.jobs)
+        # A repeat is answered before it is validated: the fleet may have changed since the first time.
+        before = await self._store.read(queries.requested, DEFAULT_TENANT, request.request_id, known)
+        if before:
+            return job_service_pb2.SubmitJobsResponse(jobs=await self._jobs(before))
         catalog = await self._library.catalog(DEFAULT_TENANT)
         roots = await self._store.read(queries.declared_roots)
         new = admit(catalog, request.jobs, roots=roots)
-        ids = await self._store.execute(Submit(DEFAULT_TENANT, new, request.request_id, digest(request.jobs)))
+        ids = await self._store.execute(Submit(DEFAULT_TENANT, new, request.request_id, known))
         return job_service_pb2.SubmitJobsResponse(jobs=await self._jobs(ids))
 
     async def GetJob(self, request: job_service_pb2.GetJobRequest, context: _Context) -> job_service_pb2.GetJobResponse:
@@ -186,7 +192,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             if offer is None:
                 known = messages.capabilities(row)
                 absent = matching.infeasible(
-                    asked, offer_of(row.id, row.name, {}, known), asked.requirements.alternatives[0]
+                    asked, offer_of(row.id, row.name, json.loads(row.labels), known), asked.requirements.alternatives[0]
                 )
                 reasons = ["is lost" if row.lost else "is not connected or takes no new work", *absent]
             else:

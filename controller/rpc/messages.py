@@ -71,7 +71,7 @@ def job(rows: JobRows, progress: job_pb2.Progress | None) -> job_pb2.Job:
         preset=row.preset,
         preset_digest=row.preset_digest,
         attempt_count=row.attempt_count,
-        failure=failure(row.failure),
+        failure=failure(row.failure) if row.state in (JobState.FAILED, JobState.DEAD) else None,
         cancel_requested=row.cancel_requested,
         create_time=timestamp(row.created_us),
         start_time=timestamp(row.started_us),

@@ -220,7 +220,8 @@ def fail(
     reason = Reason(failure.reason) if failure.reason in Reason.__members__ else Reason.INTERNAL
     facts = TABLE[reason]
     failure.retryable = facts.retryable or facts.infrastructure
-    if _cancel_requested(tx, attempt) and task.state != TaskState.PUBLISHING:
+    cancelled = _cancel_requested(tx, attempt)
+    if cancelled and task.state != TaskState.PUBLISHING:
         cancel(tx, attempt, task, {**used, "failure": failure_text(failure)})
         return
     now_s = tx.now_us / 1e6
@@ -237,6 +238,9 @@ def fail(
         now_s=now_s,
         jitter=jitter,
     )
+    if cancelled and isinstance(verdict, TryAgain):
+        # What was being published could only complete or fail; nobody wants another try.
+        verdict = GiveUp("a cancel was asked for meanwhile")
     end_attempt(
         tx,
         attempt,

@@ -15,9 +15,6 @@ from controller.store.writer import Tx
 from mediactl.v1 import agent_service_pb2, job_pb2
 from presets.reasons import Reason
 
-SEEN_RESOLUTION_US = 2_000_000
-"""`last_seen_us` is written when it is older than this, so that idle agents cost few commits."""
-
 
 class AgentIdConflict(Exception):
     """Another machine that isn't lost speaks under the same id."""
@@ -124,9 +121,13 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Signs of life: (agent, epoch, microseconds ago). Epochs that were superseded write nothing."""
+    """Signs of life: (agent, epoch, microseconds ago). Epochs that were superseded write nothing.
+
+    `last_seen_us` is written where it is older than `resolution_us`, so that idle agents cost few commits.
+    """
 
     signs: tuple[tuple[AgentId, int, int], ...]
+    resolution_us: int
 
     def apply(self, tx: Tx) -> None:
         for agent_id, epoch, ago_us in self.signs:
@@ -135,7 +136,7 @@ class Seen:
                 .where(
                     agents.c.id == agent_id,
                     agents.c.epoch == epoch,
-                    agents.c.last_seen_us < tx.now_us - ago_us - SEEN_RESOLUTION_US,
+                    agents.c.last_seen_us < tx.now_us - ago_us - self.resolution_us,
                 )
                 .values(last_seen_us=tx.now_us - ago_us)
             )
@@ -151,7 +152,8 @@ class ExpireAgents:
     silent_since_us: int
     jitter: float
 
-    def apply(self, tx: Tx) -> None:
+    def apply(self, tx: Tx) -> list[AgentId]:
+        """Returns whom it called lost."""
         lost = tx.connection.execute(
             update(agents)
             .where(agents.c.lost.is_(False), agents.c.last_seen_us < self.silent_since_us)
@@ -175,3 +177,4 @@ class ExpireAgents:
                         reason=Reason.AGENT_LOST, message=f"agent {agent.name} was not heard of for too long"
                     )
                     fail(tx, attempt, task, silent, self.jitter, {}, state="lost")
+        return [AgentId(agent.id) for agent in lost]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, and_, func, or_, select, update
 
 from controller.core import matching
 from controller.core.matching import Candidate, Grant, Offer
@@ -157,23 +157,18 @@ class GrantLeases:
 
 
 def _waiting(connection: Connection) -> Iterator[list[Row[Any]]]:
-    offset = 0
-    while True:
-        rows = list(
-            connection.execute(
-                select(tasks)
-                .where(tasks.c.state == TaskState.PENDING)
-                .order_by(tasks.c.priority.desc(), tasks.c.seq)
-                .limit(LOOK_AHEAD)
-                .offset(offset)
+    """Pages of waiting tasks, by key: what is granted meanwhile leaves the list without moving the rest."""
+    in_line = select(tasks).where(tasks.c.state == TaskState.PENDING)
+    page = in_line
+    while rows := list(connection.execute(page.order_by(tasks.c.priority.desc(), tasks.c.seq).limit(LOOK_AHEAD))):
+        yield rows
+        last = rows[-1]
+        page = in_line.where(
+            or_(
+                tasks.c.priority < last.priority,
+                and_(tasks.c.priority == last.priority, tasks.c.seq > last.seq),
             )
         )
-        if rows:
-            yield rows
-        if len(rows) < LOOK_AHEAD:
-            return
-        # Rows granted in the meantime have left the front of the list; looking at a few twice does no harm.
-        offset += LOOK_AHEAD // 2
 
 
 def _lease(tx: Tx, task: Row[Any], grant: Grant) -> AttemptId:

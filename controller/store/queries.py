@@ -20,6 +20,7 @@ from controller.store.tables import (
     events,
     jobs,
     log_chunks,
+    requests,
     tasks,
 )
 
@@ -238,6 +239,16 @@ def declared_roots(connection: Connection) -> list[tuple[str, ...]]:
         tuple(json.loads(text).get("mediaRoots", ()))
         for text in connection.scalars(select(agents.c.capabilities).where(agents.c.lost.is_(False)))
     ]
+
+
+def requested(connection: Connection, tenant: Tenant, request_id: str, digest: str) -> list[JobId]:
+    """The jobs that the same request made before; none where it is new. A different one is the command's to refuse."""
+    job_ids = connection.execute(
+        select(requests.c.job_ids).where(
+            requests.c.tenant == tenant, requests.c.request_id == request_id, requests.c.digest == digest
+        )
+    ).scalar_one_or_none()
+    return [] if job_ids is None else [JobId(job_id) for job_id in json.loads(job_ids)]
 
 
 def stored_documents(connection: Connection, tenant: Tenant) -> Collection[Row[Any]]:

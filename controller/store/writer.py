@@ -143,6 +143,8 @@ class Store:
         except Exception as error:  # noqa: BLE001 - the commit failed: every caller hears of it
             outcomes = [(item.reply, None, error) for item in batch]
             changed, events = set(), []
+            # Whatever state the transaction was left in, the next one begins on a fresh connection.
+            connection.invalidate()
         self._loop.call_soon_threadsafe(self._reply, outcomes, changed, events)
 
     def _reply(

@@ -389,11 +389,11 @@ async def test_an_agent_that_was_heard_of_is_not_lost(desk: Desk) -> None:
     """A sign of life counts from when it was given; one of a superseded session does not."""
     job_id, _ = await desk.running("a")
     desk.wait(50)
-    await desk.do(Seen(((AgentId("a"), desk.epochs["a"], 3_000_000),)))
+    await desk.do(Seen(((AgentId("a"), desk.epochs["a"], 3_000_000),), resolution_us=2_000_000))
     desk.wait(57)
     await desk.do(_expire(desk))
     assert (await desk.task(job_id)).state == TaskState.RUNNING
-    await desk.do(Seen(((AgentId("a"), desk.epochs["a"] - 1, 0),)))
+    await desk.do(Seen(((AgentId("a"), desk.epochs["a"] - 1, 0),), resolution_us=2_000_000))
     desk.wait(1)
     await desk.do(_expire(desk))
     assert (await desk.task(job_id)).state == TaskState.PENDING
@@ -546,3 +546,20 @@ async def test_log_chunks_are_stored_once_each(desk: Desk) -> None:
         await desk.do(AppendLog(tuple(repeat)))
         rows = await desk.store.read(queries.log_after, DEFAULT_TENANT, job_id, "", position=0, limit=99)
         assert [row.data for row in rows] == [b"one", b"two", b"three"]
+
+
+async def test_a_cancelled_publication_that_fails_is_not_tried_again(desk: Desk) -> None:
+    """Whoever cancelled wants no further attempt, and the failure stays to be seen."""
+    job_id, attempt_id = await desk.publishing()
+    await desk.do(CancelJob(DEFAULT_TENANT, job_id, ""))
+    await desk.end("a", attempt_id, reason=Reason.PUBLISH_FAILED)
+    assert (await desk.task(job_id)).state == TaskState.DEAD
+
+
+@pytest.mark.parametrize(("waiting", "room"), [(600, 400), (300, 400)])
+async def test_grants_pass_nobody_over(desk: Desk, waiting: int, room: int) -> None:
+    """However many wait, those in front are leased first, and all of them where there is room."""
+    await desk.register("a")
+    ids = await desk.submit(waiting)
+    leases = await desk.grant("a", cores=room)
+    assert [lease.job_id for lease in leases] == ids[: min(waiting, room)]

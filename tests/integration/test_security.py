@@ -207,3 +207,18 @@ async def test_a_socket_left_over_is_replaced(tmp_path: Path) -> None:
     async with controller(tmp_path) as box, aio_channel(box.address) as channel:
         await channel.channel_ready()
         assert channel.get_state() is grpc.ChannelConnectivity.READY
+
+
+async def test_a_controller_whose_token_file_goes_refuses_in_plain_words(tmp_path: Path) -> None:
+    """Every call is UNAUTHENTICATED, and no path of the server is told; without the file it doesn't start at all."""
+    own, shown = _token(tmp_path, "own", "s3cret"), _token(tmp_path, "shown", "s3cret")
+    credentials, caller = Credentials(token_file=own), Credentials(token_file=shown)
+    async with controller(tmp_path / "data", credentials=credentials, caller=caller) as box:
+        own.unlink()
+        with pytest.raises(MediactlError) as caught:
+            await box.client.get("0")
+        assert caught.value.reason == Reason.UNAUTHENTICATED
+        assert str(tmp_path) not in caught.value.message
+    with pytest.raises(MediactlError, match="can't read the token file"):
+        async with controller(tmp_path / "data", credentials=credentials, caller=caller):
+            pass

@@ -448,3 +448,47 @@ async def test_holdings_of_a_new_stream_are_shown(box: Controller) -> None:
         await again.log(lease.attempt_id, 2, b"x")
         await again.acknowledged(lease.attempt_id, "ffmpeg")
         assert (await box.client.get(job.id)).progress == 0.7
+
+
+@pytest.mark.parametrize("kind", ["preset", "profile"])
+async def test_an_invalid_document_is_refused_with_its_line(box: Controller, kind: str) -> None:
+    """What is wrong, where, and under the request's own field."""
+    add = box.client.add_preset if kind == "preset" else box.client.add_profile
+    with pytest.raises(MediactlError) as caught:
+        await add("name = 'x'\nversion = 'one'\n")
+    assert caught.value.reason == Reason.INVALID_ARGUMENT
+    assert any(field == "document" and text.startswith("line 2") for field, text in caught.value.fields)
+
+
+async def test_a_repeat_is_answered_whatever_became_of_the_fleet(box: Controller) -> None:
+    """A submission that was stored is told again, though no agent that is there now could take it."""
+    job = await box.client.submit(SPEC, request_id="r")
+    async with AgentPeer(box.channel, able=capabilities(roots=["/elsewhere"])):
+        assert (await box.client.submit(SPEC, request_id="r")).id == job.id
+        with pytest.raises(MediactlError) as caught:
+            await box.client.submit(SPEC, request_id="another")
+    assert caught.value.reason == Reason.NO_CAPABLE_AGENT
+
+
+async def test_one_file_by_two_names_is_a_collision(box: Controller) -> None:
+    """Two jobs of a request may not write one file, however it is spelt."""
+    specs = [{**SPEC, "outputs": [{"uri": f"file:///media/{name}"}]} for name in ("o.m4a", "./o.m4a")]
+    with pytest.raises(MediactlError) as caught:
+        await box.client.submit_all(specs)
+    assert caught.value.reason == Reason.OUTPUT_COLLISION
+
+
+async def test_a_new_attempt_begins_at_nothing(box: Controller) -> None:
+    """Neither the progress nor the failure of the attempt before is shown while the next one works."""
+    async with AgentPeer(box.channel) as agent:
+        job = await box.client.submit(SPEC)
+        first = await agent.lease()
+        await agent.hold(first.attempt_id, progress=0.7)
+        await agent.log(first.attempt_id, 1, b"x")
+        await agent.acknowledged(first.attempt_id, "ffmpeg")
+        await agent.end(first.attempt_id, reason=Reason.AGENT_STOPPING)
+        while (await agent.lease()).attempt_id == first.attempt_id:
+            pass
+        shown = await box.client.get(job.id)
+    assert shown.state == job_pb2.JOB_STATE_PROCESSING
+    assert (shown.progress, shown.HasField("failure")) == (0, False)

@@ -1,6 +1,6 @@
 """The ledger in terms of the wire."""
 
-from agent.core.ledger import Effect, Phase
+from agent.core.ledger import LOG_BYTES, Effect, Phase
 from agent.media.logs import CHUNK_BYTES
 from agent.outbox import Outbox
 from mediactl.v1 import agent_service_pb2 as pb
@@ -59,3 +59,19 @@ async def test_a_change_of_phase_is_urgent() -> None:
     assert urgent == [False, True]
     [holding] = outbox.holdings()
     assert (holding.phase, holding.progress, holding.activity) == (pb.PHASE_RUNNING, 0.2, "encoding")
+
+
+async def test_what_is_dropped_is_noted() -> None:
+    """A log that nobody takes stops growing, and says how much is missing once there is room or at the end."""
+    outbox = Outbox()
+    outbox.lease("a")
+    line = b"line of a log\n"
+    for _ in range(200):
+        outbox.log("a", "ffmpeg", line * 5000)
+    outbox.end(pb.EndReport(attempt_id="a", outcome=pb.OUTCOME_COMPLETED))
+    *chunks, end = outbox.take()
+    notes = [frame.log.data for frame in chunks if b"were dropped" in frame.log.data]
+    kept = sum(len(frame.log.data) for frame in chunks) - sum(map(len, notes))
+    assert kept <= LOG_BYTES
+    assert kept + sum(int(note[1:].split()[0]) for note in notes) == 200 * 5000 * len(line)
+    assert end.WhichOneof("frame") == "ended"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -33,7 +34,9 @@ def test_exit_reports_code_cpu_time_and_memory(run_in_loop: RunInLoop, tmp_path:
     ended = run_in_loop(body())
     assert ended.code == 7
     assert 0.3 <= ended.cpu_seconds < 10
-    assert 400_000_000 <= ended.peak_memory_bytes < 600_000_000
+    # Without samples the kernel's figure counts this process too, which other tests may have made large before.
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert 400_000_000 <= ended.peak_memory_bytes <= max(600_000_000, own)
 
 
 def test_memory_of_the_agent_is_not_counted(
