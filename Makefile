@@ -4,7 +4,7 @@ PY := .venv/bin/python
 override INPUT := $(value INPUT)
 export INPUT
 
-.PHONY: help demo test check lint types contracts stubs-fresh protos stubs lock soak bench clean venv ffmpeg
+.PHONY: help demo test check lint types contracts stubs-fresh protos stubs lock soak bench clean venv ffmpeg postgres
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -12,7 +12,7 @@ help: ## this list
 demo: venv ffmpeg ## process a recording from end to end; your own with INPUT=path
 	@$(PY) tools/demo.py $${INPUT:+"$$INPUT"}
 
-test: venv ffmpeg ## every test that can run on this machine
+test: venv ffmpeg postgres ## every test that can run on this machine
 	@$(PY) -m pytest -m "not soak" -n auto --dist loadfile
 
 check: lint types contracts stubs-fresh protos ## everything that is checked without running the product
@@ -41,10 +41,10 @@ lock: venv ## resolve the dependencies anew, to their newest versions, into requ
 	@$(PY) -m uv pip compile pyproject.toml --universal --upgrade --all-extras --group dev \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements.lock
 
-soak: venv ffmpeg ## the tests that run for many minutes
+soak: venv ffmpeg postgres ## the tests that run for many minutes
 	@$(PY) -m pytest -m soak --timeout 0
 
-bench: venv ffmpeg ## every benchmark, each against a baseline run in the same call
+bench: venv ffmpeg postgres ## every benchmark, each against a baseline run in the same call
 	@set -e; for bench in bench/bench_*.py; do $(PY) "$$bench"; done
 
 clean: ## remove the environment, caches and outputs; nothing that git tracks
@@ -56,3 +56,6 @@ venv:
 
 ffmpeg:
 	@tools/ffmpeg-needed
+
+postgres:
+	@tools/postgres-needed

@@ -130,7 +130,7 @@ class Attempt:
 
     async def _work(self) -> None:
         self._status("starting", phase=Phase.RUNNING)
-        intent = Intent.from_json(json.loads(self._lease.intent_json))
+        intent = Intent.from_json(json.loads(self._lease.intent_json), self._lease.documents)
         if self._lease.redo:
             self._known.staged = list(self._lease.redo)
             self._leave_staged = True
@@ -167,9 +167,18 @@ class Attempt:
             self._status(f"fetching {item.uri}")
             identity = await stores.store_for(item.uri).fetch(item.uri, self._workspace.inputs / str(index))
             self._known.identities.append(identity)
+            self._require_pinned(index, item.uri, identity)
             self._say(f"in/{index} is {item.uri} ({identity.size} bytes)")
         self._status("probing")
         self._known.facts = [await self._probe_input(i, item.uri) for i, item in enumerate(intent.inputs)]
+
+    def _require_pinned(self, index: int, uri: str, identity: Identity) -> None:
+        """A replay is of the same inputs or of none."""
+        if not self._lease.pinned_inputs_json:
+            return
+        pinned = json.loads(self._lease.pinned_inputs_json)[index]
+        if (identity.size, identity.token) != (pinned["size"], pinned["token"]):
+            raise MediaFailure(Reason.INPUT_CHANGED, f"{uri} is not what it was when the replayed job read it")
 
     async def _probe_input(self, index: int, uri: str) -> MediaFacts:
         try:

@@ -30,6 +30,7 @@ class Outbox:
         self.empty.set()
         self._unsent: list[pb.SessionRequest] = []
         self._gathered: dict[tuple[str, str], bytearray] = {}
+        self._incarnations: dict[str, str] = {}
 
     def holdings(self) -> list[pb.Holding]:
         return [
@@ -39,14 +40,21 @@ class Outbox:
                 progress=held.progress,
                 activity=held.activity,
                 speed=held.speed,
+                incarnation=self._incarnations.get(held.attempt_id, ""),
             )
             for held in self.ledger
         ]
 
-    def lease(self, attempt_id: str) -> Effect:
+    def lease(self, attempt_id: str, incarnation: str = "") -> Effect:
         effect = self.ledger.lease(attempt_id)
+        if effect is Effect.START:
+            self._incarnations[attempt_id] = incarnation
         self.empty.clear()
         return effect
+
+    def decline(self, refusal: pb.Decline) -> None:
+        """Say that a lease can't be taken. It is owed nothing: the lease is repeated until it is answered."""
+        self._say(pb.SessionRequest(decline=refusal))
 
     def status(
         self, attempt_id: str, *, progress: float, activity: str, speed: float, phase: Phase | None = None
@@ -113,6 +121,8 @@ class Outbox:
             self.ledger.acknowledge_log(message.attempt_id, message.stream, message.sequence)
         else:
             self.ledger.acknowledge_end(message.attempt_id)
+            if self.ledger.get(message.attempt_id) is None:
+                self._incarnations.pop(message.attempt_id, None)
             if not len(self.ledger):
                 self.empty.set()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
@@ -17,10 +18,11 @@ from agent.executor import Attempt, Means
 from agent.outbox import Outbox
 from agent.settings import Settings
 from agent.workspace import free_bytes
-from mediactl.channel import aio_channel
+from mediactl.channel import aio_channel, parse_addresses
 from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import agent_service_pb2_grpc
+from presets.capabilities import Requirements, choose_binary
 from presets.reasons import Reason
 
 log = structlog.get_logger()
@@ -31,6 +33,12 @@ BACKOFF_FIRST_S = 0.2
 BACKOFF_MOST_S = 10.0
 ACCEPTED_S = 10.0
 STOP_S = 5.0
+
+BUNDLES = "bundles"
+"""The feature of taking several frames as one."""
+MOST_IN_BUNDLE = 16
+"""A chunk of log has 64 KiB, and a message at the most 4 MiB."""
+KINDS = (pb.TASK_KIND_TRANSFORM, pb.TASK_KIND_PLAN)
 
 _Call = grpc.aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]
 
@@ -43,6 +51,9 @@ class Agent:
         self._hello = hello
         self._means = means
         self._dice = dice
+        self._addresses = [str(target) for target in parse_addresses(settings.controller)]
+        self._turn = 0
+        self._bundles = False
         self._outbox = Outbox()
         self._attempts: dict[str, Attempt] = {}
         self._stopping = asyncio.Event()
@@ -83,22 +94,33 @@ class Agent:
             except OSError as error:
                 log.warning("session ended", message=str(error))
             failures = 0 if time.monotonic() - begun > BACKOFF_MOST_S else failures + 1
+            # Whatever ended it: another controller may do better, and all of them know the same.
+            self._turn += 1
             most = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 10))
             await asyncio.sleep(most * (0.5 + 0.5 * self._dice.random()))
 
     async def _session(self) -> None:
-        async with aio_channel(self._settings.controller, self._settings.credentials) as channel:
+        address = self._addresses[self._turn % len(self._addresses)]
+        async with aio_channel(address, self._settings.credentials) as channel:
             call: _Call = agent_service_pb2_grpc.AgentServiceStub(channel).Session()
             hello = self._hello()
             hello.holdings.extend(self._outbox.holdings())
+            hello.features.append(BUNDLES)
             await call.write(pb.SessionRequest(hello=hello))
             async with asyncio.timeout(ACCEPTED_S):
                 first = await call.read()
             if not isinstance(first, pb.SessionResponse) or not first.HasField("welcome"):
                 raise await _status_of(call)
             heartbeat_s = first.welcome.heartbeat_interval.ToMilliseconds() / 1000
-            log.info("connected", controller=self._settings.controller, epoch=first.welcome.epoch)
+            log.info("connected", controller=address, epoch=first.welcome.epoch)
+            if first.welcome.quarantined:
+                log.warning(
+                    "the controller's database was restored and does not know attempts that run here: they can publish "
+                    "nothing; restart the agent to end them",
+                    attempts=list(first.welcome.quarantined),
+                )
             self._outbox.restart()
+            self._bundles = BUNDLES in first.welcome.features
             speaking = asyncio.create_task(self._speak(call, heartbeat_s))
             try:
                 while isinstance(frame := await call.read(), pb.SessionResponse):
@@ -118,19 +140,27 @@ class Agent:
             due = outbox.urgent or since >= LEAST_STATUS_S
             if due:
                 outbox.flush()
-            for frame in outbox.take():
-                await call.write(frame)
+            frames = list(outbox.take())
             if due:
                 outbox.urgent = False
-                await call.write(pb.SessionRequest(status=self._status()))
+                frames.append(pb.SessionRequest(status=self._status()))
                 told_at = time.monotonic()
                 since = 0.0
                 patience_s = heartbeat_s
             else:
                 patience_s = LEAST_STATUS_S - since
+            for frame in self._bundled(frames):
+                await call.write(frame)
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await outbox.fresh.wait()
+
+    def _bundled(self, frames: list[pb.SessionRequest]) -> Iterator[pb.SessionRequest]:
+        """The same frames in few messages, as far as the controller understands that."""
+        size = MOST_IN_BUNDLE if self._bundles else 1
+        for start in range(0, len(frames), size):
+            some = frames[start : start + size]
+            yield some[0] if len(some) == 1 else pb.SessionRequest(bundle=pb.RequestBundle(frames=some))
 
     def _status(self) -> pb.AgentStatus:
         return pb.AgentStatus(
@@ -141,6 +171,10 @@ class Agent:
 
     def _handle(self, frame: pb.SessionResponse) -> None:
         match frame.WhichOneof("frame"):
+            case "bundle":
+                for inner in frame.bundle.frames:
+                    if not inner.HasField("bundle"):
+                        self._handle(inner)
             case "lease":
                 self._lease(frame.lease)
             case "stop":
@@ -155,12 +189,30 @@ class Agent:
                 pass
 
     def _lease(self, lease: pb.Lease) -> None:
-        if self._stopping.is_set() or self._outbox.lease(lease.attempt_id) is not Effect.START:
+        if self._stopping.is_set():
+            return
+        if wrong := self._unfit(lease):
+            log.info("lease declined", attempt=lease.attempt_id, why=wrong)
+            self._outbox.decline(pb.Decline(attempt_id=lease.attempt_id, message=wrong))
+            return
+        if self._outbox.lease(lease.attempt_id, lease.incarnation) is not Effect.START:
             return
         log.info("attempt leased", attempt=lease.attempt_id, job=lease.job_id)
         attempt = Attempt(lease, self._means, self._outbox)
         self._attempts[lease.attempt_id] = attempt
         attempt.start().add_done_callback(partial(self._ended, lease.attempt_id))
+
+    def _unfit(self, lease: pb.Lease) -> str:
+        """Why a lease that this agent doesn't hold yet can't be taken; empty: it can."""
+        if self._outbox.ledger.get(lease.attempt_id) is not None:
+            return ""
+        if lease.kind not in KINDS:
+            return "this agent's version does not know this kind of task"
+        if lease.capability_revision != self._hello().capabilities.revision and lease.requirements_json:
+            needs = Requirements.from_json(json.loads(lease.requirements_json)).alternatives
+            if choose_binary(self._means.binaries, needs[0]) is None:
+                return "this agent's capabilities have changed, and it lacks what the task needs"
+        return ""
 
     def _ended(self, attempt_id: str, task: asyncio.Task[None]) -> None:
         del self._attempts[attempt_id]

@@ -6,13 +6,20 @@ import hashlib
 import json
 import math
 import posixpath
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Literal, TypeAlias, get_args
 
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
 
-from controller.core.matching import beneath
+from controller.core.fitting import beneath
+from controller.core.limits import name_problem
 from controller.store.submission import NewJob
+from controller.store.tables import JobId
 from mediactl.v1 import job_pb2
 from presets.capabilities import Requirements
 from presets.catalog import Catalog
@@ -25,16 +32,17 @@ DEFAULT_PRIORITY = 5
 DEFAULT_QUEUE = "default"
 DEFAULT_MAX_ATTEMPTS = 3
 MOST_JOBS = 10_000
+_Time: TypeAlias = Literal["not_before", "timeout", "deadline"]
+_TIMES: tuple[_Time, ...] = get_args(_Time)
+LATEST_US = 7_258_118_400_000_000
+"""The year 2200."""
+_LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
 
-def digest(specs: Iterable[job_pb2.JobSpec]) -> str:
+def digest(request: Message) -> str:
     """Of a request's set fields, before anything is resolved."""
-    try:
-        canonical = json.dumps([json_format.MessageToDict(spec) for spec in specs], sort_keys=True)
-    except json_format.Error:
-        # A value that no JSON holds: no such request is ever stored.
-        return ""
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    kind = request.DESCRIPTOR.full_name
+    return hashlib.sha256(kind.encode() + b"\n" + request.SerializeToString(deterministic=True)).hexdigest()
 
 
 def admit(
@@ -42,13 +50,16 @@ def admit(
     specs: Sequence[job_pb2.JobSpec],
     *,
     roots: Sequence[Sequence[str]],
+    now_us: int,
+    after: Mapping[str, JobId | Problem] = MappingProxyType({}),
     kind: str = "media",
     field: str = "jobs[{index}].",
 ) -> tuple[NewJob, ...]:
     """All jobs of a request, resolved against the catalog.
 
-    `roots` are the media roots of every agent known; none at all means that no agent has registered yet. `field` is
-    the prefix of a job's field paths. Raises InvalidRequest with every problem of every job.
+    `roots` are the media roots of every agent known; none at all means that no agent has registered yet. `after` says
+    which job each text in an `after` means. `field` is the prefix of a job's field paths. Raises InvalidRequest with
+    every problem of every job.
     """
     problems: list[Problem] = []
     admitted: list[NewJob] = []
@@ -61,7 +72,12 @@ def admit(
         raise InvalidRequest(*problems)
     taken: dict[str, int] = {}
     for index, spec in enumerate(specs):
-        found = _numbers(spec)
+        found = [*_numbers(spec), *_names(spec), *_times(spec, now_us)]
+        found += [
+            Problem(meant.reason, f"after[{number}]", meant.message)
+            for number, text in enumerate(spec.after)
+            if isinstance(meant := after[text], Problem)
+        ]
         intent: Intent | None = None
         try:
             if unreadable := _unreadable(spec):
@@ -83,7 +99,8 @@ def admit(
         prefix = field.format(index=index)
         problems += [Problem(p.reason, prefix + p.field, p.message) for p in found]
         if intent is not None and not found:
-            admitted.append(_new_job(spec, intent, requirements(intent), kind))
+            parents = dict.fromkeys(str(after[text]) for text in spec.after)
+            admitted.append(_new_job(spec, intent, kind, tuple(parents)))
     if problems:
         raise InvalidRequest(*problems)
     return tuple(admitted)
@@ -130,10 +147,55 @@ def _numbers(spec: job_pb2.JobSpec) -> list[Problem]:
     return problems
 
 
+def _names(spec: job_pb2.JobSpec) -> list[Problem]:
+    problems = []
+    if spec.queue and (unfit := name_problem(spec.queue)):
+        problems.append(Problem(Reason.INVALID_ARGUMENT, "queue", unfit))
+    for field, pairs in (("labels", spec.labels), ("require", spec.require)):
+        for key, value in pairs.items():
+            if not _LABEL_KEY.fullmatch(key):
+                told = f"{key!r}: letters, digits and `._-/` are expected, 63 at the most"
+                problems.append(Problem(Reason.INVALID_ARGUMENT, field, told))
+            elif len(value) > 256 or not value.isprintable():
+                told = "at most 256 printable characters are expected"
+                problems.append(Problem(Reason.INVALID_ARGUMENT, f"{field}.{key}", told))
+    return problems
+
+
+def _times(spec: job_pb2.JobSpec, now_us: int) -> list[Problem]:
+    problems = []
+    for field in _TIMES:
+        if spec.HasField(field) and not 0 < _microseconds(spec, field) < LATEST_US:
+            problems.append(Problem(Reason.INVALID_ARGUMENT, field, "a time after 1970 and before 2200 is expected"))
+    if problems:
+        return problems
+    if spec.HasField("deadline"):
+        deadline_us = _microseconds(spec, "deadline")
+        if deadline_us <= now_us:
+            problems.append(Problem(Reason.INVALID_ARGUMENT, "deadline", "a moment that is still ahead is expected"))
+        elif spec.HasField("not_before") and deadline_us <= _microseconds(spec, "not_before"):
+            problems.append(Problem(Reason.INVALID_ARGUMENT, "deadline", "a moment after `not_before` is expected"))
+    return problems
+
+
+def _microseconds(spec: job_pb2.JobSpec, field: _Time) -> int:
+    try:
+        return int(getattr(spec, field).ToMicroseconds())
+    except ValueError:
+        return -1
+
+
+def _given(spec: job_pb2.JobSpec, field: _Time) -> int | None:
+    return _microseconds(spec, field) if spec.HasField(field) else None
+
+
+_plain_paths = lru_cache(maxsize=4096)(uri_to_path)
+
+
 def _paths(intent: Intent) -> list[tuple[str, str]]:
     named = [(f"inputs[{i}].uri", item.uri) for i, item in enumerate(intent.inputs)]
     named += [(f"outputs[{i}].uri", item.uri) for i, item in enumerate(intent.outputs)]
-    return [(name, uri_to_path(uri)) for name, uri in named]
+    return [(name, _plain_paths(uri)) for name, uri in named]
 
 
 def _reach(intent: Intent, roots: Sequence[Sequence[str]]) -> list[Problem]:
@@ -166,7 +228,14 @@ def _collisions(intent: Intent, taken: dict[str, int], index: int) -> list[Probl
     return problems
 
 
-def _new_job(spec: job_pb2.JobSpec, intent: Intent, needs: Requirements, kind: str) -> NewJob:
+@lru_cache(maxsize=1024)
+def _needs_of(needs: Requirements) -> tuple[str, str]:
+    # Few different ones exist; writing one out costs as much as the rest of a job.
+    return needs.class_key(), json.dumps(needs.to_json())
+
+
+def _new_job(spec: job_pb2.JobSpec, intent: Intent, kind: str, after: tuple[str, ...]) -> NewJob:
+    class_key, needs = _needs_of(requirements(intent))
     return NewJob(
         kind=kind,
         task_kind="transform" if kind == "media" else "plan",
@@ -175,12 +244,19 @@ def _new_job(spec: job_pb2.JobSpec, intent: Intent, needs: Requirements, kind: s
         max_attempts=spec.max_attempts if spec.HasField("max_attempts") else DEFAULT_MAX_ATTEMPTS,
         preset=intent.preset.full_name,
         preset_digest=intent.preset.digest,
-        labels=json.dumps(dict(spec.labels)),
-        require=json.dumps(dict(spec.require)),
-        spec=json_format.MessageToJson(spec, indent=None),
+        labels=dict(spec.labels),
+        require=json.dumps(dict(sorted(spec.require.items()))),
+        spec=spec.SerializeToString(),
         intent=json.dumps(intent.to_json()),
-        class_key=needs.class_key(),
-        requirements=json.dumps(needs.to_json()),
+        texts=intent.texts(),
+        class_key=class_key,
+        requirements=needs,
         paths=json.dumps([path for _, path in _paths(intent)]),
         verbose=spec.verbose,
+        hold=spec.hold,
+        after=after,
+        after_any_end=spec.after_any_end,
+        not_before_us=_given(spec, "not_before"),
+        timeout_us=_given(spec, "timeout"),
+        deadline_us=_given(spec, "deadline"),
     )

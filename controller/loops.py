@@ -9,15 +9,23 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from controller.archive import Archive
 from controller.core.liveness import Timers, may_expire
+from controller.core.matching import Feasibility, Rules
+from controller.metrics import Metrics
 from controller.rpc.interceptors import Presence
-from controller.sessions import Sessions, lease_frame
+from controller.sessions import Sessions
+from controller.settings import Keeping
 from controller.store import queries
-from controller.store.attempts import EpochSuperseded, RetryDue
-from controller.store.cancelling import EnforceStops
+from controller.store.attempts import EpochSuperseded
+from controller.store.cancelling import EnforceStops, ExpireJobs
 from controller.store.fleet import ExpireAgents, Seen
-from controller.store.leasing import GrantLeases
-from controller.store.topics import DISPATCH
+from controller.store.interventions import FallDue
+from controller.store.lanes import Relane
+from controller.store.leasing import MOST_GRANTS, GrantLeases
+from controller.store.limits import ReconcileLimits
+from controller.store.retention import DropEnded, DropRequests
+from controller.store.topics import DISPATCH, RELANE
 from controller.store.writer import Store
 
 log = structlog.get_logger()
@@ -25,6 +33,9 @@ log = structlog.get_logger()
 POLL_S = 1.0
 SWEEP_S = 0.5
 SEEN_RESOLUTION_S = 2.0
+HOUSEKEEPING_S = 30.0
+RECONCILE_S = 60.0
+DROP_AT_ONCE = 200
 BOX_GRACE_S = 0.3
 """How long an embedded box outlives its last client."""
 BOX_FIRST_CLIENT_S = 20.0
@@ -41,18 +52,31 @@ async def forever(name: str, step: Callable[[], Awaitable[None]], pause_s: float
         await asyncio.sleep(pause_s)
 
 
-async def dispatch(store: Store, sessions: Sessions) -> None:
+async def dispatch(store: Store, sessions: Sessions, rules: Rules, metrics: Metrics) -> None:
     """Lease whenever something changed that could allow it."""
+    feasibility = Feasibility()
     with store.topics.subscribe(DISPATCH) as changes:
         while True:
             offers = sessions.offers()
-            if offers:
-                for leased in await store.execute(GrantLeases(offers)):
-                    session = sessions.get(leased.agent_id)
-                    # Without a session it is sent again when the agent's next one begins.
-                    if session is not None:
-                        session.send(lease_frame(leased))
-            await changes.wait(POLL_S)
+            leases = await store.execute(GrantLeases(offers, rules, feasibility)) if offers else []
+            for leased in leases:
+                metrics.leased(leased.queue_wait_s)
+                session = sessions.get(leased.agent_id)
+                # Without a session it is sent again when the agent's next one begins.
+                if session is not None:
+                    session.send(session.exchange.lease(leased))
+            if len(leases) < MOST_GRANTS:
+                await changes.wait(POLL_S)
+
+
+async def relane(store: Store) -> None:
+    """Put waiting tasks into the lanes that are theirs, at the start and whenever what makes a lane has changed."""
+    with store.topics.subscribe(RELANE) as changes:
+        while True:
+            after: int | None = -1
+            while after is not None:
+                after = await store.execute(Relane(after))
+            await changes.wait(HOUSEKEEPING_S * 10)
 
 
 class Sweeper:
@@ -71,23 +95,62 @@ class Sweeper:
         if now - self._last_sweep > max(self._timers.unreachable_s, 4 * SWEEP_S):
             # This process or its database stood still: agents could not be heard in the meantime.
             self._awake_since = now
-        self._last_sweep = now
         heard = [s for s in self._sessions.all() if s.silent_s < self._timers.unreachable_s]
         if heard:
             await self._store.execute(
                 Seen(
-                    tuple((s.speaker.agent_id, s.speaker.epoch, int(s.silent_s * 1e6)) for s in heard),
+                    tuple((s.agent_id, s.exchange.speaker.epoch, int(s.silent_s * 1e6)) for s in heard),
                     resolution_us=int(min(SEEN_RESOLUTION_S, self._timers.lost_s / 4) * 1e6),
                 )
             )
-        await self._store.execute(RetryDue())
+        while await self._store.execute(FallDue()):
+            pass
         await self._store.execute(EnforceStops())
+        await self._store.execute(ExpireJobs())
         if may_expire(now - self._awake_since, self._timers):
-            silent_since_us = self._store.now_us() - int(self._timers.lost_s * 1e6)
-            for agent_id in await self._store.execute(ExpireAgents(silent_since_us, self._dice.random())):
+            silent_us = int(self._timers.lost_s * 1e6)
+            for agent_id in await self._store.execute(ExpireAgents(silent_us, self._dice.random())):
                 # Its stream may have survived: the agent must come back to learn what became of its attempts.
                 if (session := self._sessions.get(agent_id)) is not None:
                     session.close(EpochSuperseded())
+        # Not before: a database that is away lets nobody be heard.
+        self._last_sweep = now
+
+
+class Housekeeper:
+    """What can wait: forgetting what was kept long enough, moving logs, counting again."""
+
+    def __init__(self, store: Store, archive: Archive | None, keeping: Keeping) -> None:
+        self._store = store
+        self._archive = archive
+        self._keeping = keeping
+        self._reconciled = 0.0
+
+    async def keep(self) -> None:
+        store = self._store
+        now_us = await store.read(store.database.now_us)
+        await self._forget(now_us)
+        if time.monotonic() - self._reconciled > RECONCILE_S:
+            self._reconciled = time.monotonic()
+            for drift in await store.execute(ReconcileLimits()):
+                log.warning("a limit's count was wrong", key=drift.key, counted=drift.counted, running=drift.running)
+        # Last: a store of logs that is away must keep nothing else from being done.
+        if self._archive is not None:
+            await self._archive.sweep(store, now_us)
+
+    async def _forget(self, now_us: int) -> None:
+        store, keeping = self._store, self._keeping
+        dropped = 0
+        while True:
+            gone = await store.execute(DropEnded(now_us - int(keeping.jobs_s * 1e6), DROP_AT_ONCE))
+            dropped += gone.jobs
+            if self._archive is not None:
+                await self._archive.delete(gone.log_keys)
+            if gone.jobs < DROP_AT_ONCE:
+                break
+        if dropped:
+            log.info("forgot finished jobs", jobs=dropped)
+        await store.execute(DropRequests(now_us - int(keeping.requests_s * 1e6)))
 
 
 async def until_idle(store: Store, presence: Presence) -> None:

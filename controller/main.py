@@ -9,9 +9,13 @@ import click
 import uvloop
 
 from controller.core.liveness import Timers
+from controller.core.matching import Rules
+from controller.http import beside
+from controller.maintenance import COMMANDS
 from controller.server import serve as run
-from controller.settings import Settings
-from controller.store.migrations import HEAD, SchemaTooNew, upgrade
+from controller.settings import DAY_S, Keeping, Settings
+from controller.store.engine import StoreUnavailable
+from controller.store.migrations import SchemaTooNew
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
 from mediactl.places import default_data_dir
@@ -46,6 +50,55 @@ def main() -> None:
     show_default=True,
     help="Seconds of silence until its tasks are given to others.",
 )
+@click.option(
+    "--database",
+    help="URL: postgresql://USER@HOST/NAME, which controllers may share. Default: a file in the data directory.",
+)
+@click.option(
+    "--store",
+    help="URL where whole logs go: file:///DIR or s3://BUCKET/PREFIX. Default: the data directory, or with --database "
+    "the database itself.",
+)
+@click.option(
+    "--http",
+    help="HOST:PORT for /metrics, /healthz and /readyz, or `none`. Default: the port after that of --listen on "
+    "loopback, 127.0.0.1:7421; none with --socket alone.",
+)
+@click.option(
+    "--ageing",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds of waiting that are worth one level of priority.",
+)
+@click.option(
+    "--starvation",
+    type=click.FloatRange(0, min_open=True),
+    default=900.0,
+    show_default=True,
+    help="Seconds after which a waiting task that needs much has room kept free for it.",
+)
+@click.option(
+    "--keep-jobs",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Days that finished jobs are kept, with their events and logs.",
+)
+@click.option(
+    "--keep-requests",
+    type=click.FloatRange(0, min_open=True),
+    default=37.0,
+    show_default=True,
+    help="Days that request ids are remembered; at least as long as jobs.",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(0, 300),
+    default=0.0,
+    show_default=True,
+    help="Seconds between saying NOT_SERVING and stopping.",
+)
 @click.option("--exit-when-idle", is_flag=True, help="End when no client is connected and no job lives.")
 @click.option("--log-transitions/--no-log-transitions", default=True, help="A log line for each job transition.")
 @click.option("--verbose", is_flag=True, help="Log more.")
@@ -57,6 +110,14 @@ def serve(
     heartbeat: float,
     unreachable_after: float,
     lost_after: float,
+    database: str | None,
+    store: str | None,
+    http: str | None,
+    ageing: float,
+    starvation: float,
+    keep_jobs: float,
+    keep_requests: float,
+    drain: float,
     exit_when_idle: bool,
     log_transitions: bool,
     verbose: bool,
@@ -67,42 +128,41 @@ def serve(
         timers = Timers(heartbeat, unreachable_after, lost_after)
     except ValueError as error:
         raise click.UsageError(f"--heartbeat, --unreachable-after, --lost-after: {error}") from None
-    settings = Settings(
-        data_dir=(data_dir or default_data_dir()).absolute(),
-        socket=socket.absolute() if socket else None,
-        listen=listen or (None if socket else "127.0.0.1:7420"),
-        credentials=credentials,
-        timers=timers,
-        exit_when_idle=exit_when_idle,
-        log_transitions=log_transitions,
-    )
     try:
+        keeping = Keeping(keep_jobs * DAY_S, keep_requests * DAY_S)
+    except ValueError as error:
+        raise click.UsageError(f"--keep-jobs, --keep-requests: {error}") from None
+    listening = listen or (None if socket else "127.0.0.1:7420")
+    try:
+        settings = Settings(
+            data_dir=(data_dir or default_data_dir()).absolute(),
+            socket=socket.absolute() if socket else None,
+            listen=listening,
+            credentials=credentials,
+            timers=timers,
+            rules=Rules(ageing_s=ageing, starvation_s=starvation),
+            keeping=keeping,
+            database=database,
+            store=store,
+            http=None if http == "none" else http or (beside(listening) if listening else None),
+            drain_s=drain,
+            exit_when_idle=exit_when_idle,
+            log_transitions=log_transitions,
+        )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings))
     except MediactlError as error:
         raise SystemExit(_complain(error.message, error.exit_code)) from None
     except SchemaTooNew as error:
         raise SystemExit(_complain(str(error), 1)) from None
+    except StoreUnavailable:
+        raise SystemExit(_complain("the database can't be reached", 4)) from None
     except OSError as error:
         raise SystemExit(_complain(f"{error.strerror}: {error.filename}", 1)) from None
 
 
-@main.command()
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="MEDIACTL_DATA_DIR",
-    required=True,
-    help="Where the database lives.",
-)
-def migrate(data_dir: Path) -> None:
-    """Bring the database to this program's schema. `serve` does so too."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        upgrade(data_dir / "mediactl.db")
-    except SchemaTooNew as error:
-        raise SystemExit(_complain(str(error), 1)) from None
-    click.echo(f"{data_dir / 'mediactl.db'} is at schema {HEAD}")
+for command in COMMANDS:
+    main.add_command(command)
 
 
 def _complain(message: str, code: int) -> int:

@@ -7,8 +7,10 @@ import fcntl
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,17 +19,35 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from controller.core.states import JOB_ENDS
+from controller.archive import Archive
+from controller.core.liveness import Timers
+from controller.http import serving
 from controller.library import Library
-from controller.loops import SWEEP_S, Sweeper, dispatch, forever, until_idle
+from controller.loops import (
+    HOUSEKEEPING_S,
+    SWEEP_S,
+    Housekeeper,
+    Sweeper,
+    dispatch,
+    forever,
+    relane,
+    until_idle,
+)
+from controller.metrics import Metrics, Recent
+from controller.observing import Observer
 from controller.rpc.agents import AgentServicer
 from controller.rpc.fleet import FleetServicer
-from controller.rpc.interceptors import Bearer, Errors, Presence
+from controller.rpc.interceptors import Bearer, Errors, Measured, Presence
 from controller.rpc.jobs import JobServicer
 from controller.rpc.presets import PresetServicer
+from controller.rpc.queue import QueueServicer
 from controller.sessions import Sessions
 from controller.settings import Settings
+from controller.store.databases import UnknownDatabase, open_database
+from controller.store.engine import Database
 from controller.store.migrations import upgrade
+from controller.store.orphans import repair
+from controller.store.overview import Overview, answers, take
 from controller.store.writer import Store
 from mediactl.channel import (
     SERVER_OPTIONS,
@@ -47,6 +67,8 @@ from mediactl.v1 import (
     job_service_pb2_grpc,
     preset_service_pb2,
     preset_service_pb2_grpc,
+    queue_service_pb2,
+    queue_service_pb2_grpc,
 )
 from presets.reasons import Reason
 
@@ -55,6 +77,7 @@ log = structlog.get_logger()
 SERVICES = (
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
     preset_service_pb2.DESCRIPTOR.services_by_name["PresetService"].full_name,
+    queue_service_pb2.DESCRIPTOR.services_by_name["QueueService"].full_name,
     fleet_service_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name,
     agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
 )
@@ -106,70 +129,132 @@ def _bind(server: grpc.aio.Server, settings: Settings) -> list[str]:
     return bound
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A controller that serves: where it is reached, and what its caller may look at."""
+
+    addresses: tuple[str, ...]
+    http: str
+    store: Store
+    presence: Presence
+
+
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[tuple[list[str], Store, Presence]]:
-    """A controller that serves within the block: (bound addresses, store, presence)."""
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """A controller that serves within the block."""
     if settings.credentials.token_file is not None:
         # Better no start than a controller that refuses everybody.
         read_token(settings.credentials.token_file)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = claim(settings.lock)
-    try:
-        upgrade(settings.database)
-    except BaseException:
-        lock.close()
-        raise
-    store = Store(settings.database)
+    database = _open(settings)
+    async with AsyncExitStack() as stack:
+        if settings.database is None:
+            stack.callback(claim(settings.lock).close)
+        await _upgrade(database)
+        store = Store(database)
+        store.open()
+        stack.push_async_callback(store.close)
+        yield await _serving(settings, store, stack)
+
+
+async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> Running:
     sessions = Sessions(store.topics, settings.timers)
     presence = Presence()
     dice = random.Random()  # noqa: S311 - jitter, no secret
     library = Library(store)
-
-    def on_event(event: Mapping[str, Any]) -> None:
-        if event["job_state"] in JOB_ENDS or event["type"] == "leased":
-            sessions.forget_progress(event["job_id"])
-        if settings.log_transitions:
-            told = {key: value for key, value in event.items() if value and key not in ("at_us", "type")}
-            log.info(f"job {event['type']}", **told)
-
-    store.on_event = on_event
-    store.open()
-    interceptors: list[grpc.aio.ServerInterceptor] = [Errors(), presence]
+    archive = Archive(settings.store_url) if settings.store_url is not None else None
+    overview = Recent(partial(_overview, store, settings.timers)).get
+    metrics = Metrics(overview)
+    store.on_events = Observer(metrics, sessions, log_transitions=settings.log_transitions).observe
+    store.on_commit = metrics.committed
+    interceptors: list[grpc.aio.ServerInterceptor] = [Measured(metrics), Errors(), presence]
     if settings.credentials.token_file is not None:
-        interceptors.insert(0, Bearer(settings.credentials.token_file))
+        interceptors.insert(1, Bearer(settings.credentials.token_file))
     server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
-    job_service_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(store, library, sessions), server)
+    jobs = JobServicer(store, library, sessions, archive)
+    job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     preset_service_pb2_grpc.add_PresetServiceServicer_to_server(PresetServicer(library), server)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetServicer(store, sessions, settings.timers), server)
+    queue_service_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(store, sessions, overview), server)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(
         AgentServicer(store, sessions, settings.timers, dice), server
     )
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    loops: list[asyncio.Task[None]] = []
-    try:
-        bound = _bind(server, settings)
-        await server.start()
-        sweeper = Sweeper(store, sessions, settings.timers, dice)
-        loops = [
-            asyncio.create_task(forever("dispatch", lambda: dispatch(store, sessions), 0.1)),
-            asyncio.create_task(forever("sweep", sweeper.sweep, SWEEP_S)),
-        ]
-        for name in ("", *SERVICES):
-            await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-        yield bound, store, presence
-    finally:
+    bound = _bind(server, settings)
+    if settings.socket is not None:
+        stack.callback(partial(settings.socket.unlink, missing_ok=True))
+    await server.start()
+    # Whatever goes wrong from here on: a server must not outlive its loop.
+    stack.push_async_callback(server.stop, None)
+    sweeper = Sweeper(store, sessions, settings.timers, dice)
+    housekeeper = Housekeeper(store, archive, settings.keeping)
+    loops = [
+        asyncio.create_task(forever("dispatch", lambda: dispatch(store, sessions, settings.rules, metrics), 0.1)),
+        asyncio.create_task(forever("relane", lambda: relane(store), 1.0)),
+        asyncio.create_task(forever("sweep", sweeper.sweep, SWEEP_S)),
+        asyncio.create_task(forever("housekeeping", housekeeper.keep, HOUSEKEEPING_S)),
+        asyncio.create_task(_repair(store)),
+    ]
+    draining = asyncio.Event()
+
+    async def ready() -> str:
+        if draining.is_set():
+            return "it is stopping"
+        await store.read(answers)
+        return ""
+
+    async def stop() -> None:
+        # Those who choose among controllers look elsewhere before anybody is turned away.
+        draining.set()
         await healthy.enter_graceful_shutdown()
+        await asyncio.sleep(settings.drain_s)
         for loop in loops:
             loop.cancel()
-            with suppress(asyncio.CancelledError):
-                await loop
+        await asyncio.gather(*loops, return_exceptions=True)
+        stopping = MediactlError(Reason.CONTROLLER_STOPPING, "the controller is stopping")
+        for session in sessions.all():
+            session.close(stopping)
+        store.topics.close()
         await server.stop(STOP_GRACE_S)
-        await store.close()
-        if settings.socket is not None:
-            settings.socket.unlink(missing_ok=True)
-        lock.close()
+
+    http = ""
+    if settings.http is not None:
+        http = await stack.enter_async_context(serving(settings.http, metrics=metrics, ready=ready))
+    stack.push_async_callback(stop)
+    for name in ("", *SERVICES):
+        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return Running(tuple(bound), http, store, presence)
+
+
+def _open(settings: Settings) -> Database:
+    try:
+        return open_database(settings.database_url)
+    except UnknownDatabase as error:
+        raise MediactlError(Reason.INVALID_ARGUMENT, f"--database: {error}") from None
+
+
+async def _upgrade(database: Database) -> None:
+    engine = database.writer_engine()
+    try:
+        await asyncio.to_thread(upgrade, engine)
+    finally:
+        engine.dispose()
+
+
+async def _repair(store: Store) -> None:
+    """Mend what a former life, or a person with a database client, left."""
+    try:
+        for mended in await repair(store):
+            log.warning("mended an orphan", job_id=mended.job_id, what=mended.told)
+    except Exception as error:
+        log.error("looking for orphans failed", exc_info=error)
+
+
+async def _overview(store: Store, timers: Timers) -> Overview:
+    now_us = await store.read(store.database.now_us)
+    return await store.read(take, now_us, timers)
 
 
 async def serve(settings: Settings) -> None:
@@ -178,11 +263,12 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
-    async with running(settings) as (bound, store, presence):
-        log.info("controller ready", addresses=bound, data_dir=str(settings.data_dir))
+    async with running(settings) as this:
+        shown = {"http": this.http} if this.http else {}
+        log.info("controller ready", addresses=list(this.addresses), data_dir=str(settings.data_dir), **shown)
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(stopping.wait())]
         if settings.exit_when_idle:
-            waits.append(asyncio.create_task(until_idle(store, presence)))
+            waits.append(asyncio.create_task(until_idle(this.store, this.presence)))
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()

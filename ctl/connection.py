@@ -13,6 +13,7 @@ from mediactl.channel import Credentials
 from mediactl.client import Client
 from mediactl.errors import MediactlError
 from mediactl.places import box_socket
+from mediactl.requests import gone
 from presets.reasons import Reason
 
 _T = TypeVar("_T")
@@ -54,8 +55,7 @@ class _Connection:
             try:
                 return self._with_box(work)
             except MediactlError as error:
-                gone = error.reason in (Reason.CONTROLLER_UNREACHABLE, Reason.CONTROLLER_STOPPING)
-                if not gone or tries == _TRIES or self._interrupted.is_set():
+                if not gone(error) or tries == _TRIES or self._interrupted.is_set():
                     raise
 
     def interrupt(self, interrupted: Callable[[Client], None]) -> None:

@@ -1,60 +1,27 @@
-"""`mediactl jobs …`."""
+"""`mediactl jobs …`: looking at them."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
 
 import click
 from rich.text import Text
 
 from ctl import render, waiting
 from ctl.connection import with_client
+from ctl.selection import selector
 from ctl.settings import Format, Settings
-from ctl.submission import pairs
 from ctl.tree import command
 from mediactl.client import Client
-from mediactl.errors import MediactlError
 from mediactl.requests import ENDED
 from mediactl.v1 import job_pb2, job_service_pb2
-
-_STATES: Final = tuple(name.removeprefix("JOB_STATE_") for name, number in job_pb2.JobState.items() if number != 0)
-
-
-def _selector(function: Callable[..., object]) -> Callable[..., object]:
-    """Declares the options that select jobs; the command receives them as one `where`."""
-
-    def call(*args: Any, state: Sequence[str], preset: str, queue: str, label: Sequence[str], **values: Any) -> object:
-        where = job_pb2.JobFilter(
-            states=[job_pb2.JobState.Value(f"JOB_STATE_{name}") for name in state],
-            preset=preset,
-            queue=queue,
-            labels=pairs(label, "--label"),
-        )
-        return function(*args, where=where, **values)
-
-    call.__doc__ = function.__doc__
-    call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # where click stacks decorators
-    for option in (
-        click.option("--label", multiple=True, metavar="KEY=VALUE", help="Only jobs with this label."),
-        click.option("--queue", default="", metavar="NAME", help="Only jobs of this queue."),
-        click.option("--preset", default="", metavar="NAME", help="Only jobs with this preset."),
-        click.option(
-            "--state",
-            multiple=True,
-            type=click.Choice(_STATES, case_sensitive=False),
-            metavar="STATE",
-            help=f"Only jobs in this state; repeat for several. One of {', '.join(_STATES)}.",
-        ),
-    ):
-        option(call)
-    return call
-
 
 _ONE: Final = click.argument("job_id", metavar="ID")
 
 
 @command("list")
-@_selector
+@selector
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
 @click.option("--page-token", default="", metavar="TOKEN", help="Go on where a list ended (nextPageToken).")
 def list_jobs(settings: Settings, *, where: job_pb2.JobFilter, limit: int, page_token: str) -> int:
@@ -62,7 +29,7 @@ def list_jobs(settings: Settings, *, where: job_pb2.JobFilter, limit: int, page_
 
     \b
     Examples:
-      mediactl jobs list --state DEAD --state FAILED
+      mediactl jobs list --state DEAD --reason FFMPEG_FAILED
       mediactl jobs list --label show=news -o json
     """
     page = with_client(settings, lambda client: client.list_page(where, page_size=limit, page_token=page_token))
@@ -80,7 +47,7 @@ def list_jobs(settings: Settings, *, where: job_pb2.JobFilter, limit: int, page_
                 waiting.title(job),
                 f"{job.progress:.0%}",
                 render.moment(job.create_time),
-                job.failure.reason,
+                _why(job),
             )
             for job in page.jobs
         ],
@@ -89,6 +56,19 @@ def list_jobs(settings: Settings, *, where: job_pb2.JobFilter, limit: int, page_
     if page.next_page_token and not settings.quiet:
         print(f"there are more: --page-token {page.next_page_token}", file=sys.stderr)
     return 0
+
+
+def _why(job: job_pb2.Job) -> str:
+    """Why it isn't done, in the few words that a list has room for."""
+    if job.failure.reason:
+        return job.failure.reason
+    if job.state == job_pb2.JOB_STATE_BLOCKED and job.spec.after:
+        return f"after {', '.join(_short(job_id) for job_id in job.spec.after)}"
+    if job.held and job.state not in (*ENDED, job_pb2.JOB_STATE_HELD):
+        return "held"
+    if job.state == job_pb2.JOB_STATE_PENDING and job.spec.not_before.ToDatetime(UTC) > datetime.now(UTC):
+        return f"not before {render.moment(job.spec.not_before)}"
+    return ""
 
 
 @command("get")
@@ -112,12 +92,14 @@ def get(settings: Settings, *, job_ids: Sequence[str]) -> int:
 
 
 def _tell(job: job_pb2.Job, settings: Settings) -> None:
+    timed = job.spec.HasField("timeout")
     failure = f"{job.failure.reason}: {job.failure.message}" if job.failure.reason else ""
     render.details(
         settings,
         [
             ("id", job.id),
             ("state", render.state(job.state)),
+            ("held", "until it is released" if job.held and job.state not in ENDED else ""),
             ("cancel", "asked for" if job.cancel_requested and job.state not in ENDED else ""),
             ("progress", f"{job.progress:.0%}"),
             ("failure", failure),
@@ -130,9 +112,16 @@ def _tell(job: job_pb2.Job, settings: Settings) -> None:
             ),
             ("queue", job.spec.queue),
             ("labels", _pairs(job.spec.labels)),
+            ("requires", _pairs(job.spec.require)),
+            ("replay of", job.replay_of),
+            ("after", _after(job.spec)),
+            ("not before", render.moment(job.spec.not_before)),
+            ("may take", render.duration(job.spec.timeout.ToTimedelta().total_seconds()) if timed else ""),
+            ("stopped at", render.moment(job.expire_time) if job.state not in ENDED else ""),
             ("submitted", render.moment(job.create_time)),
             ("started", render.moment(job.start_time)),
             ("ended", render.moment(job.end_time)),
+            *(("task", _task(task)) for task in job.tasks),
             *(("attempt", _attempt(attempt)) for attempt in job.attempts),
         ],
     )
@@ -143,6 +132,20 @@ def _tell(job: job_pb2.Job, settings: Settings) -> None:
 
 def _pairs(values: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={value}" for key, value in sorted(values.items()))
+
+
+def _after(spec: job_pb2.JobSpec) -> str:
+    however = " (however they end)" if spec.after and spec.after_any_end else ""
+    return f"{', '.join(spec.after)}{however}"
+
+
+def _task(task: job_pb2.Task) -> str:
+    parts = [f"{task.name} ({task.kind}): {task.state}"]
+    if task.waits_for:
+        parts.append(f"waits for {task.waits_for} other{'s' if task.waits_for > 1 else ''}")
+    if task.attempts_used:
+        parts.append(f"{task.attempts_used} attempt{'s' if task.attempts_used > 1 else ''} used up")
+    return ", ".join(parts)
 
 
 def _attempt(attempt: job_pb2.Attempt) -> str:
@@ -162,7 +165,7 @@ def _attempt(attempt: job_pb2.Attempt) -> str:
 
 @command("watch")
 @click.argument("job_ids", nargs=-1, metavar="[ID...]")
-@_selector
+@selector
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="CURSOR", help="Only later events.")
 @click.option("--until-ended", is_flag=True, help="End when every selected job has ended; always so with IDs.")
 def watch(
@@ -303,50 +306,3 @@ def _tell_artifacts(job: job_pb2.Job, settings: Settings) -> None:
         [waiting.artifact_row(artifact) for artifact in job.artifacts],
         empty=f"nothing was published; the job is {render.state_word(job.state)}",
     )
-
-
-@command("cancel")
-@click.argument("job_ids", nargs=-1, metavar="[ID...]")
-@_selector
-@click.option("--message", default="", metavar="TEXT", help="Kept in the jobs' history.")
-def cancel(settings: Settings, *, job_ids: Sequence[str], where: job_pb2.JobFilter, message: str) -> int:
-    """Stop jobs, by id or by selector. Nothing of theirs is published.
-
-    \b
-    Examples:
-      mediactl jobs cancel 3f2a 77b0
-      mediactl jobs cancel --queue night --state PENDING
-    """
-    selected = where.ByteSize() > 0
-    if bool(job_ids) == selected:
-        raise click.UsageError("give job IDs or a selector (--state, --preset, --queue, --label), one of both")
-
-    def work(client: Client) -> tuple[list[job_pb2.Job], list[tuple[str, MediactlError]]]:
-        ids = [*job_ids] or [job.id for job in client.list(where) if job.state not in ENDED]
-        done: list[job_pb2.Job] = []
-        refused: list[tuple[str, MediactlError]] = []
-        for job_id in ids:
-            try:
-                done.append(client.cancel(job_id, message=message))
-            except MediactlError as error:
-                if len(ids) == 1:
-                    raise
-                refused.append((job_id, error))
-        return done, refused
-
-    done, refused = with_client(settings, work)
-    if settings.format is not Format.TABLE:
-        render.write(render.jobs_data(done, several=len(job_ids) != 1), settings)
-    else:
-        render.table(
-            settings,
-            ("ID", "STATE", ""),
-            [
-                (job.id, render.state(job.state), "" if job.state in ENDED else "the agent is told to stop")
-                for job in done
-            ],
-            empty="no job was stopped",
-        )
-    for job_id, error in refused:
-        print(f"mediactl: {job_id}: {error.reason}: {error.message}", file=sys.stderr)
-    return refused[0][1].exit_code if refused else 0

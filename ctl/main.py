@@ -18,6 +18,14 @@ Examples:
   mediactl doctor
 """
 
+_QUEUE_EPILOG: Final = """\b
+Examples:
+  mediactl queue
+  mediactl queue -o json
+  mediactl queue set news --weight 3
+  mediactl queue limit label:customer 2
+"""
+
 _JOBS: Final = LazyGroup(
     "jobs",
     {
@@ -28,9 +36,23 @@ _JOBS: Final = LazyGroup(
         "events": Leaf("ctl.jobs:events", "Show a job's history."),
         "explain": Leaf("ctl.jobs:explain", "Say why a job waits."),
         "artifacts": Leaf("ctl.jobs:artifacts", "Show what a job published."),
-        "cancel": Leaf("ctl.jobs:cancel", "Stop jobs."),
+        "cancel": Leaf("ctl.interventions:cancel", "Stop jobs."),
+        "retry": Leaf("ctl.interventions:retry", "Put DEAD jobs in line again."),
+        "replay": Leaf("ctl.interventions:replay", "Do jobs again with the same inputs and presets, as new jobs."),
+        "hold": Leaf("ctl.interventions:hold", "Pause jobs that wait."),
+        "release": Leaf("ctl.interventions:release", "End the pause."),
     },
-    help="Look at jobs and stop them.",
+    help="Look at jobs, stop, pause and repeat them.",
+)
+_QUEUE: Final = LazyGroup(
+    "queue",
+    {
+        "set": Leaf("ctl.queue:set_queue", "Set the weight of a queue."),
+        "limit": Leaf("ctl.queue:limit", "Set or remove a limit on what runs at once."),
+    },
+    alone=Leaf("ctl.queue:overview", ""),
+    help="Show what waits, what runs where, and the limits; set weights and limits.",
+    epilog=_QUEUE_EPILOG,
 )
 _PRESETS: Final = LazyGroup(
     "presets",
@@ -69,6 +91,7 @@ cli: Final = LazyGroup(
         "submit": Leaf("ctl.submit:submit", "Put jobs into the queue."),
         "plan": Leaf("ctl.submit:plan", "Show what would be run for a job, and why."),
         "jobs": _JOBS,
+        "queue": _QUEUE,
         "presets": _PRESETS,
         "profiles": _PROFILES,
         "agents": _AGENTS,

@@ -1,7 +1,8 @@
 """How far jobs have come: bars on a terminal, nothing elsewhere. All of it on stderr."""
 
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -10,6 +11,12 @@ from rich.text import Text
 from ctl import render
 from ctl.settings import Settings
 from mediactl.v1 import job_pb2
+
+_WAITS: Final[Mapping[int, str]] = {
+    job_pb2.JOB_STATE_BLOCKED: "waits for other jobs",
+    job_pb2.JOB_STATE_HELD: "paused",
+    job_pb2.JOB_STATE_PENDING: "waiting for an agent",
+}
 
 
 class Progress:
@@ -37,7 +44,7 @@ class Progress:
             self._bars.start()
             for job_id, title in self._titles.items():
                 self._tasks[job_id] = self._bars.add_task(
-                    render.plain(title), total=1.0, activity="waiting for an agent"
+                    render.plain(title), total=1.0, activity=_WAITS[job_pb2.JOB_STATE_PENDING]
                 )
         return self
 
@@ -61,6 +68,8 @@ class Progress:
             self.say(f"{self._titles.get(event.job_id, event.job_id)}: {event.message}; it will be tried again")
         elif event.job_state in {job_pb2.JOB_STATE_DEAD, job_pb2.JOB_STATE_CANCELLED}:
             self._show(event.job_id, None, render.state_word(event.job_state))
+        elif event.job_state in _WAITS:
+            self._show(event.job_id, None, _WAITS[event.job_state])
 
     def say(self, text: str) -> None:
         """A remark above the bars."""

@@ -26,6 +26,7 @@ _STYLES: Final[Mapping[int, str]] = {
     job_pb2.JOB_STATE_DEAD: "red",
     job_pb2.JOB_STATE_FAILED: "yellow",
     job_pb2.JOB_STATE_PROCESSING: "cyan",
+    job_pb2.JOB_STATE_HELD: "magenta",
 }
 
 

@@ -16,7 +16,7 @@ from presets.reasons import Reason
 
 
 @command("run")
-@submission_options(with_spec=False)
+@submission_options(queueing=False)
 def run(settings: Settings, *, request: Request) -> int:
     """Process files now and wait for them. Needs no server: it uses your own box where one is running (`mediactl
     up`), and otherwise starts one that ends by itself.

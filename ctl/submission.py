@@ -5,12 +5,14 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import yaml
 
+from ctl.times import Duration, Moment
 from mediactl.errors import MediactlError
 from mediactl.requests import from_json
 from mediactl.v1 import job_pb2
@@ -36,12 +38,19 @@ class Request:
     labels: tuple[str, ...] = ()
     require: tuple[str, ...] = ()
     max_attempts: int | None = None
+    job_timeout: float | None = None
+    deadline: datetime | None = None
+    after: tuple[str, ...] = ()
+    after_any_end: bool = False
+    not_before: datetime | None = None
+    hold: bool = False
     overwrite: bool = False
     verbose: bool = False
 
 
-def submission_options(*, with_spec: bool) -> Callable[[Callable[..., object]], Callable[..., object]]:
-    """Declares the shared options; the command receives them as one `request`."""
+def submission_options(*, queueing: bool) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """Declares the shared options; the command receives them as one `request`. With `queueing`, those too that only
+    make sense where nobody need wait for the jobs."""
 
     def declare(function: Callable[..., object]) -> Callable[..., object]:
         def call(*args: Any, **values: Any) -> object:
@@ -51,7 +60,7 @@ def submission_options(*, with_spec: bool) -> Callable[[Callable[..., object]], 
 
         call.__doc__ = function.__doc__
         call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # where click stacks decorators
-        for option in reversed([*_OPTIONS, *([_SPEC] if with_spec else [])]):
+        for option in reversed([*_OPTIONS, *(_QUEUEING if queueing else ())]):
             option(call)
         return call
 
@@ -75,11 +84,39 @@ _OPTIONS: Final = (
     click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Describes the job."),
     click.option("--require", multiple=True, metavar="KEY=VALUE", help="Only agents with this label."),
     click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Tries before it is DEAD; 3."),
+    click.option(
+        "--job-timeout",
+        type=Duration(),
+        metavar="D",
+        help="Longest time from its first start to its end, all tries included; then it is stopped: 90s, 2h.",
+    ),
+    click.option(
+        "--deadline",
+        type=Moment(),
+        metavar="T",
+        help="It must have ended by then: 2026-05-01T06:00:00Z, or from now on: 2h.",
+    ),
     click.option("--overwrite", is_flag=True, help="Replace existing outputs."),
     click.option("--verbose", is_flag=True, help="Log what FFmpeg says in detail."),
 )
-_SPEC: Final = click.option(
-    "--spec", metavar="FILE|-", help="Job specs as JSON, JSON lines or YAML, instead of INPUT and its options."
+_QUEUEING: Final = (
+    click.option(
+        "--after",
+        multiple=True,
+        metavar="JOB",
+        help="Not before this job has completed; repeat for several. Where it does not, this one is DEAD too.",
+    ),
+    click.option("--after-any-end", is_flag=True, help="The jobs of --after need only end, however they do."),
+    click.option(
+        "--not-before",
+        type=Moment(),
+        metavar="T",
+        help="Not started before: 2026-05-01T06:00:00Z, or from now on: 2h.",
+    ),
+    click.option("--hold", is_flag=True, help="Wait for `mediactl jobs release`."),
+    click.option(
+        "--spec", metavar="FILE|-", help="Job specs as JSON, JSON lines or YAML, instead of INPUT and its options."
+    ),
 )
 
 
@@ -90,6 +127,8 @@ def build(request: Request, *, cwd: Path | None = None) -> list[job_pb2.JobSpec]
     """
     base = cwd or Path.cwd()
     specs = _from_file(request, base) if request.spec is not None else _from_inputs(request, base)
+    if request.after_any_end and not all(request.after or spec.after for spec in specs):
+        raise click.UsageError("--after-any-end says how to take --after, which is missing")
     labels, require = pairs(request.labels, "--label"), pairs(request.require, "--require")
     for spec in specs:
         if request.priority is not None:
@@ -98,6 +137,15 @@ def build(request: Request, *, cwd: Path | None = None) -> list[job_pb2.JobSpec]
             spec.max_attempts = request.max_attempts
         if request.queue is not None:
             spec.queue = request.queue
+        if request.job_timeout is not None:
+            spec.timeout.FromTimedelta(timedelta(seconds=request.job_timeout))
+        if request.deadline is not None:
+            spec.deadline.FromDatetime(request.deadline)
+        if request.not_before is not None:
+            spec.not_before.FromDatetime(request.not_before)
+        spec.after.extend(one for one in dict.fromkeys(request.after) if one not in spec.after)
+        spec.after_any_end = spec.after_any_end or request.after_any_end
+        spec.hold = spec.hold or request.hold
         spec.labels.update(labels)
         spec.require.update(require)
         spec.overwrite = spec.overwrite or request.overwrite

@@ -1,10 +1,8 @@
 """`mediactl submit` and `mediactl plan`."""
 
-import re
 import shlex
 import uuid
 from collections.abc import Sequence
-from typing import Final
 
 import click
 from rich.text import Text
@@ -13,31 +11,19 @@ from ctl import render, waiting
 from ctl.connection import with_client
 from ctl.settings import Format, Settings
 from ctl.submission import Request, build, submission_options
+from ctl.times import Duration
 from ctl.tree import command
 from mediactl.client import Client
 from mediactl.v1 import job_pb2, job_service_pb2
 
-_UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-class Duration(click.ParamType[float]):
-    """Seconds, from e.g. `90`, `1.5s`, `10m`, `2h`."""
-
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds."""
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", str(value))
-        if match is None:
-            self.fail(f"expected a duration such as 90s, 10m or 2h, not {value!r}", param, ctx)
-        return float(match[1]) * _UNITS_S[match[2]]
-
 
 @command("submit")
-@submission_options(with_spec=True)
-@click.option("--request-id", metavar="ID", help="Submitting again with this id gives the same jobs.")
+@submission_options(queueing=True)
+@click.option(
+    "--request-id",
+    metavar="ID",
+    help="Submitting the same again with this id gives the same jobs; give moments, not durations from now, with it.",
+)
 @click.option("--wait", is_flag=True, help="Wait until the jobs have ended; 1 where one did not complete.")
 @click.option("--wait-timeout", type=Duration(), metavar="D", help="Give up waiting (6); the jobs go on.")
 @click.option("--follow", is_flag=True, help="Wait and print the logs on stderr meanwhile.")
@@ -59,6 +45,7 @@ def submit(
     \b
     Examples:
       mediactl submit talk.wav --preset loudness_podcast --output out/ --label show=news
+      mediactl submit talk.wav --preset loudness_podcast --output out/ --after 3f2a --not-before 2h --deadline 8h
       mediactl submit --spec jobs.yaml --wait --wait-timeout 10m
     """
     specs = build(request)
@@ -81,7 +68,7 @@ def submit(
 
 
 @command("plan")
-@submission_options(with_spec=True)
+@submission_options(queueing=True)
 def plan(settings: Settings, *, request: Request) -> int:
     """Show what would be run for a job, and why: probes and validates, encodes nothing.
 

@@ -21,10 +21,27 @@ class Leaf:
     summary: str
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called."""
+def _load(leaf: Leaf) -> click.Command:
+    module, _, attribute = leaf.home.partition(":")
+    command = getattr(import_module(module), attribute)
+    if not isinstance(command, click.Command):
+        raise TypeError(f"{leaf.home} is not a command")
+    return command
 
-    def __init__(self, name: str, leaves: Mapping[str, "Leaf | LazyGroup"], **attributes: Any) -> None:
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called. `alone` is what its own name without one does."""
+
+    def __init__(
+        self, name: str, leaves: Mapping[str, "Leaf | LazyGroup"], *, alone: Leaf | None = None, **attributes: Any
+    ) -> None:
+        if alone is not None:
+
+            def call() -> object:
+                ctx = click.get_current_context()
+                return ctx.invoke(_load(alone)) if ctx.invoked_subcommand is None else None
+
+            attributes |= {"callback": call, "invoke_without_command": True, "params": shared_options()}
         super().__init__(name, **attributes)
         self._leaves = leaves
 
@@ -35,12 +52,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Imports the command."""
         match self._leaves.get(cmd_name):
-            case Leaf(home=home):
-                module, _, attribute = home.partition(":")
-                command = getattr(import_module(module), attribute)
-                if not isinstance(command, click.Command):
-                    raise TypeError(f"{home} is not a command")
-                return command
+            case Leaf() as leaf:
+                return _load(leaf)
             case other:
                 return other
 
@@ -68,7 +81,12 @@ def shared_options() -> list[click.Option]:
 
     file = click.Path(exists=True, dir_okay=False)
     return [
-        option("--controller", metavar="ADDR", help="unix:PATH or HOST:PORT; without it your own box."),
+        option(
+            "--controller",
+            metavar="ADDR[,ADDR...]",
+            help="unix:PATH or HOST:PORT; without it your own box. Of several, which share one database, the first "
+            "that answers, and another where it goes away.",
+        ),
         option(
             "-o",
             "format",

@@ -45,7 +45,7 @@ def wait(
                     progress.moved(update.progress)
                 else:
                     progress.happened(update.event)
-            ended = [client.get(job_id) for job_id in ids]
+            ended = [client.get(job_id, patient=True) for job_id in ids]
             waiting = [job.id for job in ended if job.state not in ENDED]
             if not waiting:
                 return ended

@@ -6,7 +6,7 @@ A capability is a string ``kind:name`` as FFmpeg names it: ``encoder:aac``, ``fi
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, Self
 
 MEBIBYTE = 1 << 20
@@ -46,15 +46,20 @@ class Binary:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a task occupies while it runs: CPU cores, bytes of memory, bytes of scratch disk."""
+    """What a task occupies while it runs: CPU cores, bytes of memory, bytes of scratch disk.
+
+    ``encoder_sessions`` (one for each rendition) and ``gpu_memory_bytes`` are taken on one GPU.
+    """
 
     cores: int = 1
     memory_bytes: int = 256 * MEBIBYTE
     scratch_bytes: int = 0
+    encoder_sessions: int = 0
+    gpu_memory_bytes: int = 0
 
     def rounded_up(self) -> "Resources":
         """Each amount rounded up to a power of two, so that few distinct classes exist."""
-        return Resources(*(_power_of_two(n) for n in (self.cores, self.memory_bytes, self.scratch_bytes)))
+        return Resources(*(_power_of_two(n) for n in astuple(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class Alternative:
         return json.dumps(
             [
                 sorted({tuple(sorted(any_of)) for any_of in self.needs}),
-                [rounded.cores, rounded.memory_bytes, rounded.scratch_bytes],
+                astuple(rounded),
             ],
             separators=(",", ":"),
         )
@@ -96,11 +101,7 @@ class Requirements:
             "alternatives": [
                 {
                     "needs": [sorted(any_of) for any_of in alternative.needs],
-                    "resources": {
-                        "cores": alternative.resources.cores,
-                        "memory_bytes": alternative.resources.memory_bytes,
-                        "scratch_bytes": alternative.resources.scratch_bytes,
-                    },
+                    "resources": asdict(alternative.resources),
                     "open_after_s": alternative.open_after_s,
                 }
                 for alternative in self.alternatives

@@ -1,10 +1,11 @@
 """A caller's request, checked and resolved: everything an agent needs to compile it without a catalog of its own."""
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
@@ -58,14 +59,14 @@ class Intent:
     overwrite: bool
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values, with the texts of the preset and the profiles."""
+        """As plain JSON values; the preset and the profiles stand there as the keys of :meth:`texts`."""
         return {
-            "preset": self.preset.text,
+            "preset": text_digest(self.preset.text),
             "inputs": [{"role": i.role, "uri": i.uri} for i in self.inputs],
             "parameters": dict(self.parameters),
             "outputs": [
                 {
-                    "profile": o.profile.text,
+                    "profile": text_digest(o.profile.text),
                     "overrides": dict(o.profile.overrides),
                     "uri": o.uri,
                     "name": o.name,
@@ -75,19 +76,23 @@ class Intent:
             "overwrite": self.overwrite,
         }
 
+    def texts(self) -> dict[str, str]:
+        """The documents of the preset and the profiles by their SHA-256."""
+        return {text_digest(text): text for text in (self.preset.text, *(o.profile.text for o in self.outputs))}
+
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_json`.
+    def from_json(cls, document: Mapping[str, Any], texts: Mapping[str, str]) -> Self:
+        """The inverse of :meth:`to_json` and :meth:`texts`.
 
         :raises InvalidDocument: a text is not valid here, for instance because it needs a newer program.
         """
         return cls(
-            preset=Preset.from_text(document["preset"]),
+            preset=Preset.from_text(texts[document["preset"]]),
             inputs=tuple(InputRef(i["role"], i["uri"]) for i in document["inputs"]),
             parameters=MappingProxyType(dict(document["parameters"])),
             outputs=tuple(
                 OutputRef(
-                    profile=Profile.from_text(o["profile"]).overridden(o["overrides"]),
+                    profile=Profile.from_text(texts[o["profile"]]).overridden(o["overrides"]),
                     uri=o["uri"],
                     name=o["name"],
                 )
@@ -95,6 +100,12 @@ class Intent:
             ),
             overwrite=bool(document["overwrite"]),
         )
+
+
+@lru_cache(maxsize=1024)
+def text_digest(text: str) -> str:
+    """SHA-256 of a document's text, hexadecimal: what an intent names it by."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def resolve(

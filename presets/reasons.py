@@ -63,12 +63,15 @@ class Reason(StrEnum):
     # what the fleet says
     JOB_NOT_FOUND = auto()
     JOB_ENDED = auto()
+    JOB_NOT_DEAD = auto()
+    JOB_NOT_STARTED = auto()
     AGENT_NOT_FOUND = auto()
     AGENT_ID_CONFLICT = auto()
     ATTEMPT_NOT_FOUND = auto()
     EPOCH_SUPERSEDED = auto()
     CONTROLLER_UNREACHABLE = auto()
     CONTROLLER_STOPPING = auto()
+    STORE_UNAVAILABLE = auto()
     UNAUTHENTICATED = auto()
     PERMISSION_DENIED = auto()
 
@@ -150,12 +153,15 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.INTERNAL: _retry("a defect of this program", "INTERNAL"),
         Reason.JOB_NOT_FOUND: _not_found("no job has that id"),
         Reason.JOB_ENDED: _refused("the job has ended already", "FAILED_PRECONDITION"),
+        Reason.JOB_NOT_DEAD: _refused("only a DEAD job can be retried", "FAILED_PRECONDITION"),
+        Reason.JOB_NOT_STARTED: _refused("the job was never started, so there is nothing to replay", "FAILED_PRECONDITION"),
         Reason.AGENT_NOT_FOUND: _not_found("no agent has that id"),
         Reason.AGENT_ID_CONFLICT: Fact("another live machine uses this agent id", "ALREADY_EXISTS"),
         Reason.ATTEMPT_NOT_FOUND: _not_found("no attempt has that id"),
         Reason.EPOCH_SUPERSEDED: Fact("a newer session of this agent took over", "ABORTED"),
         Reason.CONTROLLER_UNREACHABLE: _retry("no controller answers at the address", "UNAVAILABLE", 4),
         Reason.CONTROLLER_STOPPING: _retry("the controller is shutting down", "UNAVAILABLE", 4),
+        Reason.STORE_UNAVAILABLE: _retry("the controller can't reach its database just now", "UNAVAILABLE", 4),
         Reason.UNAUTHENTICATED: Fact("the token is missing or wrong", "UNAUTHENTICATED", exit_code=5),
         Reason.PERMISSION_DENIED: Fact("the caller may not do this", "PERMISSION_DENIED", exit_code=5),
     }

@@ -1,10 +1,14 @@
-"""What every test may rely on: the folder of real recordings, and how long Hypothesis may think."""
+"""What every test may rely on: the folder of real recordings, a PostgreSQL, and how long Hypothesis may think."""
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.fakes.postgres import Postgres, PostgresAbsent
 
 # Other tests share the cores: how long one example took says nothing about the code.
 settings.register_profile("shared-machine", deadline=None)
@@ -21,6 +25,30 @@ def media_corpus() -> Path:
     if not _CORPUS.is_dir():
         pytest.skip(_NO_CORPUS)
     return _CORPUS
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A running server, the same for all tests of a worker, which leave it running; skips where there can be none."""
+    with _postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A running server of the test's own, to stop and to kill; skips where there can be none."""
+    with _postgres() as server:
+        yield server
+
+
+@contextmanager
+def _postgres() -> Iterator[Postgres]:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(Postgres())
+        except PostgresAbsent as absent:
+            pytest.skip(str(absent))
+        yield server
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

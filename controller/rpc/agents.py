@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import grpc
 import structlog
-from google.protobuf import json_format
 
 from controller import sessions as live
 from controller.core.liveness import Timers
-from controller.sessions import Sessions, lease_frame
+from controller.exchange import Exchange
+from controller.sessions import Sessions
 from controller.store import queries, topics
-from controller.store.attempts import AppendLog, End, EpochSuperseded, Stage, Start
-from controller.store.fleet import Register
+from controller.store.attempts import Decline, EpochSuperseded, Item, Report
 from controller.store.leasing import leases_of
-from controller.store.tables import AgentId, AttemptId
 from controller.store.writer import Store
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import agent_service_pb2_grpc
@@ -52,127 +48,104 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 Problem(Reason.INVALID_ARGUMENT, "hello.agent_id", "the first frame must introduce the agent")
             )
         hello = first.hello
-        reconciled = await self._store.execute(
-            Register(
-                agent_id=AgentId(hello.agent_id),
-                instance_id=hello.instance_id,
-                name=hello.name,
-                version=hello.version,
-                labels=json.dumps(dict(hello.labels)),
-                capabilities=json_format.MessageToJson(hello.capabilities, indent=None),
-                held=frozenset(holding.attempt_id for holding in hello.holdings),
-                jitter=self._dice.random(),
-            )
-        )
-        session = live.Session(hello, reconciled.epoch)
+        exchange = Exchange(hello, self._dice.random)
+        found = await self._store.execute(exchange.register())
+        welcome = exchange.welcome(found, self._timers.heartbeat_s)
+        session = live.Session(exchange)
+        session.send(*welcome)
         superseded = self._sessions.add(session)
         if superseded is not None:
             superseded.close(EpochSuperseded())
-        log.info("agent connected", agent=hello.name, agent_id=hello.agent_id, epoch=reconciled.epoch)
-        welcome = pb.Welcome(epoch=reconciled.epoch)
-        welcome.heartbeat_interval.FromMilliseconds(int(self._timers.heartbeat_s * 1000))
-        session.send(pb.SessionResponse(welcome=welcome))
-        for stop in reconciled.stops:
-            session.send(pb.SessionResponse(stop=stop))
-        for lease in reconciled.leases:
-            session.send(lease_frame(lease))
+        log.info("agent connected", agent=hello.name, agent_id=hello.agent_id, epoch=found.epoch)
+        if found.quarantined:
+            log.warning(
+                "attempts that a former life of the database granted are quarantined",
+                agent=hello.name,
+                attempts=list(found.quarantined),
+            )
         self._store.topics.publish([topics.DISPATCH])
-        reading = asyncio.create_task(self._listen(session, request_iterator))
+        reading = asyncio.create_task(_Listener(self._store, self._sessions, session).listen(request_iterator))
         telling = asyncio.create_task(self._tell(session))
         try:
-            while (frame := await session.frames()) is not None:
-                yield frame
+            while frames := list(await session.frames()):
+                for frame in frames:
+                    yield frame
         finally:
             self._sessions.remove(session)
             for task in (reading, telling):
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await task
-            log.info("agent disconnected", agent=hello.name, agent_id=hello.agent_id, epoch=reconciled.epoch)
+            log.info("agent disconnected", agent=hello.name, agent_id=hello.agent_id, epoch=found.epoch)
 
-    async def _listen(self, session: live.Session, frames: AsyncIterator[pb.SessionRequest]) -> None:
+    async def _tell(self, session: live.Session) -> None:
+        """Stops at once, from the database; leases that the agent's status still lacks, again."""
+        agent_id = session.agent_id
+        try:
+            with self._store.topics.subscribe(topics.agent(agent_id)) as changes:
+                while True:
+                    for row in await self._store.read(queries.stops_for, agent_id):
+                        session.send(pb.SessionResponse(stop=pb.Stop(attempt_id=row.id, reason=row.stop_reason)))
+                    await changes.wait(2 * self._timers.heartbeat_s)
+                    unconfirmed = await self._store.read(
+                        queries.unconfirmed, agent_id, int(2e6 * self._timers.heartbeat_s), self._store.database
+                    )
+                    held = session.exchange.held()
+                    if missing := [attempt for attempt in unconfirmed if attempt not in held]:
+                        for leased in await self._store.read(leases_of, agent_id, *missing):
+                            session.send(session.exchange.lease(leased))
+        except Exception as error:  # noqa: BLE001 - it ends the stream, which tells the agent and repeats everything
+            session.close(error)
+
+
+class _Listener:
+    """What one stream says. Frames that arrive together go to the store together."""
+
+    def __init__(self, store: Store, sessions: Sessions, session: live.Session) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._session = session
+        self._items: list[Item] = []
+        self._loop = asyncio.get_running_loop()
+
+    async def listen(self, frames: AsyncIterator[pb.SessionRequest]) -> None:
+        session = self._session
         try:
             async for frame in frames:
                 session.hear()
-                self._handle(session, frame)
+                items = session.exchange.hear(frame)
+                if frame.HasField("status"):
+                    for holding in frame.status.holdings:
+                        if holding.phase in _BEGUN:
+                            self._sessions.report_progress(holding)
+                if items:
+                    if not self._items:
+                        self._loop.call_soon(self._hand_over)
+                    self._items += items
         except Exception as error:  # noqa: BLE001 - it ends the stream, which tells the agent and repeats everything
             session.close(error)
         else:
             session.close()
 
-    def _handle(self, session: live.Session, frame: pb.SessionRequest) -> None:
-        match frame.WhichOneof("frame"):
-            case "status":
-                session.report(frame.status)
-                for holding in frame.status.holdings:
-                    if holding.phase in _BEGUN:
-                        self._begin(session, holding.attempt_id)
-                        self._sessions.report_progress(holding)
-            case "log":
-                self._after(
-                    session,
-                    self._store.enqueue(AppendLog((frame.log,))),
-                    partial(_acknowledge_log, frame.log),
-                )
-            case "staged":
-                self._begin(session, frame.staged.attempt_id)
-                reply = self._store.enqueue(Stage(session.speaker, frame.staged))
-                self._after(session, reply, partial(_answer_stage, frame.staged))
-            case "ended":
-                reply_end = self._store.enqueue(End(session.speaker, frame.ended, self._dice.random()))
-                self._after(session, reply_end, partial(_acknowledge_end, frame.ended))
-            case "hello" | None:
-                session.close(
-                    InvalidRequest(Problem(Reason.INVALID_ARGUMENT, "frame", "one hello a stream, then other frames"))
-                )
+    def _hand_over(self) -> None:
+        items, self._items = tuple(self._items), []
+        if any(isinstance(item, Decline) for item in items):
+            self._session.pause()
+        reply = self._store.enqueue(Report(self._session.exchange.speaker, items))
+        reply.add_done_callback(lambda done: self._answer(items, done))
 
-    def _begin(self, session: live.Session, attempt_id: str) -> None:
-        if attempt_id not in session.begun:
-            session.begun.add(attempt_id)
-            self._after(session, self._store.enqueue(Start(session.speaker, AttemptId(attempt_id))), None)
-
-    def _after(self, session: live.Session, reply: asyncio.Future[Any], answer: Any) -> None:
-        """Answer once the command is committed; a command that failed ends the stream, and the agent repeats."""
-
-        def done(finished: asyncio.Future[Any]) -> None:
-            error = None if finished.cancelled() else finished.exception()
-            if isinstance(error, Exception):
-                session.close(error)
-            elif error is None and answer is not None and not finished.cancelled():
-                session.send(answer(finished.result()))
-
-        reply.add_done_callback(done)
-
-    async def _tell(self, session: live.Session) -> None:
-        """Stops at once, from the database; leases that the agent's status still lacks, again."""
-        agent_id = session.speaker.agent_id
-        try:
-            with self._store.topics.subscribe(topics.agent(agent_id)) as changes:
-                while True:
-                    for row in await self._store.read(queries.stops_for, agent_id):
-                        stop = pb.Stop(attempt_id=row.id, reason=row.stop_reason)
-                        session.send(pb.SessionResponse(stop=stop))
-                    await changes.wait(self._timers.heartbeat_s)
-                    before_us = self._store.now_us() - int(2e6 * self._timers.heartbeat_s)
-                    unconfirmed = await self._store.read(queries.unconfirmed, agent_id, before_us)
-                    if missing := [attempt for attempt in unconfirmed if attempt not in session.held]:
-                        for lease in await self._store.read(leases_of, agent_id, *missing):
-                            session.send(lease_frame(lease))
-        except Exception as error:  # noqa: BLE001 - it ends the stream, which tells the agent and repeats everything
-            session.close(error)
-
-
-def _acknowledge_log(chunk: pb.LogChunk, _: None) -> pb.SessionResponse:
-    return pb.SessionResponse(
-        acknowledgement=pb.Acknowledgement(attempt_id=chunk.attempt_id, stream=chunk.stream, sequence=chunk.sequence)
-    )
-
-
-def _acknowledge_end(report: pb.EndReport, _: None) -> pb.SessionResponse:
-    return pb.SessionResponse(acknowledgement=pb.Acknowledgement(attempt_id=report.attempt_id))
-
-
-def _answer_stage(report: pb.StageReport, granted: bool) -> pb.SessionResponse:
-    if granted:
-        return pb.SessionResponse(publish=pb.Publish(attempt_id=report.attempt_id))
-    return pb.SessionResponse(stop=pb.Stop(attempt_id=report.attempt_id, reason=Reason.PUBLISH_REFUSED))
+    def _answer(self, items: tuple[Item, ...], done: asyncio.Future[list[bool | None]]) -> None:
+        """Answer once the items are committed; a report that failed ends the stream, and the agent repeats."""
+        if done.cancelled():
+            return
+        error = done.exception()
+        if isinstance(error, Exception):
+            self._session.close(error)
+            return
+        frames = [
+            frame
+            for item, answer in zip(items, done.result(), strict=True)
+            if (frame := self._session.exchange.answer(item, answer)) is not None
+        ]
+        if frames:
+            self._session.send(*frames)

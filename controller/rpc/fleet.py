@@ -32,15 +32,16 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
     async def _agents(self) -> list[pb.Agent]:
         rows = await self._store.read(queries.list_agents)
         held = await self._store.read(queries.holdings)
-        return [self._agent(row, held.get(row.id, [])) for row in rows]
+        now_us = await self._store.read(self._store.database.now_us)
+        return [self._agent(row, held.get(row.id, []), now_us) for row in rows]
 
-    def _agent(self, row: Record, held: list[str]) -> pb.Agent:
+    def _agent(self, row: Record, held: list[str], now_us: int) -> pb.Agent:
         session = self._sessions.get(row.id)
-        silent_s = session.silent_s if session else max(0, self._store.now_us() - row.last_seen_us) / 1e6
+        silent_s = session.silent_s if session else max(0, now_us - row.last_seen_us) / 1e6
         if session is None:
             # Without a stream it gets no work, however recently it was heard of.
             silent_s = max(silent_s, self._timers.unreachable_s)
-        draining = session.status.draining if session else False
+        draining = session.exchange.status.draining if session else False
         return messages.agent(row, held=held, silent_s=silent_s, timers=self._timers, draining=draining)
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: _Context) -> pb.ListAgentsResponse:

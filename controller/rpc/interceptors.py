@@ -1,7 +1,8 @@
-"""What holds for every RPC: errors become rich statuses, the token is checked, calls of clients are counted."""
+"""What holds for every RPC: errors become rich statuses, the token is checked, calls are counted and measured."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,15 +11,20 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
 from grpc_status import rpc_status
 
 from controller.core.states import IllegalTransition
+from controller.metrics import Metrics
 from controller.store.attempts import EpochSuperseded
 from controller.store.cancelling import JobEnded
 from controller.store.catalog_documents import DocumentConflict
+from controller.store.engine import StoreUnavailable
 from controller.store.fleet import AgentIdConflict
 from controller.store.queries import JobAmbiguous, JobNotFound
+from controller.store.replaying import NeverRead
 from controller.store.submission import RequestIdReused
+from controller.store.topics import TopicsClosed
 from mediactl.channel import read_token
 from mediactl.errors import MediactlError, status_of
 from presets.problems import InvalidRequest, MediaFailure, Problem
@@ -65,6 +71,16 @@ def translate(error: Exception) -> MediactlError | InvalidRequest | MediaFailure
                 f"another machine ({name}) uses this agent id: if this one is a copy of it, delete the file "
                 "agent-id in the agent's data directory and start the agent again",
             )
+        case NeverRead():
+            return MediactlError(
+                Reason.JOB_NOT_STARTED, "no attempt of the job got so far as to read its inputs: submit it anew"
+            )
+        case StoreUnavailable():
+            return MediactlError(
+                Reason.STORE_UNAVAILABLE, "the controller can't reach its database just now; try again"
+            )
+        case TopicsClosed():
+            return MediactlError(Reason.CONTROLLER_STOPPING, "the controller is stopping")
         case EpochSuperseded():
             return MediactlError(Reason.EPOCH_SUPERSEDED, "a newer session of this agent took over")
         case IllegalTransition():
@@ -83,12 +99,13 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]]"
 
 
-def _wrapped(
+def wrapped(
     handler: _Handler,
     *,
     unary: Callable[[Callable[..., Awaitable[Any]], Any, Any], Awaitable[Any]],
     stream: Callable[[Callable[..., AsyncIterator[Any]], Any, Any], AsyncIterator[Any]],
 ) -> _Handler:
+    """The handler with `unary` or `stream` around its behaviour; they get (behaviour, request, context)."""
     if handler.response_streaming:
         behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
@@ -110,8 +127,8 @@ def _wrapped(
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
         inner = single
-    wrapped: _Handler = make(inner, handler.request_deserializer, handler.response_serializer)
-    return wrapped
+    made: _Handler = make(inner, handler.request_deserializer, handler.response_serializer)
+    return made
 
 
 class Errors(grpc.aio.ServerInterceptor):
@@ -137,7 +154,7 @@ class Errors(grpc.aio.ServerInterceptor):
             except Exception as error:  # noqa: BLE001 - the one place where exceptions become statuses
                 await _abort(context, error)
 
-        return _wrapped(handler, unary=unary, stream=stream)
+        return wrapped(handler, unary=unary, stream=stream)
 
 
 class Bearer(grpc.aio.ServerInterceptor):
@@ -210,7 +227,7 @@ class Presence(grpc.aio.ServerInterceptor):
             finally:
                 self._leave()
 
-        return _wrapped(handler, unary=unary, stream=stream)
+        return wrapped(handler, unary=unary, stream=stream)
 
     def _enter(self) -> None:
         self._open += 1
@@ -219,3 +236,67 @@ class Presence(grpc.aio.ServerInterceptor):
     def _leave(self) -> None:
         self._open -= 1
         self._last = self._clock()
+
+
+class Measured(grpc.aio.ServerInterceptor):
+    """Tells the metrics of every call of a method that exists, at its end. To stand first, before those that refuse."""
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._known: set[str] = set()
+
+    async def intercept_service(self, continuation: _Continuation, details: grpc.HandlerCallDetails) -> _Handler | None:
+        handler = await continuation(details)
+        if handler is None or not self._exists(details.method):
+            return handler
+        method = details.method.removeprefix("/")
+
+        async def unary(behaviour: Callable[..., Awaitable[Any]], request: Any, context: Any) -> Any:
+            begun = self._clock()
+            code = grpc.StatusCode.OK
+            try:
+                return await behaviour(request, context)
+            except BaseException as error:
+                code = _code(error, context)
+                raise
+            finally:
+                self._metrics.rpc(method, code.name, self._clock() - begun)
+
+        async def stream(
+            behaviour: Callable[..., AsyncIterator[Any]], request: Any, context: Any
+        ) -> AsyncIterator[Any]:
+            code = grpc.StatusCode.OK
+            self._metrics.stream_opened(method)
+            try:
+                async for response in behaviour(request, context):
+                    yield response
+            except BaseException as error:
+                code = _code(error, context)
+                raise
+            finally:
+                self._metrics.stream_ended(method, code.name)
+
+        return wrapped(handler, unary=unary, stream=stream)
+
+    def _exists(self, method: str) -> bool:
+        if method in self._known:
+            return True
+        try:
+            descriptor_pool.Default().FindMethodByName(method.removeprefix("/").replace("/", "."))
+        except KeyError:
+            # Refused before anybody looked whether there is such a method; its name is the caller's invention.
+            return False
+        self._known.add(method)
+        return True
+
+
+def _code(error: BaseException, context: Any) -> grpc.StatusCode:
+    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+        return grpc.StatusCode.CANCELLED
+    told = context.code()
+    # The C core speaks in numbers; 0 stands where nobody set one.
+    for code in grpc.StatusCode:
+        if told in (code, code.value[0]) and code is not grpc.StatusCode.OK:
+            return code
+    return grpc.StatusCode.UNKNOWN

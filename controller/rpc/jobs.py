@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from typing import Any
 
 import grpc
 
 from controller.admission import admit, digest
-from controller.core import matching
-from controller.core.states import JOB_ENDS, TaskState
+from controller.archive import Archive, ArchiveDamaged, ArchiveMissing
+from controller.core.fitting import Offer
+from controller.core.states import JOB_ENDS
+from controller.exchange import offer_of
 from controller.library import Library
 from controller.rpc import messages, pages
-from controller.sessions import Sessions, offer_of
+from controller.sessions import Sessions
 from controller.store import queries, topics
 from controller.store.cancelling import CancelJob, JobEnded
-from controller.store.leasing import candidate, charged
+from controller.store.explaining import explain
+from controller.store.interventions import HoldJobs, Outcome, ReleaseJobs, RetryJobs
+from controller.store.replaying import replayed
 from controller.store.submission import Submit
 from controller.store.tables import DEFAULT_TENANT, JobId
 from controller.store.writer import Store
@@ -29,6 +33,8 @@ from presets.reasons import Reason
 POLL_S = 1.0
 """A wake-up that was missed delays by this much."""
 PAGE = 500
+MOST_CHOSEN = 10_000
+"""Jobs that one hold, release or retry takes at the most."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -41,6 +47,7 @@ def _filter(message: job_pb2.JobFilter) -> queries.Filter:
         preset=message.preset,
         queue=message.queue,
         labels=dict(message.labels),
+        reasons=tuple(message.reasons),
     )
 
 
@@ -53,10 +60,11 @@ def _state_name(state: job_pb2.JobState.ValueType) -> str:
 class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     """Thin: validation is admission's, writing the store's commands'."""
 
-    def __init__(self, store: Store, library: Library, sessions: Sessions) -> None:
+    def __init__(self, store: Store, library: Library, sessions: Sessions, archive: Archive | None) -> None:
         self._store = store
         self._library = library
         self._sessions = sessions
+        self._archive = archive
 
     async def _resolve(self, prefix: str) -> JobId:
         return await self._store.read(queries.resolve_job, DEFAULT_TENANT, prefix)
@@ -68,21 +76,76 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def SubmitJobs(
         self, request: job_service_pb2.SubmitJobsRequest, context: _Context
     ) -> job_service_pb2.SubmitJobsResponse:
-        known = digest(request.jobs)
+        known = digest(request)
         # A repeat is answered before it is validated: the fleet may have changed since the first time.
-        before = await self._store.read(queries.requested, DEFAULT_TENANT, request.request_id, known)
-        if before:
-            return job_service_pb2.SubmitJobsResponse(jobs=await self._jobs(before))
+        if request.request_id:
+            before = await self._store.read(queries.requested, DEFAULT_TENANT, request.request_id, known)
+            if before:
+                return job_service_pb2.SubmitJobsResponse(jobs=await self._jobs(before))
         catalog = await self._library.catalog(DEFAULT_TENANT)
-        roots = await self._store.read(queries.declared_roots)
-        new = admit(catalog, request.jobs, roots=roots)
+        roots, now_us = await self._store.read(queries.admission_grounds, self._store.database)
+        after = await self._parents(request.jobs)
+        new = admit(catalog, request.jobs, roots=roots, now_us=now_us, after=after)
         ids = await self._store.execute(Submit(DEFAULT_TENANT, new, request.request_id, known))
         return job_service_pb2.SubmitJobsResponse(jobs=await self._jobs(ids))
 
+    async def _parents(self, specs: Iterable[job_pb2.JobSpec]) -> dict[str, JobId | Problem]:
+        """Which job each text in an `after` means, or what is wrong with it."""
+        found: dict[str, JobId | Problem] = {}
+        for text in {text for spec in specs for text in spec.after}:
+            try:
+                found[text] = await self._resolve(text)
+            except queries.JobNotFound:
+                found[text] = Problem(Reason.JOB_NOT_FOUND, "", f"no job has the id {text!r}")
+            except queries.JobAmbiguous:
+                found[text] = Problem(Reason.INVALID_ARGUMENT, "", f"several jobs begin with {text!r}; give more of it")
+        return found
+
     async def GetJob(self, request: job_service_pb2.GetJobRequest, context: _Context) -> job_service_pb2.GetJobResponse:
-        job_id = await self._resolve(request.job_id)
-        [job] = await self._jobs([job_id], with_attempts=True)
-        return job_service_pb2.GetJobResponse(job=job)
+        rows = await self._store.read(queries.find_job, DEFAULT_TENANT, request.job_id)
+        return job_service_pb2.GetJobResponse(job=messages.job(rows, self._sessions.progress(rows.job.id)))
+
+    async def _chosen(self, message: job_pb2.JobFilter) -> tuple[JobId, ...]:
+        """Jobs named by id, whatever became of them, or all that a filter selects."""
+        if message.ids:
+            return tuple(dict.fromkeys([await self._resolve(prefix) for prefix in message.ids]))
+        return tuple(await self._store.read(queries.find_jobs, _filter(message), most=MOST_CHOSEN))
+
+    async def RetryJobs(
+        self, request: job_service_pb2.RetryJobsRequest, context: _Context
+    ) -> job_service_pb2.RetryJobsResponse:
+        if not request.filter.ids and not request.filter.states:
+            request.filter.states.append(job_pb2.JOB_STATE_DEAD)
+        known = digest(request)
+        ids = await self._chosen(request.filter)
+        outcome = await self._store.execute(RetryJobs(DEFAULT_TENANT, ids, request.request_id, known))
+        return job_service_pb2.RetryJobsResponse(job_ids=outcome.done, refused=_refused(outcome, request.filter))
+
+    async def HoldJobs(
+        self, request: job_service_pb2.HoldJobsRequest, context: _Context
+    ) -> job_service_pb2.HoldJobsResponse:
+        ids = await self._chosen(request.filter)
+        outcome = await self._store.execute(HoldJobs(DEFAULT_TENANT, ids, request.message))
+        return job_service_pb2.HoldJobsResponse(job_ids=outcome.done, refused=_refused(outcome, request.filter))
+
+    async def ReleaseJobs(
+        self, request: job_service_pb2.ReleaseJobsRequest, context: _Context
+    ) -> job_service_pb2.ReleaseJobsResponse:
+        ids = await self._chosen(request.filter)
+        outcome = await self._store.execute(ReleaseJobs(DEFAULT_TENANT, ids, request.message))
+        return job_service_pb2.ReleaseJobsResponse(job_ids=outcome.done, refused=_refused(outcome, request.filter))
+
+    async def ReplayJob(
+        self, request: job_service_pb2.ReplayJobRequest, context: _Context
+    ) -> job_service_pb2.ReplayJobResponse:
+        known = digest(request)
+        ids = await self._store.read(queries.requested, DEFAULT_TENANT, request.request_id, known)
+        if not (request.request_id and ids):
+            job_id = await self._resolve(request.job_id)
+            new = await self._store.read(replayed, DEFAULT_TENANT, job_id, request.output_uri, request.overwrite)
+            ids = await self._store.execute(Submit(DEFAULT_TENANT, (new,), request.request_id, known))
+        [job] = await self._jobs(ids)
+        return job_service_pb2.ReplayJobResponse(job=job)
 
     async def ListJobs(
         self, request: job_service_pb2.ListJobsRequest, context: _Context
@@ -116,7 +179,9 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             while True:
                 left = await self._store.read(queries.unended, chosen) if request.until_ended else 1
                 # Read after the count: whatever ended the last job is then among these.
-                while rows := await self._store.read(queries.events_after, chosen, cursor=cursor, limit=PAGE):
+                while rows := await self._store.read(
+                    queries.events_after, self._store.database, chosen, cursor=cursor, limit=PAGE
+                ):
                     for row in rows:
                         cursor = row.cursor
                         yield job_service_pb2.WatchJobsResponse(event=messages.event(row))
@@ -150,23 +215,12 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         self, request: job_service_pb2.StreamLogsRequest, context: _Context
     ) -> AsyncIterator[job_service_pb2.StreamLogsResponse]:
         job_id = await self._resolve(request.job_id)
-        position = 0
+        log = _Log(self._store, self._archive, job_id, request.attempt_id)
         with self._store.topics.subscribe(topics.log(job_id), topics.job(job_id)) as changes:
             while True:
                 state = await self._store.read(queries.job_state, DEFAULT_TENANT, job_id)
-                while rows := await self._store.read(
-                    queries.log_after,
-                    DEFAULT_TENANT,
-                    job_id,
-                    request.attempt_id,
-                    position=position,
-                    limit=PAGE,
-                ):
-                    for row in rows:
-                        position = row.position
-                        yield job_service_pb2.StreamLogsResponse(
-                            attempt_id=row.attempt_id, stream=row.stream, sequence=row.sequence, data=row.data
-                        )
+                async for piece in log.news():
+                    yield piece
                 if not request.follow or state in JOB_ENDS:
                     return
                 await changes.wait(POLL_S)
@@ -175,40 +229,34 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         self, request: job_service_pb2.ExplainJobRequest, context: _Context
     ) -> job_service_pb2.ExplainJobResponse:
         job_id = await self._resolve(request.job_id)
-        tasks = await self._store.read(queries.job_tasks, DEFAULT_TENANT, job_id)
-        waiting = next((task for task in tasks if task.state == TaskState.PENDING), None)
-        [job] = await self._jobs([job_id])
-        if waiting is None:
-            state = job_pb2.JobState.Name(job.state).removeprefix("JOB_STATE_")
-            summary = f"The job does not wait for an agent: it is {state}"
-            if job.failure.reason:
-                summary += f" ({job.failure.reason}: {job.failure.message})"
-            return job_service_pb2.ExplainJobResponse(summary=summary + ".")
-        offers = await self._store.read(charged, self._sessions.offers())
-        asked = candidate(waiting, self._store.now_us())
-        verdicts = []
-        for row in await self._store.read(queries.list_agents):
-            offer = next((offer for offer in offers if offer.agent_id == row.id), None)
-            if offer is None:
-                known = messages.capabilities(row)
-                absent = matching.infeasible(
-                    asked, offer_of(row.id, row.name, json.loads(row.labels), known), asked.requirements.alternatives[0]
+        found = await self._store.read(
+            explain,
+            self._store.database,
+            DEFAULT_TENANT,
+            job_id,
+            offers=self._sessions.offers(),
+            absent=_absent,
+        )
+        return job_service_pb2.ExplainJobResponse(
+            summary=found.summary,
+            agents=[
+                job_service_pb2.AgentVerdict(
+                    agent_id=verdict.agent_id,
+                    name=verdict.name,
+                    suitable=not verdict.reasons,
+                    reasons=verdict.reasons,
                 )
-                reasons = ["is lost" if row.lost else "is not connected or takes no new work", *absent]
-            else:
-                reasons = matching.verdict(asked, offer)
-            verdicts.append(
-                job_service_pb2.AgentVerdict(agent_id=row.id, name=row.name, suitable=not reasons, reasons=reasons)
-            )
-        ahead = await self._store.read(queries.ahead_in_line, waiting)
-        return job_service_pb2.ExplainJobResponse(summary=_summary(verdicts, ahead), agents=verdicts)
+                for verdict in found.verdicts
+            ],
+        )
 
     async def PlanJob(
         self, request: job_service_pb2.PlanJobRequest, context: _Context
     ) -> job_service_pb2.PlanJobResponse:
         catalog = await self._library.catalog(DEFAULT_TENANT)
-        roots = await self._store.read(queries.declared_roots)
-        new = admit(catalog, [request.job], roots=roots, kind="plan", field="job.")
+        roots, now_us = await self._store.read(queries.admission_grounds, self._store.database)
+        after = await self._parents([request.job])
+        new = admit(catalog, [request.job], roots=roots, now_us=now_us, after=after, kind="plan", field="job.")
         [job_id] = await self._store.execute(Submit(DEFAULT_TENANT, new, "", ""))
         try:
             with self._store.topics.subscribe(topics.job(job_id)) as changes:
@@ -225,13 +273,79 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         return job_service_pb2.PlanJobResponse(plan=last.plan, agent_id=last.agent_id)
 
 
-def _summary(verdicts: list[job_service_pb2.AgentVerdict], ahead: int) -> str:
-    if not verdicts:
-        return "No agent has registered yet: start `mediactl-agent` on a machine that reaches the inputs."
-    if any(verdict.suitable for verdict in verdicts):
-        return f"It is about to be leased; {ahead} tasks are before it in line."
-    grouped: dict[str, list[str]] = {}
-    for verdict in verdicts:
-        grouped.setdefault(verdict.reasons[0], []).append(verdict.name)
-    parts = [f"{', '.join(names)} {reason}" for reason, names in grouped.items()]
-    return "No agent can take it now: " + "; ".join(parts) + f". {ahead} tasks are before it in line."
+class _Log:
+    """A job's log as one reader has seen it: what was moved to the store of logs, then what is in the database."""
+
+    def __init__(self, store: Store, archive: Archive | None, job_id: JobId, attempt_id: str) -> None:
+        self._store = store
+        self._archive = archive
+        self._job_id = job_id
+        self._attempt_id = attempt_id
+        self._position = 0
+        self._seen: dict[tuple[str, str], int] = {}
+        self._read: set[str] = set()
+
+    async def news(self) -> AsyncIterator[job_service_pb2.StreamLogsResponse]:
+        """Whatever is there and was not told yet."""
+        async for piece in self._moved():
+            yield piece
+        before = len(self._read)
+        while rows := await self._store.read(
+            queries.log_after,
+            self._store.database,
+            DEFAULT_TENANT,
+            self._job_id,
+            self._attempt_id,
+            position=self._position,
+            limit=PAGE,
+        ):
+            # A log that was moved meanwhile is here no more: what is missing is there.
+            async for piece in self._moved():
+                yield piece
+            for row in rows:
+                self._position = row.position
+                if self._is_new(row.attempt_id, row.stream, row.sequence):
+                    yield job_service_pb2.StreamLogsResponse(
+                        attempt_id=row.attempt_id, stream=row.stream, sequence=row.sequence, data=row.data
+                    )
+        if len(self._read) == before:
+            async for piece in self._moved():
+                yield piece
+
+    def _is_new(self, attempt_id: str, stream: str, sequence: int) -> bool:
+        key = (attempt_id, stream)
+        if sequence <= self._seen.get(key, 0):
+            return False
+        self._seen[key] = sequence
+        return True
+
+    async def _moved(self) -> AsyncIterator[job_service_pb2.StreamLogsResponse]:
+        found = await self._store.read(queries.archived, DEFAULT_TENANT, self._job_id, self._attempt_id)
+        for attempt_id, key in found:
+            if key in self._read:
+                continue
+            self._read.add(key)
+            if self._archive is None:
+                raise MediactlError(Reason.STORE_UNAVAILABLE, "this controller has no --store, where the log was moved")
+            try:
+                async for piece in self._archive.read(key):
+                    if self._is_new(attempt_id, piece.stream, piece.sequence):
+                        yield job_service_pb2.StreamLogsResponse(
+                            attempt_id=attempt_id, stream=piece.stream, sequence=piece.sequence, data=piece.data
+                        )
+            except (ArchiveMissing, ArchiveDamaged) as error:
+                raise MediactlError(Reason.STORE_UNAVAILABLE, f"the stored log of {attempt_id}: {error}") from None
+
+
+def _absent(row: queries.Record) -> Offer:
+    return offer_of(row.id, row.name, json.loads(row.labels), messages.capabilities(row))
+
+
+def _refused(outcome: Outcome, asked: job_pb2.JobFilter) -> list[job_service_pb2.Refusal]:
+    """Jobs that a filter happened to select aren't worth a word."""
+    if not asked.ids:
+        return []
+    return [
+        job_service_pb2.Refusal(job_id=job_id, reason=reason, message=message)
+        for job_id, reason, message in outcome.refused
+    ]

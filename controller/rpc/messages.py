@@ -57,8 +57,19 @@ def attempt(row: Record) -> job_pb2.Attempt:
     if row.run_us is not None:
         message.run_time.FromMicroseconds(row.run_us)
     if row.plan:
-        json_format.Parse(row.plan, message.plan)
+        message.plan.ParseFromString(row.plan)
     return message
+
+
+def task(row: Record, *, jobs_awaited: int) -> job_pb2.Task:
+    return job_pb2.Task(
+        id=row.id,
+        name=row.name,
+        kind=row.kind,
+        state=row.state,
+        waits_for=row.waits_for + jobs_awaited,
+        attempts_used=row.attempts_used,
+    )
 
 
 def job(rows: JobRows, progress: job_pb2.Progress | None) -> job_pb2.Job:
@@ -77,10 +88,14 @@ def job(rows: JobRows, progress: job_pb2.Progress | None) -> job_pb2.Job:
         start_time=timestamp(row.started_us),
         end_time=timestamp(row.ended_us),
         attempts=[attempt(item) for item in rows.attempts],
+        replay_of=row.replay_of,
+        held=row.held,
+        expire_time=timestamp(row.expires_us),
+        tasks=[task(item, jobs_awaited=row.waits_for) for item in rows.tasks],
     )
-    json_format.Parse(row.spec, message.spec, ignore_unknown_fields=True)
+    message.spec.ParseFromString(row.spec)
     for artifact in rows.artifacts:
-        json_format.Parse(artifact.document, message.artifacts.add(), ignore_unknown_fields=True)
+        message.artifacts.add().ParseFromString(artifact.document)
     if row.state == JobState.COMPLETED:
         message.progress = 1.0
     elif row.state == JobState.PROCESSING and progress is not None:

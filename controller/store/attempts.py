@@ -1,22 +1,31 @@
-"""What agents report of their attempts. Every command names the attempt; only the task's current one moves it."""
+"""What agents report of their attempts. Every report names the attempt; only the task's current one moves it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, TypeAlias, assert_never
 
-from google.protobuf import json_format
-from sqlalchemy import Row, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import delete, select
 
-from controller.core.retries import GiveUp, History, TryAgain, after_failure, uses_attempt
-from controller.core.states import HELD_BY_AGENT, TaskEvent, TaskState
-from controller.store.tables import AgentId, AttemptId, agents, artifacts, attempts, jobs, log_chunks, tasks
-from controller.store.topics import DISPATCH, log
-from controller.store.transitions import Happened, failure_text, move
+from controller.core.retries import BLAMES_AGENT, GiveUp, History, TryAgain, after_failure, uses_attempt
+from controller.core.states import TaskEvent, TaskState
+from controller.store import tables, topics
+from controller.store.lanes import known_lanes
+from controller.store.records import AttemptRecord, TaskRecord
+from controller.store.refiling import expand, refile
+from controller.store.tables import AgentId, AttemptId, JobId, failures
+from controller.store.work import Happened, Work, failure_text
 from controller.store.writer import Tx
-from mediactl.v1 import agent_service_pb2, job_pb2
+from mediactl.v1 import agent_service_pb2 as pb
+from mediactl.v1 import job_pb2
 from presets.reasons import TABLE, Reason
+
+MOST_AVOIDED = 8
+"""Agents that a task remembers as places where it failed."""
+COST_WEIGHT = 0.2
+"""Of a new figure in the moving average of what tasks of a class cost."""
 
 
 class EpochSuperseded(Exception):
@@ -30,285 +39,376 @@ class Speaker:
     agent_id: AgentId
     epoch: int
 
-    def require(self, tx: Tx) -> None:
-        """Refuse what an older session says; raises EpochSuperseded."""
-        epoch = tx.connection.execute(select(agents.c.epoch).where(agents.c.id == self.agent_id)).scalar_one_or_none()
-        if epoch != self.epoch:
-            raise EpochSuperseded
-
-
-def _attempt(tx: Tx, attempt_id: str) -> Row[Any] | None:
-    return tx.connection.execute(select(attempts).where(attempts.c.id == attempt_id)).one_or_none()
-
-
-def current_task(tx: Tx, attempt: Row[Any]) -> Row[Any] | None:
-    """The task, if this attempt is the one that may move it and an agent still holds it."""
-    return tx.connection.execute(
-        select(tasks).where(
-            tasks.c.tenant == attempt.tenant,
-            tasks.c.id == attempt.task_id,
-            tasks.c.attempt_id == attempt.id,
-            tasks.c.state.in_(HELD_BY_AGENT),
-        )
-    ).one_or_none()
-
-
-def _cancel_requested(tx: Tx, attempt: Row[Any]) -> bool:
-    return bool(
-        tx.connection.execute(
-            select(jobs.c.cancel_requested).where(jobs.c.tenant == attempt.tenant, jobs.c.id == attempt.job_id)
-        ).scalar_one()
-    )
-
-
-def end_attempt(tx: Tx, attempt: Row[Any], state: str, **columns: object) -> None:
-    """Close an attempt: nobody holds it and its resources are free."""
-    tx.connection.execute(
-        update(attempts)
-        .where(attempts.c.tenant == attempt.tenant, attempts.c.id == attempt.id)
-        .values(state=state, holder="", ended_us=tx.now_us, **columns)
-    )
-    tx.changed.add(DISPATCH)
-
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """The agent began. A repeat does nothing."""
 
-    speaker: Speaker
     attempt_id: AttemptId
-
-    def apply(self, tx: Tx) -> None:
-        self.speaker.require(tx)
-        attempt = _attempt(tx, self.attempt_id)
-        if attempt is None or attempt.holder != self.speaker.agent_id:
-            return
-        task = current_task(tx, attempt)
-        if task is None or task.state != TaskState.LEASED:
-            return
-        tx.connection.execute(
-            update(attempts)
-            .where(attempts.c.tenant == attempt.tenant, attempts.c.id == attempt.id)
-            .values(state="running", started_us=tx.now_us)
-        )
-        tx.connection.execute(
-            update(jobs)
-            .where(jobs.c.tenant == task.tenant, jobs.c.id == task.job_id, jobs.c.started_us.is_(None))
-            .values(started_us=tx.now_us)
-        )
-        happened = Happened("started", attempt_id=attempt.id, agent_id=self.speaker.agent_id)
-        move(tx, task, TaskEvent.START, happened)
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Store the redo records by compare-and-set on the current attempt; true: the agent may publish.
+    """Outputs are staged: store the redo records by compare-and-set on the current attempt.
 
-    False: the attempt is not the current one, or it was told to stop, and must publish nothing.
+    The answer is whether the agent may publish. False: the attempt is not the current one, or it was told to stop, and
+    must publish nothing.
     """
 
-    speaker: Speaker
-    report: agent_service_pb2.StageReport
-
-    def apply(self, tx: Tx) -> bool:
-        self.speaker.require(tx)
-        attempt = _attempt(tx, self.report.attempt_id)
-        if attempt is None or attempt.holder != self.speaker.agent_id:
-            return False
-        task = current_task(tx, attempt)
-        if task is None:
-            return False
-        if task.state == TaskState.PUBLISHING:
-            return True
-        if attempt.stop_reason is not None or task.state != TaskState.RUNNING or task.kind != "transform":
-            return False
-        tx.connection.execute(
-            update(attempts)
-            .where(attempts.c.tenant == attempt.tenant, attempts.c.id == attempt.id)
-            .values(state="publishing")
-        )
-        happened = Happened("staged", attempt_id=attempt.id, agent_id=self.speaker.agent_id)
-        redo = json_format.MessageToJson(self.report, indent=None)
-        move(tx, task, TaskEvent.STAGE, happened, redo=redo)
-        return True
+    report: pb.StageReport
 
 
 @dataclass(frozen=True, slots=True)
 class End:
     """An attempt is over at the agent. A repeat, or the report of an attempt ended otherwise, does nothing."""
 
-    speaker: Speaker
-    report: agent_service_pb2.EndReport
+    report: pb.EndReport
     jitter: float
 
-    def apply(self, tx: Tx) -> None:
-        self.speaker.require(tx)
-        report = self.report
-        attempt = _attempt(tx, report.attempt_id)
-        if attempt is None or attempt.holder != self.speaker.agent_id:
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """The agent can't take the lease after all: the task goes back in line and no attempt is counted."""
+
+    attempt_id: AttemptId
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A piece of a log, stored once. Of attempts that nobody knows it is dropped."""
+
+    chunk: pb.LogChunk
+
+
+Item: TypeAlias = Start | Stage | End | Decline | Log
+
+
+def _attempt_id(item: Item) -> str:
+    match item:
+        case Start() | Decline():
+            return item.attempt_id
+        case Stage() | End():
+            return item.report.attempt_id
+        case Log():
+            return item.chunk.attempt_id
+        case _:
+            assert_never(item)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one session said, in its order. Returns the answer to each item. Raises EpochSuperseded."""
+
+    speaker: Speaker
+    items: tuple[Item, ...]
+
+    @property
+    def weight(self) -> int:
+        return 4 * len(self.items)
+
+    def apply(self, tx: Tx) -> list[bool | None]:
+        [result] = self.apply_all(tx, [self])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    @classmethod
+    def apply_all(cls, tx: Tx, commands: Sequence[Report]) -> list[list[bool | None] | EpochSuperseded]:
+        """The answers, or the refusal, for each."""
+        clause, values = tx.database.any_of("id", "ids", {command.speaker.agent_id for command in commands})
+        epochs = {row.id: row.epoch for row in tx.database.select(tx.connection, "id, epoch", "agents", clause, values)}
+        heard = [command for command in commands if epochs.get(command.speaker.agent_id) == command.speaker.epoch]
+        unit = Work(tx)
+        unit.lock_attempts({_attempt_id(item) for command in heard for item in command.items})
+        reports = _Reports(unit)
+        answers: list[list[bool | None] | EpochSuperseded] = [
+            [reports.take(command.speaker.agent_id, item) for item in command.items]
+            if epochs.get(command.speaker.agent_id) == command.speaker.epoch
+            else EpochSuperseded()
+            for command in commands
+        ]
+        reports.write()
+        return answers
+
+
+class _Reports:
+    """Reports of any sessions, applied to one unit of work."""
+
+    def __init__(self, unit: Work) -> None:
+        self._unit = unit
+        self._logs: list[dict[str, Any]] = []
+        self._artifacts: list[dict[str, Any]] = []
+        self._completed: list[tuple[AttemptRecord, TaskRecord]] = []
+
+    def take(self, speaker: AgentId, item: Item) -> bool | None:
+        unit = self._unit
+        attempt = unit.attempts.get(_attempt_id(item))
+        if isinstance(item, Log):
+            if attempt is not None:
+                self._log(attempt, item.chunk)
+            return None
+        task = None
+        if attempt is not None and attempt.holder == speaker:
+            task = unit.current_task(attempt)
+        if attempt is None or task is None:
+            return False if isinstance(item, Stage) else None
+        match item:
+            case Start():
+                self._start(attempt, task)
+            case Stage():
+                return self._stage(attempt, task, item.report)
+            case End():
+                self._end(attempt, task, item)
+            case Decline():
+                decline(unit, attempt, task, item.message)
+            case _:
+                assert_never(item)
+        return None
+
+    def write(self) -> None:
+        unit, tx = self._unit, self._unit.tx
+        self._learn()
+        unit.flush()
+        tx.database.insert(tx.connection, tables.artifacts, self._artifacts)
+        tx.database.insert(tx.connection, tables.log_chunks, self._logs, if_new=True)
+
+    def _log(self, attempt: AttemptRecord, chunk: pb.LogChunk) -> None:
+        self._logs.append(
+            {
+                "position": self._unit.tx.ticket(),
+                "tenant": attempt.tenant,
+                "job_id": attempt.job_id,
+                "attempt_id": attempt.id,
+                "stream": chunk.stream,
+                "sequence": chunk.sequence,
+                "data": chunk.data,
+            }
+        )
+        self._unit.tx.changed.add(topics.log(JobId(attempt.job_id)))
+
+    def _start(self, attempt: AttemptRecord, task: TaskRecord) -> None:
+        unit, now_us = self._unit, self._unit.tx.now_us
+        if task.state != TaskState.LEASED:
             return
-        task = current_task(tx, attempt)
-        if task is None:
-            return
+        attempt.set(state="running", started_us=now_us)
+        job = unit.job_of(task)
+        if job.started_us is None:
+            job.set(started_us=now_us)
+            if job.timeout_us is not None:
+                job.set(expires_us=min(now_us + job.timeout_us, job.expires_us or now_us + job.timeout_us))
+        started = Happened("started", attempt_id=attempt.id, agent_id=attempt.holder, since_us=attempt.leased_us)
+        unit.move(task, TaskEvent.START, started)
+
+    def _stage(self, attempt: AttemptRecord, task: TaskRecord, report: pb.StageReport) -> bool:
+        if task.state == TaskState.PUBLISHING:
+            return True
+        self._start(attempt, task)
+        if attempt.stop_reason is not None or task.state != TaskState.RUNNING or task.kind != "transform":
+            return False
+        attempt.set(state="publishing")
+        happened = Happened("staged", attempt_id=attempt.id, agent_id=attempt.holder)
+        self._unit.move(task, TaskEvent.STAGE, happened, redo=report.SerializeToString())
+        return True
+
+    def _end(self, attempt: AttemptRecord, task: TaskRecord, item: End) -> None:
+        unit, report = self._unit, item.report
         used = {
             "run_us": report.usage.run_time.ToMicroseconds(),
             "cpu_seconds": report.usage.cpu_seconds,
             "peak_memory_bytes": report.usage.peak_memory_bytes,
-            "plan": json_format.MessageToJson(report.plan, indent=None),
+            "plan": report.plan.SerializeToString(),
             "record": report.record_json,
         }
+        broken = ""
         match report.outcome:
-            case agent_service_pb2.OUTCOME_COMPLETED:
+            case pb.OUTCOME_COMPLETED:
                 if task.kind == "transform" and task.state != TaskState.PUBLISHING:
-                    broken = job_pb2.Failure(
-                        reason=Reason.INTERNAL,
-                        message="the agent reported success without staging its outputs",
-                    )
-                    fail(tx, attempt, task, broken, self.jitter, used)
-                    return
-                _complete(tx, attempt, task, used)
-            case agent_service_pb2.OUTCOME_STOPPED if attempt.stop_reason is not None:
-                cancel(tx, attempt, task, used)
-            case agent_service_pb2.OUTCOME_STOPPED:
-                stopped = job_pb2.Failure(reason=Reason.AGENT_STOPPING, message="the agent stopped it by itself")
-                fail(tx, attempt, task, stopped, self.jitter, used)
+                    broken = "the agent reported success without staging its outputs"
+                else:
+                    self._complete(attempt, task, used)
+            case pb.OUTCOME_STOPPED if attempt.stop_reason is not None:
+                stopped(unit, attempt, task, used)
+            case pb.OUTCOME_STOPPED:
+                gone = job_pb2.Failure(reason=Reason.AGENT_STOPPING, message="the agent stopped it by itself")
+                fail(unit, attempt, task, gone, item.jitter, used)
+            case pb.OUTCOME_REFILED | pb.OUTCOME_EXPANDED if attempt.stop_reason is not None:
+                stopped(unit, attempt, task, used)
+            case pb.OUTCOME_REFILED | pb.OUTCOME_EXPANDED if task.state == TaskState.PUBLISHING:
+                broken = "the agent staged outputs and then wanted other tasks"
+            case pb.OUTCOME_REFILED:
+                self._start(attempt, task)
+                broken = refile(unit, attempt, task, report, used)
+            case pb.OUTCOME_EXPANDED:
+                self._start(attempt, task)
+                broken = expand(unit, attempt, task, report, used)
+                if not broken:
+                    self._completed.append((attempt, task))
             case _:
-                fail(tx, attempt, task, report.failure, self.jitter, used)
+                fail(unit, attempt, task, report.failure, item.jitter, used)
+        if broken:
+            fail(unit, attempt, task, job_pb2.Failure(reason=Reason.INTERNAL, message=broken), item.jitter, used)
+
+    def _complete(self, attempt: AttemptRecord, task: TaskRecord, used: dict[str, Any]) -> None:
+        unit = self._unit
+        self._start(attempt, task)
+        staged = pb.StageReport()
+        if task.redo is not None:
+            staged.ParseFromString(task.redo)
+        self._artifacts += [
+            {
+                "tenant": task.tenant,
+                "job_id": task.job_id,
+                "ordinal": ordinal,
+                "attempt_id": attempt.id,
+                "uri": record.artifact.uri,
+                "size_bytes": record.artifact.size_bytes,
+                "sha256": record.artifact.sha256,
+                "document": record.artifact.SerializeToString(),
+            }
+            for ordinal, record in enumerate(staged.records)
+        ]
+        unit.end_attempt(attempt, "completed", **used)
+        unit.move(task, TaskEvent.COMPLETE, Happened("completed", attempt_id=attempt.id, agent_id=attempt.agent_id))
+        self._completed.append((attempt, task))
+
+    def _learn(self) -> None:
+        """What tasks of these classes cost, and that agents can do them after all."""
+        if not self._completed:
+            return
+        tx = self._unit.tx
+        lanes = known_lanes(tx, {task.lane for _, task in self._completed})
+        costs: dict[str, list[float]] = {}
+        proved: set[tuple[str, str]] = set()
+        for attempt, task in self._completed:
+            if (facts := lanes.get(task.lane)) is not None and attempt.started_us is not None:
+                used = attempt.cores * (tx.now_us - attempt.started_us) / 1e6
+                costs.setdefault(facts.class_key, []).append(used)
+                proved.add((attempt.agent_id, facts.class_key))
+        for class_key, figures in sorted(costs.items()):
+            learn_cost(tx, class_key, figures)
+        for agent_id, class_key, _ in tx.connection.execute(
+            select(failures.c.agent_id, failures.c.class_key, failures.c.task_id).limit(1000)
+        ).all():
+            if (agent_id, class_key) in proved:
+                tx.connection.execute(
+                    delete(failures).where(failures.c.agent_id == agent_id, failures.c.class_key == class_key)
+                )
 
 
-def _complete(tx: Tx, attempt: Row[Any], task: Row[Any], used: dict[str, Any]) -> None:
-    staged = agent_service_pb2.StageReport()
-    if task.redo is not None:
-        json_format.Parse(task.redo, staged)
-    for ordinal, record in enumerate(staged.records):
-        tx.connection.execute(
-            insert(artifacts).values(
-                tenant=task.tenant,
-                job_id=task.job_id,
-                ordinal=ordinal,
-                attempt_id=attempt.id,
-                uri=record.artifact.uri,
-                size_bytes=record.artifact.size_bytes,
-                sha256=record.artifact.sha256,
-                document=json_format.MessageToJson(record.artifact, indent=None),
-            )
-        )
-    end_attempt(tx, attempt, "completed", **used)
-    if task.state == TaskState.LEASED:
-        move(tx, task, TaskEvent.START, Happened("started", attempt_id=attempt.id, agent_id=attempt.agent_id))
-        task = tx.connection.execute(select(tasks).where(tasks.c.tenant == task.tenant, tasks.c.id == task.id)).one()
-    move(tx, task, TaskEvent.COMPLETE, Happened("completed", attempt_id=attempt.id, agent_id=attempt.agent_id))
+def learn_cost(tx: Tx, class_key: str, figures: Sequence[float]) -> None:
+    """Take core-seconds of tasks into the moving average of their class."""
+    mean = sum(figures) / len(figures)
+    keep = (1 - COST_WEIGHT) ** len(figures)
+    known = tx.connection.execute(
+        select(tables.classes.c.cost).where(tables.classes.c.class_key == class_key)
+    ).scalar_one_or_none()
+    if known is None:
+        tx.database.insert(tx.connection, tables.classes, [{"class_key": class_key, "cost": mean}], if_new=True)
+    else:
+        cost = known * keep + mean * (1 - keep)
+        tx.database.update(tx.connection, tables.classes, ("class_key",), [{"cost": cost, "class_key": class_key}])
 
 
-def cancel(tx: Tx, attempt: Row[Any], task: Row[Any], used: dict[str, Any]) -> None:
+def decline(unit: Work, attempt: AttemptRecord, task: TaskRecord, message: str) -> None:
+    """Undo a lease that the agent did not begin: it leaves an event and no attempt."""
+    if task.state != TaskState.LEASED:
+        return
+    if attempt.stop_reason is not None:
+        stopped(unit, attempt, task, {})
+        return
+    job = unit.job_of(task)
+    unit.end_attempt(attempt, "declined")
+    unit.drop_attempt(attempt)
+    job.set(attempt_count=job.attempt_count - 1)
+    unit.move(
+        task,
+        TaskEvent.GIVE_BACK,
+        Happened("declined", attempt_id=attempt.id, agent_id=attempt.agent_id, message=message),
+        attempt_id="",
+        attempts_made=task.attempts_made - 1,
+    )
+
+
+def stopped(unit: Work, attempt: AttemptRecord, task: TaskRecord, used: dict[str, Any]) -> None:
     """End an attempt that was told to stop, and its task with it."""
-    end_attempt(tx, attempt, "cancelled", **used)
-    move(tx, task, TaskEvent.CANCEL, Happened("cancelled", attempt_id=attempt.id, agent_id=attempt.agent_id))
+    unit.end_attempt(attempt, "cancelled", **used)
+    if attempt.stop_reason == Reason.TIMED_OUT:
+        late = job_pb2.Failure(reason=Reason.TIMED_OUT, message="the time allowed for the job was used up")
+        happened = Happened("dead", attempt.id, attempt.agent_id, late.reason, late.message)
+        unit.move(task, TaskEvent.KILL, happened, failed=late, attempt_id="")
+    else:
+        unit.move(task, TaskEvent.CANCEL, Happened("cancelled", attempt.id, attempt.agent_id), attempt_id="")
 
 
 def fail(
-    tx: Tx,
-    attempt: Row[Any],
-    task: Row[Any],
-    failure: job_pb2.Failure,
+    unit: Work,
+    attempt: AttemptRecord,
+    task: TaskRecord,
+    failed: job_pb2.Failure,
     jitter: float,
     used: dict[str, Any],
     *,
     state: str = "failed",
 ) -> None:
     """End a failed attempt and decide what follows."""
-    reason = Reason(failure.reason) if failure.reason in Reason.__members__ else Reason.INTERNAL
+    tx, job = unit.tx, unit.job_of(task)
+    reason = Reason(failed.reason) if failed.reason in Reason.__members__ else Reason.INTERNAL
     facts = TABLE[reason]
-    failure.retryable = facts.retryable or facts.infrastructure
-    cancelled = _cancel_requested(tx, attempt)
-    if cancelled and task.state != TaskState.PUBLISHING:
-        cancel(tx, attempt, task, {**used, "failure": failure_text(failure)})
+    failed.retryable = facts.retryable or facts.infrastructure
+    publishing = task.state == TaskState.PUBLISHING
+    if attempt.stop_reason is not None and not publishing:
+        stopped(unit, attempt, task, {**used, "failure": failure_text(failed)})
         return
-    now_s = tx.now_us / 1e6
+    since = task.infrastructure_since_us
     verdict = after_failure(
         reason,
         History(
             attempts_used=task.attempts_used,
-            max_attempts=task.max_attempts,
+            attempts_made=task.attempts_made,
+            max_attempts=job.max_attempts,
             agents_lost=task.agents_lost,
-            infrastructure_since_s=(
-                None if task.infrastructure_since_us is None else task.infrastructure_since_us / 1e6
-            ),
+            infrastructure_since_s=None if since is None else since / 1e6,
         ),
-        now_s=now_s,
+        now_s=tx.now_s,
         jitter=jitter,
     )
-    if cancelled and isinstance(verdict, TryAgain):
+    if job.cancel_requested and isinstance(verdict, TryAgain):
         # What was being published could only complete or fail; nobody wants another try.
         verdict = GiveUp("a cancel was asked for meanwhile")
-    end_attempt(
-        tx,
-        attempt,
-        "handed_back" if reason is Reason.AGENT_STOPPING else state,
-        failure=failure_text(failure),
-        **used,
-    )
-    happened = Happened("failed", attempt.id, attempt.agent_id, reason, failure.message)
-    columns: dict[str, object] = {
+    ended = "handed_back" if reason is Reason.AGENT_STOPPING else state
+    unit.end_attempt(attempt, ended, failure=failure_text(failed), **used)
+    if reason in BLAMES_AGENT:
+        _blame(unit, attempt, task)
+    happened = Happened("failed", attempt.id, attempt.agent_id, reason, failed.message)
+    avoided = [agent for agent in json.loads(task.avoid) if agent != attempt.agent_id][-MOST_AVOIDED + 1 :]
+    columns: dict[str, Any] = {
         "attempt_id": "",
         "redo": None,
         "attempts_used": task.attempts_used + uses_attempt(verdict),
         "agents_lost": task.agents_lost + (reason is Reason.AGENT_LOST),
-        "infrastructure_since_us": task.infrastructure_since_us or (tx.now_us if facts.infrastructure else None),
+        "infrastructure_since_us": since or (tx.now_us if facts.infrastructure else None),
+        "avoid": json.dumps([*avoided, attempt.agent_id]),
     }
     match verdict:
-        case TryAgain(not_before_s=at) if at <= now_s and task.state != TaskState.PUBLISHING:
+        case TryAgain(not_before_s=at) if at <= tx.now_s and not publishing:
             gave_back = happened._replace(type="given_back")
-            move(tx, task, TaskEvent.GIVE_BACK, gave_back, failure=failure, ready_us=tx.now_us, **columns)
+            unit.move(task, TaskEvent.GIVE_BACK, gave_back, failed=failed, ready_us=tx.now_us, **columns)
         case TryAgain(not_before_s=at):
-            move(tx, task, TaskEvent.FAIL, happened, failure=failure, ready_us=int(at * 1e6), **columns)
+            unit.move(task, TaskEvent.FAIL, happened, failed=failed, ready_us=int(at * 1e6), **columns)
         case GiveUp(because=because):
-            message = f"{failure.message} ({because})" if facts.retryable else failure.message
-            move(
-                tx,
-                task,
-                TaskEvent.KILL,
-                happened._replace(type="dead", message=message),
-                failure=failure,
-                **columns,
-            )
+            message = f"{failed.message} ({because})" if facts.retryable else failed.message
+            dead = happened._replace(type="dead", message=message)
+            unit.move(task, TaskEvent.KILL, dead, failed=failed, **columns)
         case _:
             assert_never(verdict)
 
 
-@dataclass(frozen=True, slots=True)
-class AppendLog:
-    """Store log chunks once each. Chunks of attempts that nobody knows are dropped."""
-
-    chunks: tuple[agent_service_pb2.LogChunk, ...]
-
-    def apply(self, tx: Tx) -> None:
-        for chunk in self.chunks:
-            attempt = _attempt(tx, chunk.attempt_id)
-            if attempt is None:
-                continue
-            tx.connection.execute(
-                sqlite_insert(log_chunks)
-                .values(
-                    tenant=attempt.tenant,
-                    job_id=attempt.job_id,
-                    attempt_id=attempt.id,
-                    stream=chunk.stream,
-                    sequence=chunk.sequence,
-                    data=chunk.data,
-                )
-                .on_conflict_do_nothing()
-            )
-            tx.changed.add(log(attempt.job_id))
-
-
-@dataclass(frozen=True, slots=True)
-class RetryDue:
-    """Put tasks whose back-off is over in line again."""
-
-    def apply(self, tx: Tx) -> None:
-        due = tx.connection.execute(
-            select(tasks).where(tasks.c.state == TaskState.FAILED, tasks.c.ready_us <= tx.now_us)
-        ).all()
-        for task in due:
-            move(tx, task, TaskEvent.RETRY, Happened("retry_due"))
+def _blame(unit: Work, attempt: AttemptRecord, task: TaskRecord) -> None:
+    tx = unit.tx
+    facts = known_lanes(tx, [task.lane]).get(task.lane)
+    if facts is None:
+        return
+    row = {"agent_id": attempt.agent_id, "class_key": facts.class_key, "task_id": task.id, "at_us": tx.now_us}
+    tx.database.insert(tx.connection, failures, [row], if_new=True)
+    tx.database.update(tx.connection, failures, ("agent_id", "class_key", "task_id"), [row])

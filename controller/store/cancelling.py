@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import text
 
-from controller.core.states import JOB_ENDS, JobState, TaskEvent, TaskState
-from controller.store.attempts import cancel, current_task
-from controller.store.tables import JobId, Tenant, attempts, jobs, tasks
-from controller.store.topics import agent
-from controller.store.transitions import Happened, append_event, move
+from controller.core.states import JOB_ENDS, WAITING, JobState, TaskEvent, TaskState
+from controller.store.attempts import stopped
+from controller.store.tables import JobId, Tenant
+from controller.store.work import Happened, failure, work
 from controller.store.writer import Tx
 from presets.reasons import Reason
 
 STOP_GRACE_US = 20_000_000
 """How long an agent may take to confirm a stop before the attempt is ended without it."""
+PAGE = 500
 
 
 class JobEnded(Exception):
@@ -35,31 +35,20 @@ class CancelJob:
     message: str
 
     def apply(self, tx: Tx) -> None:
-        row = tx.connection.execute(
-            select(jobs.c.state, jobs.c.cancel_requested).where(jobs.c.tenant == self.tenant, jobs.c.id == self.job_id)
-        ).one()
-        if row.state in JOB_ENDS and row.state != JobState.CANCELLED:
-            raise JobEnded(row.state)
-        if row.cancel_requested:
-            return
-        tx.connection.execute(
-            update(jobs).where(jobs.c.tenant == self.tenant, jobs.c.id == self.job_id).values(cancel_requested=True)
-        )
-        asked = Happened("cancel_requested", message=self.message)
-        append_event(tx, self.tenant, self.job_id, row.state, "", asked)
-        for task in tx.connection.execute(
-            select(tasks).where(tasks.c.tenant == self.tenant, tasks.c.job_id == self.job_id)
-        ).all():
-            if task.state in (TaskState.PENDING, TaskState.FAILED):
-                move(tx, task, TaskEvent.CANCEL, Happened("cancelled", message=self.message))
-            elif task.state in (TaskState.LEASED, TaskState.RUNNING):
-                holder = tx.connection.execute(
-                    update(attempts)
-                    .where(attempts.c.tenant == self.tenant, attempts.c.id == task.attempt_id)
-                    .values(stop_reason=Reason.CANCELLED, stop_us=tx.now_us)
-                    .returning(attempts.c.holder)
-                ).scalar_one()
-                tx.changed.add(agent(holder))
+        with work(tx) as unit:
+            unit.lock([(self.tenant, self.job_id)])
+            job = unit.jobs[self.tenant, self.job_id]
+            if job.state in JOB_ENDS and job.state != JobState.CANCELLED:
+                raise JobEnded(job.state)
+            if job.cancel_requested:
+                return
+            job.set(cancel_requested=True)
+            unit.note(job, Happened("cancel_requested", message=self.message))
+            for task in unit.tasks_of(job):
+                if task.state in WAITING:
+                    unit.move(task, TaskEvent.CANCEL, Happened("cancelled", message=self.message))
+                elif task.state in (TaskState.LEASED, TaskState.RUNNING):
+                    unit.ask_to_stop(task, Reason.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +56,38 @@ class EnforceStops:
     """End attempts whose agent did not confirm a stop in time. Such an agent can publish nothing any more."""
 
     def apply(self, tx: Tx) -> None:
-        overdue = tx.connection.execute(
-            select(attempts).where(attempts.c.holder != "", attempts.c.stop_us <= tx.now_us - STOP_GRACE_US)
+        overdue = tx.connection.scalars(
+            text("SELECT id FROM attempts WHERE holder <> '' AND stop_us <= :before ORDER BY id LIMIT :most"),
+            {"before": tx.now_us - STOP_GRACE_US, "most": PAGE},
         ).all()
-        for attempt in overdue:
-            task = current_task(tx, attempt)
-            if task is not None and task.state != TaskState.PUBLISHING:
-                cancel(tx, attempt, task, {})
+        if not overdue:
+            return
+        with work(tx) as unit:
+            unit.lock_attempts(overdue)
+            for attempt in list(unit.attempts.values()):
+                task = unit.current_task(attempt)
+                if task is not None and attempt.holder and task.state != TaskState.PUBLISHING:
+                    stopped(unit, attempt, task, {})
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireJobs:
+    """End jobs whose time is used up: what waits dies, what runs is stopped, what is publishing completes."""
+
+    def apply(self, tx: Tx) -> None:
+        due = tx.connection.execute(
+            text(
+                "SELECT tenant, id FROM jobs WHERE expires_us IS NOT NULL AND expires_us <= :now"
+                " ORDER BY id LIMIT :most"
+            ),
+            {"now": tx.now_us, "most": PAGE},
+        ).all()
+        if not due:
+            return
+        with work(tx) as unit:
+            unit.lock((row.tenant, row.id) for row in due)
+            for job in list(unit.jobs.values()):
+                if job.state not in JOB_ENDS and job.expires_us is not None and job.expires_us <= tx.now_us:
+                    # Once: what runs is stopped by the request that this leaves behind.
+                    job.set(expires_us=None)
+                    unit.kill(job, failure(Reason.TIMED_OUT, "the time allowed for the job was used up"))

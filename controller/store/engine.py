@@ -1,47 +1,124 @@
-"""Engines for one SQLite file: a writer that commits durably and readers that never wait for it (WAL)."""
+"""What the two engines share and where they differ: `Database` is the whole of the difference.
+
+Rows are written in bulk by statements made from the tables; `insert` and `update` take many rows at the price of one
+statement. Tickets number what is read in the order of its commit.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NewType, TypeAlias
 
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy import Connection, Engine, Row, Table, text
+from sqlalchemy.exc import DBAPIError
 
+from controller.core.lanes import LaneFacts
 
-def writer_engine(path: Path) -> Engine:
-    """One connection; every transaction takes the write lock at its beginning and is fsynced at its end."""
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"check_same_thread": False})
-    _prepare(engine, begin="BEGIN IMMEDIATE")
-    return engine
+Clock = Callable[[], int]
+"""Microseconds since the epoch."""
 
+Url = NewType("Url", str)
 
-def reader_engine(path: Path, connections: int) -> Engine:
-    """Read-only snapshots, each of one transaction."""
-    engine = create_engine(
-        f"sqlite:///{path}",
-        poolclass=QueuePool,
-        pool_size=connections,
-        max_overflow=0,
-        connect_args={"check_same_thread": False},
-    )
-    _prepare(engine, begin="BEGIN", query_only=True)
-    return engine
+AnyRow: TypeAlias = "Row[*tuple[Any, ...]]"
+"""A row as a query returns it; what is in it the query says."""
 
 
-def _prepare(engine: Engine, *, begin: str, query_only: bool = False) -> None:
-    @event.listens_for(engine, "connect")
-    def _connect(connection: sqlite3.Connection, _record: Any) -> None:
-        # The driver's own implicit BEGIN would come too late for savepoints and locks.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
-            cursor.execute(f"PRAGMA {pragma}")
-        if query_only:
-            cursor.execute("PRAGMA query_only=ON")
-        cursor.close()
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a transaction begins with."""
 
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
-        connection.exec_driver_sql(begin)
+    now_us: int
+    first_ticket: int
+
+
+class StoreUnavailable(Exception):
+    """The database can't be reached just now. What was asked for may or may not have been done."""
+
+
+class Database(ABC):
+    """One engine. `clock_us` is for tests; without it SQLite takes the machine's clock and PostgreSQL its own."""
+
+    def __init__(self, url: Url) -> None:
+        self.url = url
+        self.lanes: dict[str, LaneFacts] = {}
+        """Lanes that were read before, by key."""
+        self.texts: dict[str, str] = {}
+        """Texts that were read before, by digest."""
+
+    grants_alone: bool
+    """Whether granting needs a transaction of its own, because other controllers wait for its lock."""
+    for_update: str
+    """Suffix of a SELECT that locks what it finds."""
+    skip_locked: str
+    """Suffix of a SELECT that locks what it finds and leaves out what others have locked."""
+
+    @abstractmethod
+    def writer_engine(self) -> Engine:
+        """One connection, whose transactions are durable when committed."""
+
+    @abstractmethod
+    def reader_engine(self, connections: int) -> Engine:
+        """Read-only snapshots, each of one transaction."""
+
+    @abstractmethod
+    def begin(self, connection: Connection) -> Stamp:
+        """Take time and tickets for the writing transaction that has just begun."""
+
+    @abstractmethod
+    def now_us(self, connection: Connection) -> int:
+        """The time that all controllers agree on."""
+
+    @abstractmethod
+    def horizon(self, connection: Connection) -> int:
+        """A ticket below which nothing can be committed any more that a reader doesn't see already."""
+
+    @abstractmethod
+    def any_of(self, column: str, name: str, values: Collection[str]) -> tuple[str, dict[str, Any]]:
+        """SQL for "column is one of these values" whose text does not depend on how many there are."""
+
+    @abstractmethod
+    def lock_scheduling(self, connection: Connection) -> None:
+        """Be the only one who grants until the transaction ends."""
+
+    @abstractmethod
+    def insert(
+        self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, if_new: bool = False
+    ) -> None:
+        """Insert rows that all have the same columns; with `if_new`, those that conflict are left out."""
+
+    @abstractmethod
+    def update(
+        self, connection: Connection, table: Table, keys: Sequence[str], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Update rows that all have the same columns, `keys` among them."""
+
+    @abstractmethod
+    def notify(self, connection: Connection, sender: str, topics: Iterable[str]) -> None:
+        """Tell other controllers what changed, when this transaction commits."""
+
+    @abstractmethod
+    def listen(self, sender: str, heard: Callable[[Collection[str] | None], None]) -> Callable[[], None]:
+        """Hear what other controllers changed, on a thread of its own; None: anything. Returns what ends it."""
+
+    @abstractmethod
+    def is_conflict(self, error: DBAPIError) -> bool:
+        """Whether the transaction lost against another one and can simply be run again."""
+
+    @abstractmethod
+    def is_unavailable(self, error: DBAPIError) -> bool:
+        """Whether the database is away, rather than the statement wrong."""
+
+    def select(
+        self,
+        connection: Connection,
+        columns: str,
+        source: str,
+        where: str,
+        values: Mapping[str, Any],
+        *,
+        suffix: str = "",
+    ) -> Sequence[AnyRow]:
+        """Rows by plain SQL of the project's own making."""
+        return connection.execute(text(f"SELECT {columns} FROM {source} WHERE {where}{suffix}"), values).all()  # noqa: S608

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, text, update
 
 from controller.core.states import TaskState
-from controller.store.attempts import current_task, fail
+from controller.store import topics
+from controller.store.attempts import fail
+from controller.store.engine import AnyRow
 from controller.store.leasing import Leased, leases_of
-from controller.store.tables import AgentId, agents, attempts, tasks
-from controller.store.topics import DISPATCH
+from controller.store.tables import AgentId, agents, attempts, failures, meta
+from controller.store.work import Work, work
 from controller.store.writer import Tx
 from mediactl.v1 import agent_service_pb2, job_pb2
 from presets.reasons import Reason
+
+ANYBODY = 200
+"""Agents called lost in one transaction at the most."""
 
 
 class AgentIdConflict(Exception):
@@ -29,8 +35,10 @@ class Reconciled:
     """What a new session must be told."""
 
     epoch: int
+    incarnation: str
     leases: tuple[Leased, ...]
     stops: tuple[agent_service_pb2.Stop, ...]
+    quarantined: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +50,10 @@ class Register:
     * begun and not held: lost with the agent's former life;
     * publishing and not held: leased again with its redo records, to be finished;
     * a publication left without a holder: taken up again by the agent that still holds it;
-    * held and not granted: stopped, and only what the database calls ended may lose what it staged.
+    * held and not granted: stopped, and only what the database calls ended may lose what it staged;
+    * held, unknown, and granted by another incarnation of the database: quarantined, neither stopped nor accepted.
 
-    Raises AgentIdConflict.
+    `held` is each attempt with the incarnation that granted it. Raises AgentIdConflict.
     """
 
     agent_id: AgentId
@@ -53,61 +62,76 @@ class Register:
     version: str
     labels: str
     capabilities: str
-    held: frozenset[str]
+    media_roots: str
+    revision: str
+    held: Mapping[str, str]
     jitter: float
 
     def apply(self, tx: Tx) -> Reconciled:
         epoch = self._take_epoch(tx)
+        incarnation = tx.connection.execute(select(meta.c.value).where(meta.c.key == "incarnation")).scalar_one()
+        granted = tx.connection.scalars(select(attempts.c.id).where(attempts.c.holder == self.agent_id)).all()
         resend: list[str] = []
         stops: list[agent_service_pb2.Stop] = []
-        known = set()
-        self._take_up_publications(tx)
-        for attempt in tx.connection.execute(select(attempts).where(attempts.c.holder == self.agent_id)).all():
-            known.add(attempt.id)
-            task = current_task(tx, attempt)
-            if attempt.stop_reason is not None:
-                stops.append(agent_service_pb2.Stop(attempt_id=attempt.id, reason=attempt.stop_reason))
-            elif task is None or attempt.id in self.held:
-                continue
-            elif task.state == TaskState.RUNNING:
-                gone = job_pb2.Failure(
-                    reason=Reason.AGENT_LOST, message=f"agent {self.name} restarted and lost the attempt"
+        quarantined: list[str] = []
+        with work(tx) as unit:
+            unit.lock_attempts({*granted, *self.held})
+            self._take_up_publications(unit)
+            for attempt in sorted(unit.attempts.values(), key=lambda one: one.id):
+                if attempt.holder == self.agent_id:
+                    self._compare(unit, attempt.id, resend, stops)
+            for attempt_id in sorted(self.held):
+                known = unit.attempts.get(attempt_id)
+                if known is not None and known.holder == self.agent_id:
+                    continue
+                if known is None and self.held[attempt_id] not in ("", incarnation):
+                    quarantined.append(attempt_id)
+                    continue
+                task = unit.tasks.get(known.task_id) if known is not None else None
+                elsewhere = task is not None and task.attempt_id == attempt_id and task.state == TaskState.PUBLISHING
+                stops.append(
+                    agent_service_pb2.Stop(attempt_id=attempt_id, reason=Reason.PUBLISH_REFUSED, leave_staged=elsewhere)
                 )
-                fail(tx, attempt, task, gone, self.jitter, {}, state="lost")
-            else:
-                resend.append(attempt.id)
-        for attempt_id in sorted(self.held - known):
-            elsewhere = tx.connection.execute(
-                select(tasks.c.id).where(tasks.c.attempt_id == attempt_id, tasks.c.state == TaskState.PUBLISHING)
-            ).first()
-            stops.append(
-                agent_service_pb2.Stop(
-                    attempt_id=attempt_id, reason=Reason.PUBLISH_REFUSED, leave_staged=elsewhere is not None
-                )
-            )
         leases = leases_of(tx.connection, self.agent_id, *resend) if resend else []
-        tx.changed.add(DISPATCH)
-        return Reconciled(epoch, tuple(leases), tuple(stops))
+        tx.changed |= {topics.DISPATCH, topics.FLEET}
+        return Reconciled(epoch, incarnation, tuple(leases), tuple(stops), tuple(quarantined))
 
-    def _take_up_publications(self, tx: Tx) -> None:
-        publishing = select(tasks.c.attempt_id).where(tasks.c.state == TaskState.PUBLISHING)
-        tx.connection.execute(
-            update(attempts)
-            .where(attempts.c.holder == "", attempts.c.id.in_(self.held), attempts.c.id.in_(publishing))
-            .values(holder=self.agent_id)
-        )
+    def _compare(self, unit: Work, attempt_id: str, resend: list[str], stops: list[agent_service_pb2.Stop]) -> None:
+        attempt = unit.attempts[attempt_id]
+        task = unit.current_task(attempt)
+        if attempt.stop_reason is not None:
+            stops.append(agent_service_pb2.Stop(attempt_id=attempt.id, reason=attempt.stop_reason))
+        elif task is None or attempt.id in self.held:
+            return
+        elif task.state == TaskState.RUNNING:
+            gone = job_pb2.Failure(
+                reason=Reason.AGENT_LOST, message=f"agent {self.name} restarted and lost the attempt"
+            )
+            fail(unit, attempt, task, gone, self.jitter, {}, state="lost")
+        else:
+            resend.append(attempt.id)
+
+    def _take_up_publications(self, unit: Work) -> None:
+        for attempt_id in self.held:
+            attempt = unit.attempts.get(attempt_id)
+            task = unit.current_task(attempt) if attempt is not None else None
+            if attempt is not None and task is not None and not attempt.holder and task.state == TaskState.PUBLISHING:
+                attempt.set(holder=self.agent_id)
 
     def _take_epoch(self, tx: Tx) -> int:
-        row = tx.connection.execute(select(agents).where(agents.c.id == self.agent_id)).one_or_none()
+        row = tx.connection.execute(select(agents).where(agents.c.id == self.agent_id).with_for_update()).one_or_none()
         values: dict[str, object] = {
             "instance_id": self.instance_id,
             "name": self.name,
             "version": self.version,
             "labels": self.labels,
             "capabilities": self.capabilities,
+            "media_roots": self.media_roots,
+            "revision": self.revision,
             "lost": False,
             "last_seen_us": tx.now_us,
         }
+        self._notice_roots(tx, row)
         if row is None:
             tx.connection.execute(
                 insert(agents).values(id=self.agent_id, epoch=1, draining=False, created_us=tx.now_us, **values)
@@ -115,8 +139,21 @@ class Register:
             return 1
         if row.instance_id != self.instance_id and not row.lost:
             raise AgentIdConflict(row.name)
+        if row.revision != self.revision:
+            # What failed there may work now.
+            tx.connection.execute(failures.delete().where(failures.c.agent_id == self.agent_id))
         tx.connection.execute(update(agents).where(agents.c.id == self.agent_id).values(epoch=row.epoch + 1, **values))
         return int(row.epoch) + 1
+
+    def _notice_roots(self, tx: Tx, row: AnyRow | None) -> None:
+        """Lanes tell tasks apart by the roots that are declared: new ones make new lanes."""
+        if row is not None and row.media_roots == self.media_roots and not row.lost:
+            return
+        known = tx.connection.execute(
+            select(agents.c.id).where(agents.c.media_roots == self.media_roots, agents.c.lost.is_(False)).limit(1)
+        ).first()
+        if known is None:
+            tx.changed.add(topics.RELANE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,51 +167,61 @@ class Seen:
     resolution_us: int
 
     def apply(self, tx: Tx) -> None:
-        for agent_id, epoch, ago_us in self.signs:
-            tx.connection.execute(
-                update(agents)
-                .where(
-                    agents.c.id == agent_id,
-                    agents.c.epoch == epoch,
-                    agents.c.last_seen_us < tx.now_us - ago_us - self.resolution_us,
-                )
-                .values(last_seen_us=tx.now_us - ago_us)
-            )
+        seen = {agent_id: (epoch, tx.now_us - ago_us) for agent_id, epoch, ago_us in self.signs}
+        clause, values = tx.database.any_of("id", "ids", sorted(seen))
+        rows = tx.database.select(tx.connection, "id, epoch, last_seen_us", "agents", clause, values)
+        tx.database.update(
+            tx.connection,
+            agents,
+            ("id", "epoch"),
+            [
+                {"last_seen_us": seen[row.id][1], "id": row.id, "epoch": row.epoch}
+                for row in sorted(rows, key=lambda row: str(row.id))
+                if row.epoch == seen[row.id][0] and row.last_seen_us < seen[row.id][1] - self.resolution_us
+            ],
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ExpireAgents:
-    """Take the attempts of agents that were not heard of since `silent_since_us`.
+    """Take the attempts of agents that were not heard of for `silent_us`, by the database's clock.
 
     Publications are not ended: they are left without a holder, for any agent to finish.
     """
 
-    silent_since_us: int
+    silent_us: int
     jitter: float
 
     def apply(self, tx: Tx) -> list[AgentId]:
         """Returns whom it called lost."""
-        lost = tx.connection.execute(
-            update(agents)
-            .where(agents.c.lost.is_(False), agents.c.last_seen_us < self.silent_since_us)
-            .values(lost=True, epoch=agents.c.epoch + 1)
-            .returning(agents.c.id, agents.c.name)
+        silent = tx.connection.execute(
+            text(
+                "UPDATE agents SET lost = true, epoch = epoch + 1 WHERE id IN ("  # noqa: S608 - of the engine's own text
+                "SELECT id FROM agents WHERE lost = false AND last_seen_us < :before ORDER BY id LIMIT :most"
+                + tx.database.skip_locked
+                + ") RETURNING id, name"
+            ),
+            {"before": tx.now_us - self.silent_us, "most": ANYBODY},
         ).all()
-        for agent in lost:
-            for attempt in tx.connection.execute(select(attempts).where(attempts.c.holder == agent.id)).all():
-                task = current_task(tx, attempt)
-                if task is None:
+        if not silent:
+            return []
+        names = {row.id: row.name for row in silent}
+        clause, values = tx.database.any_of("holder", "holders", sorted(names))
+        held = tx.database.select(tx.connection, "id", "attempts", f"holder <> '' AND {clause}", values)
+        with work(tx) as unit:
+            unit.lock_attempts({row.id for row in held})
+            for attempt in sorted(unit.attempts.values(), key=lambda one: one.id):
+                task = unit.current_task(attempt)
+                if task is None or attempt.holder not in names:
                     continue
                 if task.state == TaskState.PUBLISHING:
-                    tx.connection.execute(
-                        update(attempts)
-                        .where(attempts.c.tenant == attempt.tenant, attempts.c.id == attempt.id)
-                        .values(holder="")
-                    )
-                    tx.changed.add(DISPATCH)
+                    attempt.set(holder="")
+                    tx.changed.add(topics.DISPATCH)
                 else:
-                    silent = job_pb2.Failure(
-                        reason=Reason.AGENT_LOST, message=f"agent {agent.name} was not heard of for too long"
+                    lost = job_pb2.Failure(
+                        reason=Reason.AGENT_LOST,
+                        message=f"agent {names[attempt.holder]} was not heard of for too long",
                     )
-                    fail(tx, attempt, task, silent, self.jitter, {}, state="lost")
-        return [AgentId(agent.id) for agent in lost]
+                    fail(unit, attempt, task, lost, self.jitter, {}, state="lost")
+        tx.changed.add(topics.FLEET)
+        return [AgentId(agent_id) for agent_id in names]

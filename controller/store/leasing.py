@@ -1,25 +1,37 @@
-"""Granting tasks to agents: one transaction reads what waits, asks the matcher and writes the leases."""
+"""Granting tasks to agents: one transaction looks at the heads of the lanes, asks the matcher and writes the leases."""
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
-from sqlalchemy import Connection, Row, and_, func, or_, select, update
+from sqlalchemy import Connection, func, select, text
 
-from controller.core import matching
-from controller.core.matching import Candidate, Grant, Offer
+from controller.core import fitting, matching
+from controller.core.fairness import ShareKey, Shares, Standing
+from controller.core.fitting import Candidate, Grant, Offer
+from controller.core.limits import limit_of
+from controller.core.matching import Feasibility, Lane, Rules
+from controller.core.retries import BLOCK_S
 from controller.core.states import TaskEvent, TaskState
-from controller.store.tables import AgentId, AttemptId, JobId, TaskId, attempts, jobs, tasks
-from controller.store.transitions import Happened, append_event, move
+from controller.store import tables
+from controller.store.engine import AnyRow
+from controller.store.lanes import known_lanes
+from controller.store.tables import AgentId, AttemptId, JobId, TaskId, attempts, failures, jobs, tasks, texts
+from controller.store.work import Happened, Work
 from controller.store.writer import Tx
-from presets.capabilities import Requirements, Resources
+from presets.capabilities import Requirements
 
-LOOK_AHEAD = 256
-"""How many waiting tasks are looked at in one go; more goes are made while agents have room."""
+PAGE = 128
+"""How many tasks of a lane are read in one go."""
+MOST_GRANTS = 512
+"""In one transaction; more follow at once."""
+DEFAULT_COST = 30.0
+"""Core-seconds of a task of a class that none has completed of yet."""
+ORPHANS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +44,19 @@ class Leased:
     job_id: JobId
     task_kind: str
     intent: str
+    texts: Mapping[str, str]
     requirements: str
+    revision: str
     cores: int
     memory_bytes: int
+    scratch_bytes: int
+    gpu: int | None
+    encoder_sessions: int
     verbose: bool
-    redo: str | None
+    redo: bytes | None
+    pinned_inputs: str
+    queue: str = ""
+    queue_wait_s: float = 0.0
 
 
 _leased_columns = (
@@ -45,42 +65,81 @@ _leased_columns = (
     attempts.c.task_id,
     attempts.c.job_id,
     tasks.c.kind,
-    jobs.c.intent,
+    func.coalesce(tasks.c.intent, jobs.c.intent).label("intent"),
     tasks.c.requirements,
     attempts.c.alternative,
+    attempts.c.revision,
     attempts.c.cores,
     attempts.c.memory_bytes,
+    attempts.c.scratch_bytes,
+    attempts.c.gpu,
+    attempts.c.encoder_sessions,
+    attempts.c.queue_wait_us,
     jobs.c.verbose,
+    jobs.c.pinned_inputs,
+    jobs.c.queue,
     tasks.c.redo,
+)
+_leases = (
+    select(*_leased_columns)
+    .join(tasks, (tasks.c.tenant == attempts.c.tenant) & (tasks.c.id == attempts.c.task_id))
+    .join(jobs, (jobs.c.tenant == attempts.c.tenant) & (jobs.c.id == attempts.c.job_id))
 )
 
 
 def leases_of(connection: Connection, agent_id: str, *attempt_ids: str) -> list[Leased]:
     """The open leases of an agent, or those of them that are named."""
-    query = (
-        select(*_leased_columns)
-        .join(tasks, (tasks.c.tenant == attempts.c.tenant) & (tasks.c.id == attempts.c.task_id))
-        .join(jobs, (jobs.c.tenant == attempts.c.tenant) & (jobs.c.id == attempts.c.job_id))
-        .where(attempts.c.holder == agent_id)
-    )
+    query = _leases.where(attempts.c.holder == agent_id)
     if attempt_ids:
         query = query.where(attempts.c.id.in_(attempt_ids))
-    return [
-        Leased(
-            agent_id=AgentId(row.holder),
-            attempt_id=AttemptId(row.id),
-            task_id=TaskId(row.task_id),
-            job_id=JobId(row.job_id),
-            task_kind=row.kind,
-            intent=row.intent,
-            requirements=_chosen(row.requirements, row.alternative),
-            cores=row.cores,
-            memory_bytes=row.memory_bytes,
-            verbose=row.verbose,
-            redo=row.redo,
+    return _leased(connection, connection.execute(query).all(), {})
+
+
+def _leased(connection: Connection, rows: Iterable[AnyRow], memo: dict[str, str]) -> list[Leased]:
+    found = list(rows)
+    digests = {row.id: _references(row.intent) for row in found}
+    unknown = {digest for all_of in digests.values() for digest in all_of} - memo.keys()
+    if unknown:
+        memo.update(
+            (row.digest, row.text) for row in connection.execute(select(texts).where(texts.c.digest.in_(unknown)))
         )
-        for row in connection.execute(query)
-    ]
+    chosen: dict[tuple[str, int], str] = {}
+    leased = []
+    for row in found:
+        needs = (row.requirements, row.alternative)
+        if needs not in chosen:
+            chosen[needs] = _chosen(*needs)
+        leased.append(
+            Leased(
+                agent_id=AgentId(row.holder),
+                attempt_id=AttemptId(row.id),
+                task_id=TaskId(row.task_id),
+                job_id=JobId(row.job_id),
+                task_kind=row.kind,
+                intent=row.intent,
+                texts={digest: memo[digest] for digest in digests[row.id] if digest in memo},
+                requirements=chosen[needs],
+                revision=row.revision,
+                cores=row.cores,
+                memory_bytes=row.memory_bytes,
+                scratch_bytes=row.scratch_bytes,
+                gpu=row.gpu,
+                encoder_sessions=row.encoder_sessions,
+                verbose=row.verbose,
+                redo=row.redo,
+                pinned_inputs=row.pinned_inputs,
+                queue=row.queue,
+                queue_wait_s=row.queue_wait_us / 1e6,
+            )
+        )
+    return leased
+
+
+def _references(intent: str) -> list[str]:
+    """Which texts an intent stands on."""
+    document = json.loads(intent)
+    named = [document.get("preset"), *(output.get("profile") for output in document.get("outputs", ()))]
+    return [name for name in named if isinstance(name, str)]
 
 
 def _chosen(requirements: str, alternative: int) -> str:
@@ -88,146 +147,313 @@ def _chosen(requirements: str, alternative: int) -> str:
     return json.dumps(Requirements((whole.alternatives[alternative],)).to_json())
 
 
-def charged(connection: Connection, offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
+_held = text(
+    "SELECT holder, gpu, count(*) AS tasks, sum(cores) AS cores, sum(memory_bytes) AS memory,"
+    " sum(scratch_bytes) AS scratch, sum(encoder_sessions) AS sessions, sum(gpu_memory_bytes) AS gpu_memory"
+    " FROM attempts WHERE holder <> '' GROUP BY holder, gpu"
+)
+
+
+def charged(connection: Connection, offers: Collection[Offer]) -> tuple[Offer, ...]:
     """The offers less what their agents hold already."""
-    taken = {
-        row.holder: row
-        for row in connection.execute(
-            select(
-                attempts.c.holder,
-                func.count().label("tasks"),
-                func.sum(attempts.c.cores).label("cores"),
-                func.sum(attempts.c.memory_bytes).label("memory"),
-            )
-            .where(attempts.c.holder.in_([offer.agent_id for offer in offers]))
-            .group_by(attempts.c.holder)
-        )
-    }
+    taken: dict[str, list[AnyRow]] = {}
+    for row in connection.execute(_held):
+        taken.setdefault(row.holder, []).append(row)
     return tuple(_less(offer, taken[offer.agent_id]) if offer.agent_id in taken else offer for offer in offers)
 
 
-def _less(offer: Offer, held: Row[Any]) -> Offer:
-    free = Resources(
-        cores=offer.free.cores - int(held.cores),
-        memory_bytes=offer.free.memory_bytes - int(held.memory),
-        scratch_bytes=offer.free.scratch_bytes,
-    )
-    return replace(offer, free=free, free_tasks=offer.free_tasks - int(held.tasks))
+def _less(offer: Offer, held: Iterable[AnyRow]) -> Offer:
+    free, places = offer.free, offer.free_tasks
+    gpus = {gpu.index: gpu for gpu in offer.gpus}
+    for row in held:
+        free = replace(
+            free,
+            cores=free.cores - int(row.cores),
+            memory_bytes=free.memory_bytes - int(row.memory),
+            # What is free on the disk is measured, and what was fetched so far is in the measure: this errs to caution.
+            scratch_bytes=free.scratch_bytes - int(row.scratch),
+        )
+        places -= int(row.tasks)
+        if row.gpu is not None and row.gpu in gpus:
+            gpu = gpus[row.gpu]
+            gpus[row.gpu] = replace(
+                gpu,
+                sessions=gpu.sessions - int(row.sessions),
+                memory_bytes=gpu.memory_bytes - int(row.gpu_memory),
+            )
+    return replace(offer, free=free, free_tasks=places, gpus=tuple(gpus.values()))
 
 
-def candidate(task: Row[Any], now_us: int) -> Candidate:
+def candidate(task: AnyRow, now_us: int) -> Candidate:
     """A tasks row as the matcher wants it."""
     return Candidate(
         task_id=task.id,
-        requirements=Requirements.from_json(json.loads(task.requirements)),
+        requirements=_requirements(task.requirements),
         require=json.loads(task.require),
         paths=tuple(json.loads(task.paths)),
         waited_s=max(0, now_us - task.ready_us) / 1e6,
+        avoid=frozenset(json.loads(task.avoid)),
     )
+
+
+_parsed: dict[str, Requirements] = {}
+
+
+def _requirements(document: str) -> Requirements:
+    # Few different ones exist however long the line is.
+    found = _parsed.get(document)
+    if found is None:
+        if len(_parsed) > 1000:
+            _parsed.clear()
+        found = _parsed[document] = Requirements.from_json(json.loads(document))
+    return found
+
+
+_heads = text(
+    """
+    WITH RECURSIVE line(lane) AS (
+        SELECT min(lane) FROM tasks WHERE state = 'PENDING'
+        UNION ALL
+        SELECT (SELECT min(lane) FROM tasks WHERE state = 'PENDING' AND lane > line.lane)
+        FROM line WHERE line.lane IS NOT NULL
+    )
+    SELECT lane,
+        (SELECT ready_us FROM tasks WHERE state = 'PENDING' AND lane = line.lane ORDER BY seq LIMIT 1) AS ready_us
+    FROM line WHERE lane IS NOT NULL
+    """
+)
+"""Every lane that has waiting tasks, with the time since when its head waits: an index probe for each, whatever stands
+behind the heads (a "loose index scan")."""
+
+_page = text(
+    "SELECT tenant, id, job_id, requirements, require, paths, avoid, ready_us, seq FROM tasks"
+    " WHERE state = 'PENDING' AND lane = :lane AND seq > :after ORDER BY seq LIMIT :most"
+)
+
+
+@dataclass(slots=True)
+class Line:
+    """The waiting tasks as lanes; tasks are read when the matcher comes to them."""
+
+    tx: Tx
+    job_keys: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def lanes(self) -> list[Lane]:
+        heads = self.tx.connection.execute(_heads).all()
+        facts = known_lanes(self.tx, [row.lane for row in heads])
+        return [
+            Lane(
+                key=row.lane,
+                class_key=one.class_key,
+                feasibility_key=one.feasibility_key,
+                share=(one.tenant, one.queue),
+                priority=one.priority,
+                limit_keys=tuple(json.loads(one.limit_keys)),
+                head_waited_s=max(0, self.tx.now_us - row.ready_us) / 1e6,
+                tasks=self._tasks(row.lane),
+            )
+            for row in heads
+            if (one := facts.get(row.lane)) is not None
+        ]
+
+    def _tasks(self, lane: str) -> Iterator[Candidate]:
+        after, most = -1, 4
+        while rows := self.tx.connection.execute(_page, {"lane": lane, "after": after, "most": most}).all():
+            for row in rows:
+                self.job_keys[row.id] = (row.tenant, row.job_id)
+                yield candidate(row, self.tx.now_us)
+            if len(rows) < most:
+                return
+            after, most = rows[-1].seq, PAGE
 
 
 @dataclass(frozen=True, slots=True)
 class GrantLeases:
-    """Lease waiting tasks to agents with room, highest priority first, then in order of submission.
+    """Lease waiting tasks to agents with room.
 
     The offers are what the agents have altogether; what they hold is charged here, so two grants can't spend the same
-    core. Returns the new leases.
+    core. `shunned` are (agent, feasibility key) pairs that declined lately. Returns the new leases; as many as
+    `MOST_GRANTS` mean that there may be more.
     """
 
     offers: tuple[Offer, ...]
+    rules: Rules
+    feasibility: Feasibility
+    shunned: frozenset[tuple[str, str]] = frozenset()
+
+    locks_scheduling: ClassVar[bool] = True
 
     def apply(self, tx: Tx) -> list[Leased]:
+        tx.database.lock_scheduling(tx.connection)
+        line = Line(tx)
+        lanes = line.lanes()
         granted: list[Leased] = []
-        offers = charged(tx.connection, self.offers)
-        for rows in _waiting(tx.connection):
-            by_id = {row.id: row for row in rows}
-            grants = matching.plan((candidate(row, tx.now_us) for row in rows), offers)
-            for grant in grants:
-                attempt_id = _lease(tx, by_id[grant.task_id], grant)
-                granted += leases_of(tx.connection, grant.agent_id, attempt_id)
-                offers = tuple(
-                    matching.charge(offer, grant.resources) if offer.agent_id == grant.agent_id else offer
-                    for offer in offers
-                )
-            if not any(offer.free_tasks > 0 and offer.free.cores > 0 for offer in offers):
-                break
-        for offer in offers:
-            granted += _adopt_publications(tx, offer)
+        if lanes:
+            granted = self._grant(tx, line, lanes, charged(tx.connection, self.offers))
+        granted += _adopt_publications(tx, self.offers)
         return granted
 
+    def _grant(self, tx: Tx, line: Line, lanes: list[Lane], offers: tuple[Offer, ...]) -> list[Leased]:
+        before = _standings(tx)
+        shares = Shares(before)
+        shares.enter({lane.share for lane in lanes})
+        costs = {row.class_key: row.cost for row in tx.connection.execute(select(tables.classes))}
 
-def _waiting(connection: Connection) -> Iterator[list[Row[Any]]]:
-    """Pages of waiting tasks, by key: what is granted meanwhile leaves the list without moving the rest."""
-    in_line = select(tasks).where(tasks.c.state == TaskState.PENDING)
-    page = in_line
-    while rows := list(connection.execute(page.order_by(tasks.c.priority.desc(), tasks.c.seq).limit(LOOK_AHEAD))):
-        yield rows
-        last = rows[-1]
-        page = in_line.where(
-            or_(
-                tasks.c.priority < last.priority,
-                and_(tasks.c.priority == last.priority, tasks.c.seq > last.seq),
-            )
+        def cost(class_key: str) -> float:
+            return float(costs.get(class_key, DEFAULT_COST))
+
+        grants = matching.plan(
+            lanes,
+            offers,
+            shares=shares,
+            room=room(tx.connection, lanes),
+            costs=cost,
+            blocked=blocked(tx.connection, tx.now_us),
+            shunned=self.shunned,
+            rules=self.rules,
+            feasibility=self.feasibility,
+            most=MOST_GRANTS,
+        )
+        leased = _lease(tx, line, grants, {offer.agent_id: offer.revision for offer in offers}, cost) if grants else []
+        _write_standings(tx, shares.changed())
+        return leased
+
+
+def room(connection: Connection, lanes: Iterable[Lane]) -> dict[str, int]:
+    """What is left under each limit that these lanes count against."""
+    maxima = {row.key: row.maximum for row in connection.execute(select(tables.limits))}
+    if not maxima:
+        return {}
+    running = {row.key: row.running for row in connection.execute(select(tables.limit_counts))}
+    keys = {key for lane in lanes for key in lane.limit_keys if limit_of(key) in maxima}
+    return {key: maxima[limit_of(key)] - running.get(key, 0) for key in keys}
+
+
+def blocked(connection: Connection, now_us: int) -> frozenset[tuple[str, str]]:
+    """(agent, class) pairs at which two different tasks failed lately."""
+    rows = connection.execute(
+        select(failures.c.agent_id, failures.c.class_key)
+        .where(failures.c.at_us > now_us - int(BLOCK_S * 1e6))
+        .group_by(failures.c.agent_id, failures.c.class_key)
+        .having(func.count() >= 2)
+    )
+    return frozenset((row.agent_id, row.class_key) for row in rows)
+
+
+def _standings(tx: Tx) -> dict[ShareKey, Standing]:
+    return {
+        (row.tenant, row.queue): Standing(row.weight, row.passed, row.virtual_time, row.active)
+        for row in tx.connection.execute(select(tables.shares))
+    }
+
+
+def _write_standings(tx: Tx, changed: Mapping[ShareKey, Standing]) -> None:
+    rows = [
+        {
+            "weight": standing.weight,
+            "passed": standing.passed,
+            "virtual_time": standing.virtual_time,
+            "active": standing.active,
+            "tenant": tenant,
+            "queue": queue,
+        }
+        for (tenant, queue), standing in sorted(changed.items())
+    ]
+    tx.database.insert(tx.connection, tables.shares, rows, if_new=True)
+    tx.database.update(tx.connection, tables.shares, ("tenant", "queue"), rows)
+
+
+def _lease(
+    tx: Tx, line: Line, grants: Collection[Grant], revisions: Mapping[str, str], cost: Callable[[str], float]
+) -> list[Leased]:
+    """Write the leases of a plan. Tasks that were moved since they were looked at are left out."""
+    unit = Work(tx)
+    unit.lock({line.job_keys[grant.task_id] for grant in grants}, skip_locked=True)
+    facts = known_lanes(tx, {task.lane for task in unit.tasks.values()})
+    rows: list[dict[str, Any]] = []
+    counted: dict[str, int] = {}
+    for grant in grants:
+        task = unit.tasks.get(grant.task_id)
+        if task is None or task.state != TaskState.PENDING:
+            continue
+        lane = facts[task.lane]
+        job = unit.job_of(task)
+        number = task.attempts_made + 1
+        attempt_id = AttemptId(f"{task.id}.{number}-{secrets.token_hex(4)}")
+        rows.append(
+            {
+                "tenant": task.tenant,
+                "id": attempt_id,
+                "task_id": task.id,
+                "job_id": task.job_id,
+                "holder": grant.agent_id,
+                "agent_id": grant.agent_id,
+                "number": number,
+                "state": "leased",
+                "alternative": grant.alternative,
+                "revision": revisions[grant.agent_id],
+                "cores": grant.resources.cores,
+                "memory_bytes": grant.resources.memory_bytes,
+                "scratch_bytes": grant.resources.scratch_bytes,
+                "gpu": grant.gpu,
+                "encoder_sessions": grant.resources.encoder_sessions,
+                "gpu_memory_bytes": grant.resources.gpu_memory_bytes,
+                "limit_keys": lane.limit_keys,
+                "charged": cost(lane.class_key),
+                "queue_wait_us": max(0, tx.now_us - task.ready_us),
+                "leased_us": tx.now_us,
+                "log_key": "",
+            }
+        )
+        for key in json.loads(lane.limit_keys):
+            counted[key] = counted.get(key, 0) + 1
+        job.set(attempt_count=job.attempt_count + 1)
+        happened = Happened("leased", attempt_id=attempt_id, agent_id=grant.agent_id)
+        unit.move(task, TaskEvent.LEASE, happened, attempt_id=attempt_id, attempts_made=number)
+    tx.database.insert(tx.connection, attempts, rows)
+    unit.flush()
+    _count(tx, counted)
+    ids = [row["id"] for row in rows]
+    clause, values = tx.database.any_of("attempts.id", "ids", ids)
+    found = {row.id: row for row in tx.connection.execute(_leases.where(text(clause)), values)}
+    return _leased(tx.connection, [found[attempt_id] for attempt_id in ids], tx.database.texts)
+
+
+def _count(tx: Tx, counted: Mapping[str, int]) -> None:
+    rows = [{"key": key, "running": 0} for key in sorted(counted)]
+    tx.database.insert(tx.connection, tables.limit_counts, rows, if_new=True)
+    for key, count in sorted(counted.items()):
+        tx.connection.execute(
+            text("UPDATE limit_counts SET running = running + :count WHERE key = :key"), {"count": count, "key": key}
         )
 
 
-def _lease(tx: Tx, task: Row[Any], grant: Grant) -> AttemptId:
-    attempt_id = AttemptId(f"{task.id}.{task.attempts_made + 1}-{secrets.token_hex(4)}")
-    tx.connection.execute(
-        attempts.insert().values(
-            tenant=task.tenant,
-            id=attempt_id,
-            task_id=task.id,
-            job_id=task.job_id,
-            holder=grant.agent_id,
-            agent_id=grant.agent_id,
-            number=task.attempts_made + 1,
-            state="leased",
-            alternative=grant.alternative,
-            cores=grant.resources.cores,
-            memory_bytes=grant.resources.memory_bytes,
-            scratch_bytes=grant.resources.scratch_bytes,
-            queue_wait_us=tx.now_us - task.ready_us,
-            leased_us=tx.now_us,
-        )
-    )
-    tx.connection.execute(
-        update(jobs)
-        .where(jobs.c.tenant == task.tenant, jobs.c.id == task.job_id)
-        .values(attempt_count=jobs.c.attempt_count + 1)
-    )
-    move(
-        tx,
-        task,
-        TaskEvent.LEASE,
-        Happened("leased", attempt_id=attempt_id, agent_id=grant.agent_id),
-        attempt_id=attempt_id,
-        attempts_made=task.attempts_made + 1,
-    )
-    return attempt_id
-
-
-def _adopt_publications(tx: Tx, offer: Offer) -> list[Leased]:
+def _adopt_publications(tx: Tx, offers: Collection[Offer]) -> list[Leased]:
     """Give publications whose agent was lost to an agent that reaches the same places; the attempt stays the same."""
     orphans = tx.connection.execute(
-        select(tasks)
-        .join(attempts, (attempts.c.tenant == tasks.c.tenant) & (attempts.c.id == tasks.c.attempt_id))
-        .where(tasks.c.state == TaskState.PUBLISHING, attempts.c.holder == "")
-        .limit(LOOK_AHEAD)
+        text(
+            "SELECT t.tenant, t.job_id, t.paths, t.attempt_id FROM tasks t"
+            " JOIN attempts a ON a.tenant = t.tenant AND a.id = t.attempt_id"
+            " WHERE t.state = 'PUBLISHING' AND a.holder = '' ORDER BY t.seq LIMIT :most"
+        ),
+        {"most": ORPHANS},
     ).all()
     leased: list[Leased] = []
-    for task in orphans:
-        if not all(matching.beneath(path, offer.media_roots) for path in json.loads(task.paths)):
+    for orphan in orphans:
+        paths = json.loads(orphan.paths)
+        offer = next((o for o in offers if all(fitting.beneath(path, o.media_roots) for path in paths)), None)
+        if offer is None:
             continue
-        tx.connection.execute(
-            update(attempts)
-            .where(attempts.c.tenant == task.tenant, attempts.c.id == task.attempt_id)
-            .values(holder=offer.agent_id)
-        )
-        state = tx.connection.execute(
-            select(jobs.c.state).where(jobs.c.tenant == task.tenant, jobs.c.id == task.job_id)
-        ).scalar_one()
-        happened = Happened("publication_adopted", attempt_id=task.attempt_id, agent_id=offer.agent_id)
-        append_event(tx, task.tenant, task.job_id, state, task.id, happened)
-        leased += leases_of(tx.connection, offer.agent_id, task.attempt_id)
+        unit = Work(tx)
+        unit.lock([(orphan.tenant, orphan.job_id)], skip_locked=True)
+        unit.read_attempts([orphan.attempt_id])
+        attempt = unit.attempts.get(orphan.attempt_id)
+        task = unit.current_task(attempt) if attempt is not None else None
+        if attempt is None or task is None or attempt.holder or task.state != TaskState.PUBLISHING:
+            continue
+        attempt.set(holder=offer.agent_id)
+        happened = Happened("publication_adopted", attempt_id=attempt.id, agent_id=offer.agent_id)
+        unit.note(unit.job_of(task), happened, task_id=task.id)
+        unit.flush()
+        leased += leases_of(tx.connection, offer.agent_id, attempt.id)
     return leased

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, func, or_, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, text
 
-from controller.core.states import JOB_ENDS, TaskState
+from controller.core.states import JOB_ENDS, JobState
+from controller.store.archiving import NOTHING_LOGGED
+from controller.store.engine import AnyRow, Database
 from controller.store.tables import (
     JobId,
     Tenant,
@@ -24,7 +26,7 @@ from controller.store.tables import (
     tasks,
 )
 
-Record: TypeAlias = Row[Any]
+Record: TypeAlias = AnyRow
 """A row as a query returns it; outside the store nobody needs to know whose type it is."""
 
 
@@ -46,6 +48,7 @@ class Filter:
     preset: str = ""
     queue: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
 
     def where(self) -> list[ColumnElement[bool]]:
         clauses: list[ColumnElement[bool]] = [jobs.c.tenant == self.tenant, jobs.c.kind == "media"]
@@ -57,9 +60,10 @@ class Filter:
             clauses.append(or_(jobs.c.preset == self.preset, jobs.c.preset.regexp_match(_versions(self.preset))))
         if self.queue:
             clauses.append(jobs.c.queue == self.queue)
+        if self.reasons:
+            clauses.append(jobs.c.reason.in_(self.reasons))
         for key, value in self.labels.items():
-            pairs = func.json_each(jobs.c.labels).table_valued("key", "value")
-            clauses.append(select(pairs.c.key).where(pairs.c.key == key, pairs.c.value == value).exists())
+            clauses.append(jobs.c.labels[key].as_string() == value)
         return clauses
 
 
@@ -85,9 +89,31 @@ def resolve_job(connection: Connection, tenant: Tenant, prefix: str) -> JobId:
 
 @dataclass(frozen=True, slots=True)
 class JobRows:
-    job: Row[Any]
-    artifacts: tuple[Row[Any], ...]
-    attempts: tuple[Row[Any], ...]
+    job: AnyRow
+    artifacts: tuple[AnyRow, ...] = ()
+    attempts: tuple[AnyRow, ...] = ()
+    tasks: tuple[AnyRow, ...] = ()
+
+
+_shown = select(*(column for column in jobs.columns if column.name not in ("intent", "pinned_inputs", "labels")))
+"""Of a job what is told of it."""
+
+
+def find_job(connection: Connection, tenant: Tenant, prefix: str) -> JobRows:
+    """The one job whose id is or begins with `prefix`, with all its parts. Raises JobNotFound, JobAmbiguous."""
+    row = connection.execute(_shown.where(jobs.c.tenant == tenant, jobs.c.id == prefix)).one_or_none()
+    if row is None:
+        job_id = resolve_job(connection, tenant, prefix)
+        row = connection.execute(_shown.where(jobs.c.tenant == tenant, jobs.c.id == job_id)).one()
+    [rows] = _with_parts(connection, tenant, [row], with_attempts=True)
+    return rows
+
+
+def find_jobs(connection: Connection, chosen: Filter, *, most: int) -> list[JobId]:
+    """Ids of the chosen jobs in the order of submission."""
+    return [
+        JobId(i) for i in connection.scalars(select(jobs.c.id).where(*chosen.where()).order_by(jobs.c.seq).limit(most))
+    ]
 
 
 def get_jobs(
@@ -95,43 +121,58 @@ def get_jobs(
 ) -> list[JobRows]:
     """These jobs in this order."""
     wanted = list(ids)
-    rows = {
-        row.id: row for row in connection.execute(select(jobs).where(jobs.c.tenant == tenant, jobs.c.id.in_(wanted)))
-    }
+    rows = {row.id: row for row in connection.execute(_shown.where(jobs.c.tenant == tenant, jobs.c.id.in_(wanted)))}
     return _with_parts(connection, tenant, [rows[i] for i in wanted], with_attempts=with_attempts)
 
 
 def list_jobs(connection: Connection, chosen: Filter, *, before_seq: int | None, limit: int) -> list[JobRows]:
     """Newest first."""
-    query = select(jobs).where(*chosen.where()).order_by(jobs.c.seq.desc()).limit(limit)
+    query = _shown.where(*chosen.where()).order_by(jobs.c.seq.desc()).limit(limit)
     if before_seq is not None:
         query = query.where(jobs.c.seq < before_seq)
     return _with_parts(connection, chosen.tenant, list(connection.execute(query)), with_attempts=False)
 
 
-def _with_parts(connection: Connection, tenant: Tenant, rows: list[Row[Any]], *, with_attempts: bool) -> list[JobRows]:
+_artifacts = (
+    select(artifacts)
+    .where(artifacts.c.tenant == bindparam("tenant"), artifacts.c.job_id.in_(bindparam("ids", expanding=True)))
+    .order_by(artifacts.c.job_id, artifacts.c.ordinal)
+)
+_tasks = (
+    select(
+        tasks.c.job_id, tasks.c.id, tasks.c.name, tasks.c.kind, tasks.c.state, tasks.c.waits_for, tasks.c.attempts_used
+    )
+    .where(tasks.c.tenant == bindparam("tenant"), tasks.c.job_id.in_(bindparam("ids", expanding=True)))
+    .order_by(tasks.c.seq)
+)
+
+
+def _with_parts(connection: Connection, tenant: Tenant, rows: list[AnyRow], *, with_attempts: bool) -> list[JobRows]:
     ids = [row.id for row in rows]
-    published: dict[str, list[Row[Any]]] = {}
-    for artifact in connection.execute(
-        select(artifacts)
-        .where(artifacts.c.tenant == tenant, artifacts.c.job_id.in_(ids))
-        .order_by(artifacts.c.job_id, artifacts.c.ordinal)
-    ):
+    published: dict[str, list[AnyRow]] = {}
+    done = [row.id for row in rows if row.state == JobState.COMPLETED]
+    for artifact in connection.execute(_artifacts, {"tenant": tenant, "ids": done}) if done else ():
         published.setdefault(artifact.job_id, []).append(artifact)
-    tried: dict[str, list[Row[Any]]] = {}
+    tried: dict[str, list[AnyRow]] = {}
+    parts: dict[str, list[AnyRow]] = {}
     if with_attempts:
+        for task in connection.execute(_tasks, {"tenant": tenant, "ids": ids}):
+            parts.setdefault(task.job_id, []).append(task)
         for attempt in connection.execute(
             select(attempts)
             .where(attempts.c.tenant == tenant, attempts.c.job_id.in_(ids))
             .order_by(attempts.c.leased_us, attempts.c.number)
         ):
             tried.setdefault(attempt.job_id, []).append(attempt)
-    return [JobRows(row, tuple(published.get(row.id, ())), tuple(tried.get(row.id, ()))) for row in rows]
+    return [
+        JobRows(row, tuple(published.get(row.id, ())), tuple(tried.get(row.id, ())), tuple(parts.get(row.id, ())))
+        for row in rows
+    ]
 
 
 def list_events(
     connection: Connection, tenant: Tenant, job_id: JobId, *, after_sequence: int, limit: int
-) -> list[Row[Any]]:
+) -> list[AnyRow]:
     """A job's events by sequence."""
     return list(
         connection.execute(
@@ -143,13 +184,15 @@ def list_events(
     )
 
 
-def events_after(connection: Connection, chosen: Filter, *, cursor: int, limit: int) -> list[Row[Any]]:
-    """Events of the chosen jobs in the order in which they happened."""
+def events_after(
+    connection: Connection, database: Database, chosen: Filter, *, cursor: int, limit: int
+) -> list[AnyRow]:
+    """Events of the chosen jobs in the order in which they were committed, as far as that is settled."""
     return list(
         connection.execute(
             select(events)
             .join(jobs, (jobs.c.tenant == events.c.tenant) & (jobs.c.id == events.c.job_id))
-            .where(*chosen.where(), events.c.cursor > cursor)
+            .where(*chosen.where(), events.c.cursor > cursor, events.c.cursor < database.horizon(connection))
             .order_by(events.c.cursor)
             .limit(limit)
         )
@@ -164,17 +207,26 @@ def unended(connection: Connection, chosen: Filter) -> int:
 
 
 def any_live(connection: Connection) -> bool:
-    """Whether any job, of any kind, has not ended."""
-    return connection.execute(select(jobs.c.seq).where(jobs.c.state.not_in(JOB_ENDS)).limit(1)).first() is not None
+    """Whether any job, of any kind, has something to do. What a person paused waits for that person."""
+    idle = (*JOB_ENDS, JobState.HELD)
+    return connection.execute(select(jobs.c.seq).where(jobs.c.state.not_in(idle)).limit(1)).first() is not None
 
 
 def log_after(
-    connection: Connection, tenant: Tenant, job_id: JobId, attempt_id: str, *, position: int, limit: int
-) -> list[Row[Any]]:
+    connection: Connection,
+    database: Database,
+    tenant: Tenant,
+    job_id: JobId,
+    attempt_id: str,
+    *,
+    position: int,
+    limit: int,
+) -> list[AnyRow]:
     """Log chunks of a job in the order in which they arrived."""
     query = (
         select(log_chunks)
         .where(log_chunks.c.tenant == tenant, log_chunks.c.job_id == job_id, log_chunks.c.position > position)
+        .where(log_chunks.c.position < database.horizon(connection))
         .order_by(log_chunks.c.position)
         .limit(limit)
     )
@@ -189,26 +241,20 @@ def job_state(connection: Connection, tenant: Tenant, job_id: JobId) -> str:
     )
 
 
-def job_tasks(connection: Connection, tenant: Tenant, job_id: JobId) -> list[Row[Any]]:
+def job_tasks(connection: Connection, tenant: Tenant, job_id: JobId) -> list[AnyRow]:
     return list(connection.execute(select(tasks).where(tasks.c.tenant == tenant, tasks.c.job_id == job_id)))
 
 
-def ahead_in_line(connection: Connection, task: Row[Any]) -> int:
-    """How many waiting tasks come before this one."""
+def ahead_in_line(connection: Connection, task: AnyRow) -> int:
+    """How many waiting tasks come before this one in its own lane."""
     return connection.execute(
         select(func.count())
         .select_from(tasks)
-        .where(
-            tasks.c.state == TaskState.PENDING,
-            or_(
-                tasks.c.priority > task.priority,
-                (tasks.c.priority == task.priority) & (tasks.c.seq < task.seq),
-            ),
-        )
+        .where(text("state = 'PENDING'"), tasks.c.lane == task.lane, tasks.c.seq < task.seq)
     ).scalar_one()
 
 
-def list_agents(connection: Connection) -> list[Row[Any]]:
+def list_agents(connection: Connection) -> list[AnyRow]:
     return list(connection.execute(select(agents).order_by(agents.c.name, agents.c.id)))
 
 
@@ -222,7 +268,7 @@ def holdings(connection: Connection) -> dict[str, list[str]]:
     return held
 
 
-def stops_for(connection: Connection, agent_id: str) -> list[Row[Any]]:
+def stops_for(connection: Connection, agent_id: str) -> list[AnyRow]:
     """Attempts that the agent holds and must stop."""
     return list(
         connection.execute(
@@ -234,11 +280,30 @@ def stops_for(connection: Connection, agent_id: str) -> list[Row[Any]]:
 
 
 def declared_roots(connection: Connection) -> list[tuple[str, ...]]:
-    """The media roots of every agent that isn't lost."""
+    """The media roots of the agents that aren't lost, each set of them once."""
     return [
-        tuple(json.loads(text).get("mediaRoots", ()))
-        for text in connection.scalars(select(agents.c.capabilities).where(agents.c.lost.is_(False)))
+        tuple(json.loads(declared))
+        for declared in connection.scalars(select(agents.c.media_roots).where(agents.c.lost.is_(False)).distinct())
     ]
+
+
+def admission_grounds(connection: Connection, database: Database) -> tuple[list[tuple[str, ...]], int]:
+    """What a request is checked against: the declared media roots, and the time."""
+    return declared_roots(connection), database.now_us(connection)
+
+
+def archived(connection: Connection, tenant: Tenant, job_id: JobId, attempt_id: str) -> list[tuple[str, str]]:
+    """Attempts of a job, or the one named, whose logs were moved, with the keys of their blobs; in their order."""
+    query = (
+        select(attempts.c.id, attempts.c.log_key)
+        .where(
+            attempts.c.tenant == tenant, attempts.c.job_id == job_id, attempts.c.log_key.not_in(("", NOTHING_LOGGED))
+        )
+        .order_by(attempts.c.leased_us, attempts.c.number)
+    )
+    if attempt_id:
+        query = query.where(attempts.c.id == attempt_id)
+    return [(row.id, row.log_key) for row in connection.execute(query)]
 
 
 def requested(connection: Connection, tenant: Tenant, request_id: str, digest: str) -> list[JobId]:
@@ -251,20 +316,20 @@ def requested(connection: Connection, tenant: Tenant, request_id: str, digest: s
     return [] if job_ids is None else [JobId(job_id) for job_id in json.loads(job_ids)]
 
 
-def stored_documents(connection: Connection, tenant: Tenant) -> Collection[Row[Any]]:
+def stored_documents(connection: Connection, tenant: Tenant) -> Collection[AnyRow]:
     """Added presets and profiles."""
     return connection.execute(select(documents).where(documents.c.tenant == tenant)).all()
 
 
-def unconfirmed(connection: Connection, agent_id: str, before_us: int) -> list[str]:
-    """Attempts that were granted before `before_us` and that the agent has not begun or confirmed since."""
+def unconfirmed(connection: Connection, agent_id: str, age_us: int, database: Database) -> list[str]:
+    """Attempts that were granted `age_us` ago or earlier and that the agent has not begun or confirmed since."""
     return list(
         connection.scalars(
             select(attempts.c.id).where(
                 attempts.c.holder == agent_id,
                 attempts.c.state.in_(("leased", "publishing")),
                 attempts.c.stop_reason.is_(None),
-                attempts.c.leased_us < before_us,
+                attempts.c.leased_us < database.now_us(connection) - age_us,
             )
         )
     )

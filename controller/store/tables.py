@@ -1,10 +1,15 @@
-"""Every table. Times are microseconds since the epoch, UTC; documents are JSON text; the tenant is in every job key."""
+"""Every table. Times are microseconds since the epoch, UTC; documents are JSON text; the tenant is in every job key.
+
+Rows that are read in the order in which they were written (`seq`, `cursor`) get their number from the transaction
+(`Tx.ticket`), never from the database: rising with every commit, also where several controllers write.
+"""
 
 from __future__ import annotations
 
 from typing import NewType
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -18,13 +23,16 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 JobId = NewType("JobId", str)
 TaskId = NewType("TaskId", str)
 AttemptId = NewType("AttemptId", str)
 AgentId = NewType("AgentId", str)
 Tenant = NewType("Tenant", str)
+Ticket = NewType("Ticket", int)
 
 DEFAULT_TENANT = Tenant("default")
 
@@ -37,8 +45,15 @@ metadata = MetaData(
     }
 )
 
-# SQLite numbers rows by itself only for a primary key of type INTEGER.
-Serial = BigInteger().with_variant(Integer, "sqlite")
+# SQLite's own row number is a primary key of type INTEGER and nothing else.
+Number = BigInteger().with_variant(Integer, "sqlite")
+# Only what queries look into; everything else that is JSON is text to the database.
+Document = JSON().with_variant(JSONB, "postgresql")
+
+
+def _partial(name: str, *columns: str, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
 
 meta = Table(
     "meta",
@@ -50,7 +65,7 @@ meta = Table(
 jobs = Table(
     "jobs",
     metadata,
-    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("seq", Number, primary_key=True, autoincrement=False),
     Column("tenant", String, nullable=False),
     Column("id", String, nullable=False),
     # `media` jobs are callers'; `plan` jobs answer PlanJob and are not listed.
@@ -59,53 +74,108 @@ jobs = Table(
     Column("queue", String, nullable=False),
     Column("preset", String, nullable=False),
     Column("preset_digest", String, nullable=False),
-    Column("labels", Text, nullable=False),
-    Column("spec", Text, nullable=False),
+    Column("labels", Document, nullable=False),
+    # A serialized mediactl.v1.JobSpec.
+    Column("spec", LargeBinary, nullable=False),
+    # The resolved intent; presets and profiles stand in it as keys of `texts`.
     Column("intent", Text, nullable=False),
     Column("verbose", Boolean, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("held", Boolean, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
+    # How many jobs it still waits for, and whether it matters how those end.
+    Column("waits_for", Integer, nullable=False),
+    Column("after_any_end", Boolean, nullable=False),
+    Column("not_before_us", BigInteger),
+    Column("timeout_us", BigInteger),
+    # From the deadline, and from the first start on also from the timeout. Cleared at the end.
+    Column("expires_us", BigInteger),
+    Column("replay_of", String, nullable=False),
+    # What the inputs must be, as the record of the replayed job says. Empty: anything.
+    Column("pinned_inputs", Text, nullable=False),
     Column("attempt_count", Integer, nullable=False),
     Column("event_count", Integer, nullable=False),
+    # The newest failure and its reason.
+    Column("reason", String, nullable=False),
     Column("failure", Text),
     Column("created_us", BigInteger, nullable=False),
     Column("started_us", BigInteger),
     Column("ended_us", BigInteger),
     UniqueConstraint("tenant", "id"),
     Index("ix_jobs_tenant_state", "tenant", "state", "seq"),
-    sqlite_autoincrement=True,
+    _partial("ix_jobs_expires", "expires_us", where="expires_us IS NOT NULL"),
+    _partial("ix_jobs_ended", "ended_us", where="ended_us IS NOT NULL"),
+)
+
+job_edges = Table(
+    "job_edges",
+    metadata,
+    Column("tenant", String, primary_key=True),
+    Column("parent_id", String, primary_key=True),
+    Column("child_id", String, primary_key=True),
+    ForeignKeyConstraint(["tenant", "child_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
+    Index("ix_job_edges_child", "tenant", "child_id"),
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    # Digest of all the rest. Rows are only ever added; a few hundred at the most.
+    Column("key", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("queue", String, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("class_key", String, nullable=False),
+    # JSON: labels that the agent must have.
+    Column("require", Text, nullable=False),
+    # JSON: for every local path of its tasks, the declared media roots that hold it.
+    Column("reach", Text, nullable=False),
+    # JSON list.
+    Column("limit_keys", Text, nullable=False),
 )
 
 tasks = Table(
     "tasks",
     metadata,
-    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("seq", Number, primary_key=True, autoincrement=False),
     Column("tenant", String, nullable=False),
     Column("id", String, nullable=False),
     Column("job_id", String, nullable=False),
-    # An executor kind: `transform` or `plan`.
+    # Unique in the job.
+    Column("name", String, nullable=False),
+    # An executor kind: `transform`, `plan` or `part`.
     Column("kind", String, nullable=False),
     Column("state", String, nullable=False),
-    Column("class_key", String, nullable=False),
+    # A key of `lanes`.
+    Column("lane", String, nullable=False),
+    Column("priority", Integer, nullable=False),
     Column("requirements", Text, nullable=False),
     Column("require", Text, nullable=False),
     Column("paths", Text, nullable=False),
-    Column("priority", Integer, nullable=False),
-    Column("max_attempts", Integer, nullable=False),
+    # Instead of the job's.
+    Column("intent", Text),
+    # How many tasks of its job it still waits for, and their names as JSON.
+    Column("waits_for", Integer, nullable=False),
+    Column("after", Text, nullable=False),
     Column("attempts_used", Integer, nullable=False),
     Column("attempts_made", Integer, nullable=False),
     Column("agents_lost", Integer, nullable=False),
+    # JSON list: agents where it failed, which are chosen last.
+    Column("avoid", Text, nullable=False),
     Column("infrastructure_since_us", BigInteger),
-    # When it last became PENDING, or when its back-off ends.
+    # When it last became PENDING, or when its back-off or its appointed time ends.
     Column("ready_us", BigInteger, nullable=False),
     # The attempt that alone may move it. Empty: none.
     Column("attempt_id", String, nullable=False),
-    # RedoRecords as JSON, from STAGE on.
-    Column("redo", Text),
+    # A serialized mediactl.v1.StageReport, from STAGE on.
+    Column("redo", LargeBinary),
     UniqueConstraint("tenant", "id"),
     ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
     Index("ix_tasks_job", "tenant", "job_id"),
-    Index("ix_tasks_state", "state", "class_key", "priority", "seq"),
-    sqlite_autoincrement=True,
+    # The line itself: heads of lanes and what follows them, at a cost that does not grow with its length.
+    _partial("ix_tasks_line", "lane", "seq", where="state = 'PENDING'"),
+    _partial("ix_tasks_due", "ready_us", where="state IN ('FAILED', 'SCHEDULED')"),
+    _partial("ix_tasks_publishing", "seq", where="state = 'PUBLISHING'"),
 )
 
 attempts = Table(
@@ -121,9 +191,18 @@ attempts = Table(
     Column("number", Integer, nullable=False),
     Column("state", String, nullable=False),
     Column("alternative", Integer, nullable=False),
+    # Revision of the agent's capabilities that it was chosen for.
+    Column("revision", String, nullable=False),
     Column("cores", Integer, nullable=False),
     Column("memory_bytes", BigInteger, nullable=False),
     Column("scratch_bytes", BigInteger, nullable=False),
+    Column("gpu", Integer),
+    Column("encoder_sessions", Integer, nullable=False),
+    Column("gpu_memory_bytes", BigInteger, nullable=False),
+    # JSON list of what it counts against while it is held.
+    Column("limit_keys", Text, nullable=False),
+    # Core-seconds its queue was charged at the grant, corrected at the end.
+    Column("charged", Float, nullable=False),
     Column("queue_wait_us", BigInteger, nullable=False),
     Column("leased_us", BigInteger, nullable=False),
     Column("started_us", BigInteger),
@@ -134,19 +213,24 @@ attempts = Table(
     Column("run_us", BigInteger),
     Column("cpu_seconds", Float),
     Column("peak_memory_bytes", BigInteger),
-    Column("plan", Text),
+    # A serialized mediactl.v1.Plan.
+    Column("plan", LargeBinary),
     # Facts and identities of the inputs and results of the steps, as the agent reported them.
     Column("record", Text),
+    # Where the whole log is in the controller's own store. Empty: in `log_chunks`.
+    Column("log_key", String, nullable=False),
     UniqueConstraint("id"),
-    ForeignKeyConstraint(["tenant", "task_id"], ["tasks.tenant", "tasks.id"], ondelete="CASCADE"),
+    # Of the job rather than of the task: an index that leads there is needed anyway.
+    ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
     Index("ix_attempts_job", "tenant", "job_id"),
-    Index("ix_attempts_holder", "holder"),
+    _partial("ix_attempts_held", "holder", where="holder <> ''"),
+    _partial("ix_attempts_unarchived", "ended_us", where="log_key = '' AND ended_us IS NOT NULL"),
 )
 
 events = Table(
     "events",
     metadata,
-    Column("cursor", Serial, primary_key=True, autoincrement=True),
+    Column("cursor", Number, primary_key=True, autoincrement=False),
     Column("tenant", String, nullable=False),
     Column("job_id", String, nullable=False),
     Column("sequence", Integer, nullable=False),
@@ -160,7 +244,6 @@ events = Table(
     Column("message", Text, nullable=False),
     UniqueConstraint("tenant", "job_id", "sequence"),
     ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
-    sqlite_autoincrement=True,
 )
 
 agents = Table(
@@ -174,6 +257,10 @@ agents = Table(
     Column("labels", Text, nullable=False),
     # Protobuf JSON of mediactl.v1.Capabilities.
     Column("capabilities", Text, nullable=False),
+    # JSON list, from the capabilities.
+    Column("media_roots", Text, nullable=False),
+    # Digest of the capabilities, labels and roots.
+    Column("revision", String, nullable=False),
     Column("draining", Boolean, nullable=False),
     Column("lost", Boolean, nullable=False),
     Column("created_us", BigInteger, nullable=False),
@@ -190,15 +277,15 @@ artifacts = Table(
     Column("uri", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", String, nullable=False),
-    # Protobuf JSON of mediactl.v1.Artifact.
-    Column("document", Text, nullable=False),
+    # A serialized mediactl.v1.Artifact.
+    Column("document", LargeBinary, nullable=False),
     ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
 )
 
 log_chunks = Table(
     "log_chunks",
     metadata,
-    Column("position", Serial, primary_key=True, autoincrement=True),
+    Column("position", Number, primary_key=True, autoincrement=False),
     Column("tenant", String, nullable=False),
     Column("job_id", String, nullable=False),
     Column("attempt_id", String, nullable=False),
@@ -208,7 +295,6 @@ log_chunks = Table(
     UniqueConstraint("tenant", "attempt_id", "stream", "sequence"),
     ForeignKeyConstraint(["tenant", "attempt_id"], ["attempts.tenant", "attempts.id"], ondelete="CASCADE"),
     Index("ix_log_chunks_job", "tenant", "job_id", "position"),
-    sqlite_autoincrement=True,
 )
 
 documents = Table(
@@ -223,6 +309,14 @@ documents = Table(
     Column("created_us", BigInteger, nullable=False),
 )
 
+texts = Table(
+    "texts",
+    metadata,
+    # SHA-256 of the text. Presets and profiles that jobs are pinned to; rows are only ever added.
+    Column("digest", String, primary_key=True),
+    Column("text", Text, nullable=False),
+)
+
 requests = Table(
     "requests",
     metadata,
@@ -233,4 +327,54 @@ requests = Table(
     # JSON list of job ids, in the order of the request.
     Column("job_ids", Text, nullable=False),
     Column("created_us", BigInteger, nullable=False),
+    Index("ix_requests_created", "created_us"),
+)
+
+shares = Table(
+    "shares",
+    metadata,
+    # The queue is empty in the row of the tenant itself, both are in the row of the whole.
+    Column("tenant", String, primary_key=True),
+    Column("queue", String, primary_key=True),
+    Column("weight", Float, nullable=False),
+    # Stride scheduling: core-seconds used, divided by the weight.
+    Column("passed", Float, nullable=False),
+    # The virtual time among those beneath it, at which idle ones enter again.
+    Column("virtual_time", Float, nullable=False),
+    # Whether it had waiting tasks when it was last looked at.
+    Column("active", Boolean, nullable=False),
+)
+
+classes = Table(
+    "classes",
+    metadata,
+    Column("class_key", String, primary_key=True),
+    # Core-seconds that a task of it takes, as a moving average.
+    Column("cost", Float, nullable=False),
+)
+
+limits = Table(
+    "limits",
+    metadata,
+    # `global`, `tenant:NAME`, `queue:NAME`, `preset:FULL_NAME`, or `label:KEY` for every value by itself.
+    Column("key", String, primary_key=True),
+    Column("maximum", Integer, nullable=False),
+)
+
+limit_counts = Table(
+    "limit_counts",
+    metadata,
+    # As in `limits`, but `label:KEY=VALUE`.
+    Column("key", String, primary_key=True),
+    Column("running", Integer, nullable=False),
+)
+
+failures = Table(
+    "failures",
+    metadata,
+    # Tasks of a class that failed on an agent since one last succeeded there. Two of them block the pair for a while.
+    Column("agent_id", String, primary_key=True),
+    Column("class_key", String, primary_key=True),
+    Column("task_id", String, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
 )

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 DISPATCH = "dispatch"
 JOBS = "jobs"
+FLEET = "fleet"
+RELANE = "relane"
 
 
 def job(job_id: str) -> str:
@@ -28,16 +30,30 @@ def agent(agent_id: str) -> str:
     return f"agent:{agent_id}"
 
 
+class TopicsClosed(Exception):
+    """The controller is stopping: nothing more will be told."""
+
+
 class Topics:
     """Belongs to one event loop."""
 
     def __init__(self) -> None:
+        self.closed = False
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     def publish(self, topics: Iterable[str]) -> None:
         for topic in topics:
             for waiter in self._waiting.get(topic, ()):
                 waiter.set()
+
+    def publish_all(self) -> None:
+        """Something may have changed that nobody was told of."""
+        self.publish(list(self._waiting))
+
+    def close(self) -> None:
+        """Whoever waits, or will, gets TopicsClosed."""
+        self.closed = True
+        self.publish_all()
 
     def subscribe(self, *topics: str) -> Subscription:
         return Subscription(self, topics)
@@ -70,10 +86,12 @@ class Subscription:
             self._topics._remove(name, self._changed)
 
     async def wait(self, timeout_s: float) -> None:
-        """Return at a change since the last wait, or after `timeout_s`."""
+        """Return at a change since the last wait, or after `timeout_s`. Raises TopicsClosed."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
         except TimeoutError:
             pass
         self._changed.clear()
+        if self._topics.closed:
+            raise TopicsClosed

@@ -3,7 +3,7 @@
 import asyncio
 import builtins
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -11,10 +11,10 @@ import grpc
 from grpc import aio
 
 from mediactl import requests
-from mediactl.channel import Credentials, aio_channel
-from mediactl.errors import WaitTimeout, from_rpc_error
+from mediactl.channel import Credentials, aio_channel, parse_addresses
+from mediactl.errors import MediactlError, WaitTimeout, from_rpc_error
 from mediactl.places import default_address
-from mediactl.requests import ENDED, FilterLike, Following, Outage, SpecLike
+from mediactl.requests import ENDED, ESTABLISHED_S, FilterLike, Following, Outage, Rota, SpecLike
 from mediactl.v1 import (
     fleet_service_pb2,
     fleet_service_pb2_grpc,
@@ -23,10 +23,25 @@ from mediactl.v1 import (
     job_service_pb2_grpc,
     preset_service_pb2,
     preset_service_pb2_grpc,
+    queue_service_pb2,
+    queue_service_pb2_grpc,
 )
 
 _Q = TypeVar("_Q")
 _R = TypeVar("_R")
+
+
+class _Stubs:
+    """One controller."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self.channel = channel
+        self.jobs: job_service_pb2_grpc.JobServiceAsyncStub = job_service_pb2_grpc.JobServiceStub(channel)
+        self.presets: preset_service_pb2_grpc.PresetServiceAsyncStub = preset_service_pb2_grpc.PresetServiceStub(
+            channel
+        )
+        self.fleet: fleet_service_pb2_grpc.FleetServiceAsyncStub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+        self.queue: queue_service_pb2_grpc.QueueServiceAsyncStub = queue_service_pb2_grpc.QueueServiceStub(channel)
 
 
 class AsyncClient:
@@ -44,16 +59,10 @@ class AsyncClient:
         patience_s: float = 30.0,
     ) -> None:
         self.address = address or default_address()
-        self._channel = aio_channel(self.address, credentials or Credentials.from_environment())
+        held = credentials or Credentials.from_environment()
+        self._controllers = Rota(_Stubs(aio_channel(str(target), held)) for target in parse_addresses(self.address))
         self._timeout_s = timeout_s
         self._patience_s = patience_s
-        self._jobs: job_service_pb2_grpc.JobServiceAsyncStub = job_service_pb2_grpc.JobServiceStub(self._channel)
-        self._presets: preset_service_pb2_grpc.PresetServiceAsyncStub = preset_service_pb2_grpc.PresetServiceStub(
-            self._channel
-        )
-        self._fleet: fleet_service_pb2_grpc.FleetServiceAsyncStub = fleet_service_pb2_grpc.FleetServiceStub(
-            self._channel
-        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,7 +74,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Ends every call and the connection."""
-        await self._channel.close()
+        for at in self._controllers.members:
+            await at.channel.close()
 
     # Jobs
 
@@ -75,12 +85,13 @@ class AsyncClient:
 
     async def submit_all(self, specs: Sequence[SpecLike], *, request_id: str | None = None) -> tuple[job_pb2.Job, ...]:
         """Stores all of the jobs or none."""
-        response = await self._call(self._jobs.SubmitJobs, requests.submission(specs, request_id))
+        response = await self._call(lambda at: at.jobs.SubmitJobs, requests.submission(specs, request_id))
         return tuple(response.jobs)
 
-    async def get(self, job_id: str) -> job_pb2.Job:
-        """One job with its attempts, by id or unambiguous prefix."""
-        return (await self._call(self._jobs.GetJob, job_service_pb2.GetJobRequest(job_id=job_id))).job
+    async def get(self, job_id: str, *, patient: bool = False) -> job_pb2.Job:
+        """One job with its attempts, by id or unambiguous prefix; `patient` outlasts an outage as `wait` does."""
+        request = job_service_pb2.GetJobRequest(job_id=job_id)
+        return (await self._call(lambda at: at.jobs.GetJob, request, patient=patient)).job
 
     async def list(self, where: FilterLike | None = None) -> AsyncIterator[job_pb2.Job]:
         """Jobs, newest first, fetched a page at a time."""
@@ -98,7 +109,7 @@ class AsyncClient:
     ) -> job_service_pb2.ListJobsResponse:
         """One page of jobs, newest first; the filter must stay the same from page to page."""
         return await self._call(
-            self._jobs.ListJobs,
+            lambda at: at.jobs.ListJobs,
             job_service_pb2.ListJobsRequest(
                 filter=requests.selection(where), page_size=page_size, page_token=page_token
             ),
@@ -107,7 +118,30 @@ class AsyncClient:
     async def cancel(self, job_id: str, *, message: str = "") -> job_pb2.Job:
         """Asks for a job to be stopped; `watch` or `wait` tell when it has."""
         request = job_service_pb2.CancelJobRequest(job_id=job_id, message=message)
-        return (await self._call(self._jobs.CancelJob, request)).job
+        return (await self._call(lambda at: at.jobs.CancelJob, request)).job
+
+    async def retry_jobs(
+        self, where: FilterLike, *, request_id: str | None = None
+    ) -> job_service_pb2.RetryJobsResponse:
+        """Puts DEAD jobs in line again. With a `request_id`, a second call tells what the first one did."""
+        return await self._call(lambda at: at.jobs.RetryJobs, requests.retrying(where, request_id))
+
+    async def replay_job(
+        self, job_id: str, *, request_id: str | None = None, output_uri: str = "", overwrite: bool = False
+    ) -> job_pb2.Job:
+        """A new job with the pinned inputs and preset of another. `output_uri`, a prefix, is where its outputs go."""
+        request = requests.replaying(job_id, request_id, output_uri, overwrite)
+        return (await self._call(lambda at: at.jobs.ReplayJob, request)).job
+
+    async def hold_jobs(self, where: FilterLike, *, message: str = "") -> job_service_pb2.HoldJobsResponse:
+        """Pauses jobs; what runs goes on."""
+        request = job_service_pb2.HoldJobsRequest(filter=requests.selection(where), message=message)
+        return await self._call(lambda at: at.jobs.HoldJobs, request)
+
+    async def release_jobs(self, where: FilterLike, *, message: str = "") -> job_service_pb2.ReleaseJobsResponse:
+        """Ends the pause of jobs."""
+        request = job_service_pb2.ReleaseJobsRequest(filter=requests.selection(where), message=message)
+        return await self._call(lambda at: at.jobs.ReleaseJobs, request)
 
     def watch(
         self,
@@ -122,7 +156,9 @@ class AsyncClient:
         `after` is a cursor of an event. `until_ended` ends it when every selected job has ended, `timeout_s`
         ends it after so many seconds, without an error.
         """
-        return self._follow(self._jobs.WatchJobs, requests.Watching(where, after, until_ended), timeout_s=timeout_s)
+        return self._follow(
+            lambda at: at.jobs.WatchJobs, requests.Watching(where, after, until_ended), timeout_s=timeout_s
+        )
 
     async def wait(self, job_id: str, *, timeout_s: float | None = None) -> job_pb2.Job:
         """The job once it has ended, however it ended.
@@ -137,21 +173,21 @@ class AsyncClient:
                 raise WaitTimeout(job.id, timeout_s)
             async for _ in self.watch({"ids": [job.id]}, timeout_s=left):
                 pass
-            job = await self.get(job.id)
+            job = await self.get(job.id, patient=True)
         return job
 
     def logs(
         self, job_id: str, *, follow: bool = False, attempt_id: str = ""
     ) -> AsyncIterator[job_service_pb2.StreamLogsResponse]:
         """Pieces of a job's log; with `follow`, until the job has ended."""
-        return self._follow(self._jobs.StreamLogs, requests.LogReading(job_id, follow, attempt_id))
+        return self._follow(lambda at: at.jobs.StreamLogs, requests.LogReading(job_id, follow, attempt_id))
 
     async def events(self, job_id: str) -> AsyncIterator[job_pb2.Event]:
         """A job's history, fetched a page at a time."""
         token = ""
         while True:
             page = await self._call(
-                self._jobs.ListEvents, job_service_pb2.ListEventsRequest(job_id=job_id, page_token=token)
+                lambda at: at.jobs.ListEvents, job_service_pb2.ListEventsRequest(job_id=job_id, page_token=token)
             )
             for event in page.events:
                 yield event
@@ -161,81 +197,110 @@ class AsyncClient:
 
     async def explain(self, job_id: str) -> job_service_pb2.ExplainJobResponse:
         """Why a job waits."""
-        return await self._call(self._jobs.ExplainJob, job_service_pb2.ExplainJobRequest(job_id=job_id))
+        return await self._call(lambda at: at.jobs.ExplainJob, job_service_pb2.ExplainJobRequest(job_id=job_id))
 
     async def plan(self, spec: SpecLike, *, timeout_s: float = 300.0) -> job_service_pb2.PlanJobResponse:
         """What would be run for a job, and why. An agent probes the inputs, so this may take a while."""
         job = requests.from_json(spec, job_pb2.JobSpec, field="job")
-        return await self._call(self._jobs.PlanJob, job_service_pb2.PlanJobRequest(job=job), timeout_s=timeout_s)
+        return await self._call(
+            lambda at: at.jobs.PlanJob, job_service_pb2.PlanJobRequest(job=job), timeout_s=timeout_s
+        )
+
+    # The queue
+
+    async def get_queue(self) -> queue_service_pb2.GetQueueResponse:
+        """What waits, what runs where, and the limits."""
+        return await self._call(lambda at: at.queue.GetQueue, queue_service_pb2.GetQueueRequest())
+
+    async def set_queue(self, name: str, *, weight: float) -> queue_service_pb2.Queue:
+        """Sets a queue's share relative to the others."""
+        request = queue_service_pb2.SetQueueRequest(name=name, weight=weight)
+        return (await self._call(lambda at: at.queue.SetQueue, request)).queue
+
+    async def set_limit(self, key: str, maximum: int | None) -> queue_service_pb2.Limit | None:
+        """Sets how many tasks of `key` may run at once; None removes the limit and is what is then returned."""
+        response = await self._call(
+            lambda at: at.queue.SetLimit, queue_service_pb2.SetLimitRequest(key=key, maximum=maximum)
+        )
+        return response.limit if response.HasField("limit") else None
 
     # Presets and profiles
 
     async def presets(self) -> builtins.list[preset_service_pb2.Preset]:
         """All presets, without their documents."""
         request = preset_service_pb2.ListPresetsRequest()
-        return [*(await self._call(self._presets.ListPresets, request)).presets]
+        return [*(await self._call(lambda at: at.presets.ListPresets, request)).presets]
 
     async def preset(self, name: str) -> preset_service_pb2.Preset:
         """One preset with its document."""
         request = preset_service_pb2.GetPresetRequest(name=name)
-        return (await self._call(self._presets.GetPreset, request)).preset
+        return (await self._call(lambda at: at.presets.GetPreset, request)).preset
 
     async def add_preset(self, document: str) -> preset_service_pb2.Preset:
         """Adds a preset from its TOML text."""
         request = preset_service_pb2.AddPresetRequest(document=document)
-        return (await self._call(self._presets.AddPreset, request)).preset
+        return (await self._call(lambda at: at.presets.AddPreset, request)).preset
 
     async def profiles(self) -> builtins.list[preset_service_pb2.Profile]:
         """All profiles, without their documents."""
         request = preset_service_pb2.ListProfilesRequest()
-        return [*(await self._call(self._presets.ListProfiles, request)).profiles]
+        return [*(await self._call(lambda at: at.presets.ListProfiles, request)).profiles]
 
     async def profile(self, name: str) -> preset_service_pb2.Profile:
         """One profile with its document."""
         request = preset_service_pb2.GetProfileRequest(name=name)
-        return (await self._call(self._presets.GetProfile, request)).profile
+        return (await self._call(lambda at: at.presets.GetProfile, request)).profile
 
     async def add_profile(self, document: str) -> preset_service_pb2.Profile:
         """Adds a profile from its TOML text."""
         request = preset_service_pb2.AddProfileRequest(document=document)
-        return (await self._call(self._presets.AddProfile, request)).profile
+        return (await self._call(lambda at: at.presets.AddProfile, request)).profile
 
     # The fleet
 
     async def agents(self) -> builtins.list[fleet_service_pb2.Agent]:
         """All agents."""
         request = fleet_service_pb2.ListAgentsRequest()
-        return [*(await self._call(self._fleet.ListAgents, request)).agents]
+        return [*(await self._call(lambda at: at.fleet.ListAgents, request)).agents]
 
     async def agent(self, agent_id: str) -> fleet_service_pb2.Agent:
         """One agent, by id, unambiguous prefix or name."""
         request = fleet_service_pb2.GetAgentRequest(agent_id=agent_id)
-        return (await self._call(self._fleet.GetAgent, request)).agent
+        return (await self._call(lambda at: at.fleet.GetAgent, request)).agent
 
     async def _call(
         self,
-        method: "aio.UnaryUnaryMultiCallable[_Q, _R]",
+        method: Callable[[_Stubs], "aio.UnaryUnaryMultiCallable[_Q, _R]"],
         request: _Q,
         *,
         timeout_s: float | None = None,
+        patient: bool = False,
     ) -> _R:
-        try:
-            return await method(request, timeout=timeout_s or self._timeout_s)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+        outage = Outage(self._patience_s, len(self._controllers))
+        if patient:
+            outage.alive()
+        while True:
+            turn, at = self._controllers.current()
+            try:
+                return await method(at)(request, timeout=timeout_s or self._timeout_s)
+            except grpc.RpcError as error:
+                known = from_rpc_error(error)
+            await self._recover(outage, known, turn)
 
     async def _follow(
         self,
-        method: "aio.UnaryStreamMultiCallable[_Q, _R]",
+        method: Callable[[_Stubs], "aio.UnaryStreamMultiCallable[_Q, _R]"],
         following: Following[_Q, _R],
         *,
         timeout_s: float | None = None,
     ) -> AsyncIterator[_R]:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        outage = Outage(self._patience_s)
+        outage = Outage(self._patience_s, len(self._controllers))
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            call = method(following.request(), timeout=left)
+            turn, at = self._controllers.current()
+            began = time.monotonic()
+            left = None if deadline is None else max(0.0, deadline - began)
+            call = method(at)(following.request(), timeout=left)
             try:
                 async for message in call:
                     outage.alive()
@@ -244,8 +309,15 @@ class AsyncClient:
                 return
             except grpc.RpcError as error:
                 known = from_rpc_error(error)
-                if deadline is not None and known.code == "DEADLINE_EXCEEDED":
-                    return
-                await asyncio.sleep(outage.pause_s(known))
             finally:
                 call.cancel()
+            if deadline is not None and known.code == "DEADLINE_EXCEEDED":
+                return
+            if time.monotonic() - began >= ESTABLISHED_S:
+                outage.alive()
+            await self._recover(outage, known, turn)
+
+    async def _recover(self, outage: Outage, error: MediactlError, turn: int) -> None:
+        pause_s = outage.pause_s(error)
+        self._controllers.pass_on(turn)
+        await asyncio.sleep(pause_s)

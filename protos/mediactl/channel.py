@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import weakref
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,9 @@ MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
 # sun_path holds 108 bytes with the closing zero (unix(7)).
 _SUN_PATH_BYTES: Final = 107
+
+# A host holds no slash, so a comma with one after it, before the next socket, is part of a directory's name.
+_SEPARATOR: Final = re.compile(r",(?=\s*unix:|(?:(?!,\s*unix:)[^/])*(?:,\s*unix:|$))")
 
 _Option = tuple[str, int | str]
 _MESSAGES: Final[tuple[_Option, ...]] = (
@@ -46,17 +50,9 @@ SERVER_OPTIONS: Final[tuple[_Option, ...]] = (
     ("grpc.so_reuseport", 0),
 )
 
-# Every call of these services may be repeated: submissions carry a request id, cancelling again is harmless.
-# gRPC repeats a call only as long as no response message has arrived. The agents' service is not among them.
-_RETRIES: Final = """{"methodConfig": [{
-  "name": [{"service": "mediactl.v1.JobService"}, {"service": "mediactl.v1.PresetService"},
-           {"service": "mediactl.v1.FleetService"}],
-  "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
-                  "retryableStatusCodes": ["UNAVAILABLE"]}}]}"""
 _CLIENT_OPTIONS: Final[tuple[_Option, ...]] = (
     *_MESSAGES,
     *_KEEPALIVE,
-    ("grpc.service_config", _RETRIES),
     # A controller that restarts is back in a second or two; gRPC's own first pause is a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
@@ -143,13 +139,21 @@ def parse_address(address: str) -> Target:
             raise _bad_address(address)
     else:
         host, _, port = address.partition(":")
-    if not host or "/" in host or (":" in address and not port and not address.endswith("]")):
+    if not host or "/" in host or "," in host or (":" in address and not port and not address.endswith("]")):
         raise _bad_address(address)
     if not port:
         return TcpTarget(host, DEFAULT_PORT)
     if not (port.isascii() and port.isdigit() and 0 <= int(port) <= 65535):
         raise _bad_address(address)
     return TcpTarget(host, int(port))
+
+
+def parse_addresses(text: str) -> tuple[Target, ...]:
+    """Addresses of controllers that stand in for one another, separated by commas: at least one, none twice.
+
+    Raises MediactlError INVALID_ARGUMENT.
+    """
+    return tuple(dict.fromkeys(parse_address(part.strip()) for part in _SEPARATOR.split(text)))
 
 
 def require_protection(target: Target, credentials: Credentials) -> None:

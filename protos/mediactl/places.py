@@ -20,5 +20,5 @@ def box_socket(data_dir: Path) -> Path:
 
 
 def default_address() -> str:
-    """MEDIACTL_CONTROLLER, else the socket of this user's single box."""
+    """MEDIACTL_CONTROLLER, which may name several controllers, else the socket of this user's single box."""
     return os.environ.get("MEDIACTL_CONTROLLER") or f"unix:{box_socket(default_data_dir())}"

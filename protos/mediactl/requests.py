@@ -1,10 +1,10 @@
-"""What the blocking and the asyncio client share: building requests, and following a stream across a restart."""
+"""What the blocking and the asyncio client share: building requests, and outlasting a controller that is away."""
 
 import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -19,6 +19,12 @@ FilterLike = job_pb2.JobFilter | Json
 
 ENDED: Final = frozenset({job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_DEAD, job_pb2.JOB_STATE_CANCELLED})
 
+# A stream that lasted so long without a message was there: connecting takes less.
+ESTABLISHED_S: Final = 10.0
+
+_GONE: Final = frozenset({Reason.CONTROLLER_UNREACHABLE, Reason.CONTROLLER_STOPPING, Reason.STORE_UNAVAILABLE})
+
+_T = TypeVar("_T")
 _M = TypeVar("_M", bound=Message)
 _Asked = TypeVar("_Asked", covariant=True)
 _Answered = TypeVar("_Answered", contravariant=True)
@@ -61,39 +67,101 @@ def submission(specs: Iterable[SpecLike], request_id: str | None) -> job_service
     )
 
 
+def retrying(where: FilterLike, request_id: str | None) -> job_service_pb2.RetryJobsRequest:
+    """A retry that may be repeated, as `submission`."""
+    return job_service_pb2.RetryJobsRequest(filter=selection(where), request_id=request_id or str(uuid.uuid4()))
+
+
+def replaying(
+    job_id: str, request_id: str | None, output_uri: str, overwrite: bool
+) -> job_service_pb2.ReplayJobRequest:
+    """A replay that may be repeated, as `submission`."""
+    return job_service_pb2.ReplayJobRequest(
+        job_id=job_id, request_id=request_id or str(uuid.uuid4()), output_uri=output_uri, overwrite=overwrite
+    )
+
+
 def selection(where: FilterLike | None) -> job_pb2.JobFilter | None:
     """A filter, or none."""
     return None if where is None else from_json(where, job_pb2.JobFilter, field="filter")
 
 
-class Outage:
-    """Decides whether a stream that broke is taken up again.
+def gone(error: MediactlError) -> bool:
+    """Whether no controller did anything about it, so that it may be repeated, here or elsewhere."""
+    return error.reason in _GONE
 
-    A stream that never got anything fails at once: gRPC itself has tried several times by then. One that was
-    alive is resumed for `patience_s` seconds after its last message.
+
+class Rota(Generic[_T]):
+    """What stands in for one another, and whose turn it is; usable from several threads."""
+
+    def __init__(self, members: Iterable[_T]) -> None:
+        self.members = tuple(members)
+        self._turn = 0
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def current(self) -> tuple[int, _T]:
+        """The one in use, and its number for `pass_on`."""
+        turn = self._turn
+        return turn, self.members[turn]
+
+    def pass_on(self, failed: int) -> None:
+        """The next one's turn, unless somebody else has passed it on from there already."""
+        # Two threads may both see their number here; both then write the same.
+        if self._turn == failed:
+            self._turn = (failed + 1) % len(self.members)
+
+
+class Outage:
+    """Decides whether what got no answer is tried again, and after which pause.
+
+    What never got anything is tried five times at each controller. What was alive is taken up again for
+    `patience_s` seconds from the moment it broke. There are pauses, growing ones, only after all controllers failed.
     """
 
+    _ROUNDS: Final = 5
     _FIRST_PAUSE_S: Final = 0.1
     _LONGEST_PAUSE_S: Final = 2.0
 
-    def __init__(self, patience_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, patience_s: float, controllers: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self._patience_s = patience_s
+        self._controllers = controllers
         self._clock = clock
-        self._deadline: float | None = None
+        self._lived = False
+        self._failures = 0
+        self._broke_at: float | None = None
         self._pause_s = self._FIRST_PAUSE_S
 
     def alive(self) -> None:
-        """A message arrived."""
-        self._deadline = self._clock() + self._patience_s
+        """There was an answer."""
+        self._lived = True
+        self._failures = 0
+        self._broke_at = None
         self._pause_s = self._FIRST_PAUSE_S
 
     def pause_s(self, error: MediactlError) -> float:
-        """Seconds to wait before taking the stream up again; raises `error` where there is no point."""
-        gone = error.reason in (Reason.CONTROLLER_UNREACHABLE, Reason.CONTROLLER_STOPPING)
-        if not gone or self._deadline is None or self._clock() >= self._deadline:
+        """Seconds to wait before the next try, at the next controller; raises where there is no point."""
+        if not gone(error):
             raise error
+        if self._broke_at is None:
+            self._broke_at = self._clock()
+        self._failures += 1
+        rounds, rest = divmod(self._failures, self._controllers)
+        over = self._clock() - self._broke_at >= self._patience_s if self._lived else rounds == self._ROUNDS
+        # A call's time is spent where one controller has hung for all of it: each of the others gets one chance.
+        if over or (rounds and error.code == "DEADLINE_EXCEEDED"):
+            raise self._summary(error)
+        if rest:
+            return 0.0
         pause, self._pause_s = self._pause_s, min(self._pause_s * 2, self._LONGEST_PAUSE_S)
         return pause
+
+    def _summary(self, error: MediactlError) -> MediactlError:
+        if self._controllers == 1:
+            return error
+        text = f"none of the {self._controllers} controllers answers; the last one: {error.message}"
+        return MediactlError(error.reason, text, code=error.code)
 
 
 class Watching:

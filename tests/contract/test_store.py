@@ -7,26 +7,26 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from google.protobuf import json_format
 from sqlalchemy import select
 
-from controller.core.retries import BACKOFF_BASE_S
+from controller.core.retries import WORK
 from controller.core.states import JobState, TaskState
 from controller.store import queries
-from controller.store.attempts import AppendLog, EpochSuperseded, RetryDue
+from controller.store.attempts import EpochSuperseded
 from controller.store.cancelling import STOP_GRACE_US, CancelJob, EnforceStops, JobEnded
 from controller.store.catalog_documents import AddDocument, DocumentConflict
 from controller.store.fleet import AgentIdConflict, ExpireAgents, Seen
+from controller.store.interventions import FallDue
 from controller.store.submission import RequestIdReused
 from controller.store.tables import DEFAULT_TENANT, AgentId, JobId, jobs
 from mediactl.v1 import agent_service_pb2 as pb
 from presets.reasons import Reason
-from tests.fakes.running import Desk, sqlite_desk
+from tests.fakes.running import Desk, desk_on_engine
 
 
-@pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
-    async with sqlite_desk() as desk:
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def desk(request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
+    async with desk_on_engine(request) as desk:
         yield desk
 
 
@@ -34,8 +34,8 @@ def _cancel(job_id: JobId) -> CancelJob:
     return CancelJob(DEFAULT_TENANT, job_id, "enough")
 
 
-def _expire(desk: Desk, silent_s: float = 60.0) -> ExpireAgents:
-    return ExpireAgents(desk.now_us - int(silent_s * 1e6), jitter=1.0)
+def _expire(silent_s: float = 60.0) -> ExpireAgents:
+    return ExpireAgents(int(silent_s * 1e6), jitter=1.0)
 
 
 # Submission
@@ -214,8 +214,8 @@ async def test_reports_of_an_attempt_that_was_replaced_do_nothing(desk: Desk) ->
     """After a retry only the new attempt counts, though the old one is the same agent's."""
     job_id, old = await desk.running()
     await desk.end("a", old, reason=Reason.FFMPEG_FAILED)
-    desk.wait(BACKOFF_BASE_S)
-    await desk.do(RetryDue())
+    desk.wait(WORK.first_s)
+    await desk.do(FallDue())
     [lease] = await desk.grant("a")
     await desk.start("a", lease.attempt_id)
     await desk.start("a", old)
@@ -271,14 +271,14 @@ async def test_retries_end_when_attempts_are_used_up(desk: Desk) -> None:
     """Back-off doubles, a task is in line only when it is over, and the last failure is the end."""
     await desk.register("a")
     [job_id] = await desk.submit(max_attempts=3)
-    for backoff_s in (BACKOFF_BASE_S, 2 * BACKOFF_BASE_S):
+    for backoff_s in (WORK.first_s, 2 * WORK.first_s):
         [lease] = await desk.grant("a")
         await desk.end("a", lease.attempt_id, reason=Reason.FFMPEG_FAILED)
         desk.wait(backoff_s - 0.001)
-        await desk.do(RetryDue())
+        await desk.do(FallDue())
         assert (await desk.task(job_id)).state == TaskState.FAILED
         desk.wait(0.001)
-        await desk.do(RetryDue())
+        await desk.do(FallDue())
         assert (await desk.task(job_id)).state == TaskState.PENDING
     [lease] = await desk.grant("a")
     await desk.end("a", lease.attempt_id, reason=Reason.FFMPEG_FAILED)
@@ -374,7 +374,7 @@ async def test_a_lost_agents_attempts_are_given_back_once(desk: Desk) -> None:
     job_id, attempt = await desk.running("a")
     for expected, state in ((0, TaskState.PENDING), (1, TaskState.FAILED)):
         desk.wait(61)
-        await desk.do(_expire(desk))
+        await desk.do(_expire())
         assert (await desk.attempt(attempt)).state == "lost"
         task = await desk.task(job_id)
         assert (task.state, task.attempts_used) == (state, expected)
@@ -391,11 +391,11 @@ async def test_an_agent_that_was_heard_of_is_not_lost(desk: Desk) -> None:
     desk.wait(50)
     await desk.do(Seen(((AgentId("a"), desk.epochs["a"], 3_000_000),), resolution_us=2_000_000))
     desk.wait(57)
-    await desk.do(_expire(desk))
+    await desk.do(_expire())
     assert (await desk.task(job_id)).state == TaskState.RUNNING
     await desk.do(Seen(((AgentId("a"), desk.epochs["a"] - 1, 0),), resolution_us=2_000_000))
     desk.wait(1)
-    await desk.do(_expire(desk))
+    await desk.do(_expire())
     assert (await desk.task(job_id)).state == TaskState.PENDING
 
 
@@ -403,7 +403,7 @@ async def test_a_lost_agents_session_speaks_no_more(desk: Desk) -> None:
     """What it still says of the attempt it lost is refused; it must register anew."""
     _, attempt = await desk.running("a")
     desk.wait(61)
-    await desk.do(_expire(desk))
+    await desk.do(_expire())
     with pytest.raises(EpochSuperseded):
         await desk.stage("a", attempt)
     again = await desk.register("a", attempt)
@@ -414,7 +414,7 @@ async def test_a_lost_publication_is_finished_by_another_agent(desk: Desk) -> No
     """The attempt stays the same, the new holder gets the redo records, and its end completes the job."""
     job_id, attempt = await desk.publishing("a")
     desk.wait(61)
-    await desk.do(_expire(desk))
+    await desk.do(_expire())
     assert (await desk.attempt(attempt)).holder == ""
     assert (await desk.task(job_id)).state == TaskState.PUBLISHING
     await desk.register("b")
@@ -422,7 +422,7 @@ async def test_a_lost_publication_is_finished_by_another_agent(desk: Desk) -> No
     [lease] = await desk.grant("b")
     assert (lease.attempt_id, lease.agent_id) == (attempt, "b")
     assert lease.redo is not None
-    redo = json_format.Parse(lease.redo, pb.StageReport())
+    redo = pb.StageReport.FromString(lease.redo)
     assert [record.artifact.uri for record in redo.records] == ["file:///media/o.m4a"]
     assert await desk.grant("b") == []
     await desk.end("b", attempt)
@@ -434,7 +434,7 @@ async def test_a_lost_publication_is_taken_up_by_its_returning_agent(desk: Desk)
     """Where nobody else took it, the agent that still holds it goes on; it is not told to stop."""
     job_id, attempt = await desk.publishing("a")
     desk.wait(61)
-    await desk.do(_expire(desk))
+    await desk.do(_expire())
     again = await desk.register("a", attempt)
     assert (again.stops, again.leases) == ((), ())
     await desk.end("a", attempt)
@@ -445,7 +445,7 @@ async def test_a_publication_taken_by_another_is_left_alone(desk: Desk) -> None:
     """The first agent is told to stop and to leave what it staged; its reports do nothing."""
     job_id, attempt = await desk.publishing("a")
     desk.wait(61)
-    await desk.do(_expire(desk))
+    await desk.do(_expire())
     await desk.register("b")
     await desk.grant("b")
     [stop] = (await desk.register("a", attempt)).stops
@@ -523,7 +523,7 @@ async def test_another_machine_with_the_same_id_is_refused_until_the_first_is_lo
     assert caught.value.name == "box-a"
     assert (await desk.task(job_id)).state == TaskState.RUNNING
     desk.wait(61)
-    await desk.do(_expire(desk))
+    await desk.do(_expire())
     await desk.register("a", instance="clone")
     with pytest.raises(AgentIdConflict):
         await desk.register("a")
@@ -543,8 +543,10 @@ async def test_log_chunks_are_stored_once_each(desk: Desk) -> None:
         pb.LogChunk(attempt_id=attempt, stream="ffmpeg", sequence=2, data=b"three"),
     ]
     for repeat in (chunks, chunks[3:]):
-        await desk.do(AppendLog(tuple(repeat)))
-        rows = await desk.store.read(queries.log_after, DEFAULT_TENANT, job_id, "", position=0, limit=99)
+        await desk.log("a", *repeat)
+        rows = await desk.store.read(
+            queries.log_after, desk.store.database, DEFAULT_TENANT, job_id, "", position=0, limit=99
+        )
         assert [row.data for row in rows] == [b"one", b"two", b"three"]
 
 

@@ -1,12 +1,13 @@
 """A controller in this process: the real wire, invented answers.
 
 Jobs of the preset `slow` stay PROCESSING until they are cancelled or `finish` is called; those of `broken` end DEAD;
-those of `unknown` are refused; all others complete at once. No sleeps: watchers wait on a condition.
+those of `unknown` are refused; all others complete at once, except that held ones stay HELD and those after others
+BLOCKED. No sleeps: watchers wait on a condition.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ from mediactl.v1 import (
     job_service_pb2_grpc,
     preset_service_pb2,
     preset_service_pb2_grpc,
+    queue_service_pb2,
+    queue_service_pb2_grpc,
 )
 from presets.problems import InvalidRequest, MediaFailure, Problem
 from presets.reasons import Reason
@@ -45,13 +48,18 @@ class FakeController(
     preset_service_pb2_grpc.PresetServiceServicer,
     fleet_service_pb2_grpc.FleetServiceServicer,
     agent_service_pb2_grpc.AgentServiceServicer,
+    queue_service_pb2_grpc.QueueServiceServicer,
 ):
-    """The services, and the switches of the tests. Runs in a loop of its own thread (`served`)."""
+    """The services, and the switches of the tests. Runs in a loop of its own thread (`served`).
 
-    def __init__(self) -> None:
-        self.jobs: dict[str, job_pb2.Job] = {}
-        self.requests: dict[str, list[str]] = {}
-        self.events: list[job_pb2.Event] = []
+    `beside` another one it has the same jobs, as controllers on one database do.
+    """
+
+    def __init__(self, beside: "FakeController | None" = None) -> None:
+        self.jobs: dict[str, job_pb2.Job] = beside.jobs if beside else {}
+        self.requests: dict[str, list[str]] = beside.requests if beside else {}
+        self.events: list[job_pb2.Event] = beside.events if beside else []
+        self.queue = queue_service_pb2.GetQueueResponse()
         self.calls: list[tuple[str, Any]] = []
         self.metadata: list[dict[str, str | bytes]] = []
         self.failures: dict[str, list[MediactlError]] = {}
@@ -155,6 +163,7 @@ class FakeController(
             if (not where.ids or job.id in where.ids)
             and (not where.states or job.state in where.states)
             and (not where.queue or job.spec.queue == where.queue)
+            and (not where.reasons or job.failure.reason in where.reasons)
         ]
 
     # JobService
@@ -184,7 +193,13 @@ class FakeController(
                 job.create_time.GetCurrentTime()
                 self.jobs[job.id] = job
                 ids.append(job.id)
+                if spec.hold or spec.after:
+                    job.state = job_pb2.JOB_STATE_HELD if spec.hold else job_pb2.JOB_STATE_BLOCKED
+                    job.held = spec.hold
+                    job.attempt_count = 0
                 await self._happen(job, "submitted")
+                if job.state != job_pb2.JOB_STATE_PROCESSING:
+                    continue
                 if spec.preset == "broken":
                     await self._end(job.id, job_pb2.JOB_STATE_DEAD)
                 elif spec.preset != "slow":
@@ -217,6 +232,68 @@ class FakeController(
             await refuse(context, MediactlError(Reason.JOB_ENDED, "the job has ended"))
         await self._end(job.id, job_pb2.JOB_STATE_CANCELLED)
         return job_service_pb2.CancelJobResponse(job=job)
+
+    def _meant(
+        self, where: job_pb2.JobFilter, suits: Callable[[job_pb2.Job], bool], reason: Reason
+    ) -> tuple[list[job_pb2.Job], list[job_service_pb2.Refusal]]:
+        found = self._selected(where)[::-1]
+        refused = [
+            job_service_pb2.Refusal(job_id=job.id, reason=reason, message="not this one")
+            for job in found
+            if where.ids and not suits(job)
+        ]
+        return [job for job in found if suits(job)], refused
+
+    async def RetryJobs(
+        self, request: job_service_pb2.RetryJobsRequest, context: Any
+    ) -> job_service_pb2.RetryJobsResponse:
+        await self._enter("RetryJobs", request, context)
+        jobs, refused = self._meant(
+            request.filter, lambda job: job.state == job_pb2.JOB_STATE_DEAD, Reason.JOB_NOT_DEAD
+        )
+        for job in jobs:
+            job.state = job_pb2.JOB_STATE_PENDING
+            job.ClearField("failure")
+            await self._happen(job, "retried")
+        return job_service_pb2.RetryJobsResponse(job_ids=[job.id for job in jobs], refused=refused)
+
+    async def ReplayJob(
+        self, request: job_service_pb2.ReplayJobRequest, context: Any
+    ) -> job_service_pb2.ReplayJobResponse:
+        await self._enter("ReplayJob", request, context)
+        job = await self._job(request.job_id, context)
+        if not job.attempt_count:
+            await refuse(context, MediactlError(Reason.JOB_NOT_STARTED, "it was never started"))
+        if request.request_id not in self.requests:
+            again = job_pb2.Job(
+                id=f"job-{len(self.jobs) + 1}", state=job_pb2.JOB_STATE_PENDING, spec=job.spec, replay_of=job.id
+            )
+            self.jobs[again.id] = again
+            self.requests[request.request_id] = [again.id]
+            await self._happen(again, "submitted")
+        return job_service_pb2.ReplayJobResponse(job=self.jobs[self.requests[request.request_id][0]])
+
+    async def HoldJobs(
+        self, request: job_service_pb2.HoldJobsRequest, context: Any
+    ) -> job_service_pb2.HoldJobsResponse:
+        await self._enter("HoldJobs", request, context)
+        jobs, refused = self._meant(request.filter, lambda job: job.state not in ENDED, Reason.JOB_ENDED)
+        for job in jobs:
+            job.held = True
+        return job_service_pb2.HoldJobsResponse(job_ids=[job.id for job in jobs], refused=refused)
+
+    async def ReleaseJobs(
+        self, request: job_service_pb2.ReleaseJobsRequest, context: Any
+    ) -> job_service_pb2.ReleaseJobsResponse:
+        await self._enter("ReleaseJobs", request, context)
+        ended = [job for job in self._selected(request.filter) if request.filter.ids and job.state in ENDED]
+        jobs = [job for job in self._selected(request.filter)[::-1] if job.held]
+        for job in jobs:
+            job.held = False
+        return job_service_pb2.ReleaseJobsResponse(
+            job_ids=[job.id for job in jobs],
+            refused=[job_service_pb2.Refusal(job_id=job.id, reason=Reason.JOB_ENDED, message="over") for job in ended],
+        )
 
     async def WatchJobs(
         self, request: job_service_pb2.WatchJobsRequest, context: Any
@@ -296,6 +373,32 @@ class FakeController(
                 binary_path="/usr/bin/ffmpeg",
             ),
             agent_id="g1",
+        )
+
+    # QueueService
+
+    async def GetQueue(
+        self, request: queue_service_pb2.GetQueueRequest, context: Any
+    ) -> queue_service_pb2.GetQueueResponse:
+        await self._enter("GetQueue", request, context)
+        return self.queue
+
+    async def SetQueue(
+        self, request: queue_service_pb2.SetQueueRequest, context: Any
+    ) -> queue_service_pb2.SetQueueResponse:
+        await self._enter("SetQueue", request, context)
+        return queue_service_pb2.SetQueueResponse(
+            queue=queue_service_pb2.Queue(tenant="default", name=request.name, weight=request.weight)
+        )
+
+    async def SetLimit(
+        self, request: queue_service_pb2.SetLimitRequest, context: Any
+    ) -> queue_service_pb2.SetLimitResponse:
+        await self._enter("SetLimit", request, context)
+        if not request.HasField("maximum"):
+            return queue_service_pb2.SetLimitResponse()
+        return queue_service_pb2.SetLimitResponse(
+            limit=queue_service_pb2.Limit(key=request.key, maximum=request.maximum)
         )
 
     # PresetService
@@ -411,6 +514,7 @@ async def _serving(
     preset_service_pb2_grpc.add_PresetServiceServicer_to_server(fake, server)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fake, server)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(fake, server)
+    queue_service_pb2_grpc.add_QueueServiceServicer_to_server(fake, server)
     tls = server_credentials(credentials)
     ports = [server.add_secure_port(address, tls) if tls else server.add_insecure_port(address) for address in listen]
     await server.start()

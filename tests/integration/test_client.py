@@ -2,7 +2,10 @@
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,13 @@ def client(address: str) -> Iterator[Client]:
         yield one
 
 
+def _until(condition: Callable[[], object], within_s: float = 10) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_submit_wait_get(client: Client) -> None:
     """A job is submitted, waited for and has its artifact."""
     job = client.submit(SPEC)
@@ -65,6 +75,22 @@ def test_every_method_answers(client: Client, fake: FakeController) -> None:
     slow = client.submit(SLOW)
     assert client.cancel(slow.id, message="enough").state == job_pb2.JOB_STATE_CANCELLED
     assert fake.named("CancelJob")[0].message == "enough"
+    broken = client.submit({**SPEC, "preset": "broken"})
+    assert [*client.retry_jobs({"reasons": ["INPUT_NOT_FOUND"]}).job_ids] == [broken.id]
+    assert client.retry_jobs({"ids": [broken.id]}).refused[0].reason == Reason.JOB_NOT_DEAD
+    again = client.replay_job(broken.id, request_id="r", output_uri="file:///again/", overwrite=True)
+    assert again.replay_of == broken.id
+    assert client.replay_job(broken.id, request_id="r").id == again.id
+    assert [*client.hold_jobs({"ids": [again.id]}, message="wait").job_ids] == [again.id]
+    assert [*client.release_jobs({"states": ["JOB_STATE_PENDING"]}).job_ids] == [again.id]
+    assert (fake.named("ReplayJob")[0].output_uri, fake.named("HoldJobs")[0].message) == ("file:///again/", "wait")
+    fake.queue.queues.add(name="default", weight=1)
+    assert client.get_queue().queues[0].name == "default"
+    assert client.set_queue("news", weight=3).weight == 3
+    limit = client.set_limit("global", 0)
+    assert limit is not None
+    assert (limit.key, limit.maximum) == ("global", 0)
+    assert client.set_limit("global", None) is None
 
 
 def test_refusals_carry_reason_and_fields(client: Client) -> None:
@@ -111,6 +137,87 @@ def test_a_log_survives_interruptions(client: Client, fake: FakeController) -> N
     job = client.submit(SPEC)
     fake.break_streams_after = [1, 2]
     assert [piece.sequence for piece in client.logs(job.id, follow=True)] == [1, 2, 3]
+
+
+def test_the_first_controller_that_answers_is_used(address: str, fake: FakeController, tmp_path: Path) -> None:
+    """Those before it are asked once; afterwards it is the one that is asked."""
+    with Client(f"unix:{tmp_path}/none.sock,{address},unix:{tmp_path}/no.sock") as client:
+        job = client.submit(SPEC)
+        assert client.get(job.id).id == job.id
+        assert [piece.sequence for piece in client.logs(job.id)] == [1, 2, 3]
+        with pytest.raises(MediactlError, match="there is no job"):
+            client.get("nothing")
+    assert [name for name, _ in fake.calls] == ["SubmitJobs", "GetJob", "StreamLogs", "GetJob"]
+
+
+def test_a_submission_is_one_whoever_answers(address: str, fake: FakeController, tmp_path: Path) -> None:
+    """A controller that was stopping may have stored it: the next one is asked with the same id."""
+    other = FakeController(beside=fake)
+    with served(other, socket=tmp_path / "other.sock") as elsewhere, Client(f"{address},{elsewhere}") as client:
+        fake.fail("SubmitJobs", STOPPING)
+        client.submit(SPEC)
+    assert fake.named("SubmitJobs") == other.named("SubmitJobs")
+    assert len(fake.jobs) == 1
+
+
+def test_none_of_several_controllers_answers(tmp_path: Path) -> None:
+    """The error says that all were asked."""
+    with (
+        Client(f"unix:{tmp_path}/a.sock,unix:{tmp_path}/b.sock") as client,
+        pytest.raises(MediactlError, match="none of the 2 controllers answers") as caught,
+    ):
+        client.agents()
+    assert (caught.value.reason, caught.value.exit_code) == (Reason.CONTROLLER_UNREACHABLE, 4)
+
+
+def test_a_watch_goes_on_at_another_controller(fake: FakeController, tmp_path: Path) -> None:
+    """The one it ran at goes away for good: every event comes once, and the waiting ends."""
+    other = FakeController(beside=fake)
+    with served(other, socket=tmp_path / "b.sock") as second, ExitStack() as first:
+        address = first.enter_context(served(fake, socket=tmp_path / "a.sock"))
+        with Client(f"{address},{second}") as client:
+            job = client.submit(SLOW)
+            watch = client.watch({"ids": [job.id]})
+            assert next(watch).event.type == "submitted"
+            first.close()
+            other.finish(job.id)
+            told = [update.event.type for update in watch if update.WhichOneof("update") == "event"]
+            assert told == ["completed"]
+            assert client.wait(job.id).state == job_pb2.JOB_STATE_COMPLETED
+    assert other.named("WatchJobs")[0].after_sequence == 1
+
+
+def test_a_log_goes_on_at_another_controller(fake: FakeController, tmp_path: Path) -> None:
+    """No line is lost and none comes twice."""
+    other = FakeController(beside=fake)
+    fake.break_streams_after = [2]
+    with (
+        served(fake, socket=tmp_path / "a.sock") as first,
+        served(other, socket=tmp_path / "b.sock") as second,
+        Client(f"{first},{second}") as client,
+    ):
+        job = client.submit(SPEC)
+        assert [piece.sequence for piece in client.logs(job.id, follow=True)] == [1, 2, 3]
+    assert len(other.named("StreamLogs")) == 1
+
+
+def test_waiting_outlasts_a_restart(fake: FakeController, tmp_path: Path) -> None:
+    """The only controller goes away while a job is waited for, and comes back on its address: it is waited for on."""
+    socket = tmp_path / "m.sock"
+    back = FakeController(beside=fake)
+    with (
+        ExitStack() as before,
+        ThreadPoolExecutor(1) as pool,
+        Client(before.enter_context(served(fake, socket=socket))) as client,
+    ):
+        job = client.submit(SLOW)
+        waited = pool.submit(client.wait, job.id, timeout_s=30)
+        _until(lambda: fake.named("WatchJobs"))
+        before.close()
+        with served(back, socket=socket):
+            _until(lambda: back.named("WatchJobs"))
+            back.finish(job.id)
+            assert waited.result(30).state == job_pb2.JOB_STATE_COMPLETED
 
 
 def test_waiting_ends_with_patience(client: Client, fake: FakeController) -> None:
@@ -213,6 +320,14 @@ async def test_asyncio_has_the_same_methods(address: str, fake: FakeController) 
         assert (await client.add_profile("text")).full_name == "aac_192_v1"
         assert [one.id for one in await client.agents()] == ["g1"]
         assert (await client.agent("g1")).name == "box"
+        assert (await client.replay_job(job.id)).replay_of == job.id
+        assert not (await client.retry_jobs({"queue": "q"})).job_ids
+        assert (await client.hold_jobs({"ids": [job.id]})).refused[0].reason == Reason.JOB_ENDED
+        assert (await client.release_jobs({"ids": [job.id]})).refused[0].reason == Reason.JOB_ENDED
+        assert not (await client.get_queue()).queues
+        assert (await client.set_queue("news", weight=3)).name == "news"
+        assert (await client.set_limit("global", 2)) is not None
+        assert (await client.set_limit("global", None)) is None
         with pytest.raises(MediactlError) as caught:
             await client.get("nothing")
         assert caught.value.reason is Reason.JOB_NOT_FOUND
@@ -220,6 +335,25 @@ async def test_asyncio_has_the_same_methods(address: str, fake: FakeController) 
         with pytest.raises(WaitTimeout):
             await client.wait(slow.id, timeout_s=0.1)
         assert (await client.cancel(slow.id)).state == job_pb2.JOB_STATE_CANCELLED
+
+
+async def test_asyncio_goes_on_at_another_controller(fake: FakeController, tmp_path: Path) -> None:
+    """Calls and streams, as the blocking client."""
+    other = FakeController(beside=fake)
+    fake.break_streams_after = [1]
+    with (
+        served(fake, socket=tmp_path / "a.sock") as first,
+        served(other, socket=tmp_path / "b.sock") as second,
+    ):
+        async with AsyncClient(f"unix:{tmp_path}/none.sock,{first},{second}") as client:
+            job = await client.submit(SPEC)
+            told = [update.event.cursor async for update in client.watch({"ids": [job.id]}) if update.event.cursor]
+            assert told == [1, 2]
+            assert (await client.wait(job.id)).id == job.id
+        async with AsyncClient(f"unix:{tmp_path}/none.sock,unix:{tmp_path}/no.sock") as client:
+            with pytest.raises(MediactlError, match="none of the 2"):
+                await client.agents()
+    assert [request.after_sequence for request in other.named("WatchJobs")] == [1]
 
 
 async def test_asyncio_streams_survive_interruptions(address: str, fake: FakeController) -> None:

@@ -72,6 +72,12 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """See failure."""
     OUTCOME_STOPPED: _Outcome.ValueType  # 3
     """Stopped as told: no process and no workspace is left."""
+    OUTCOME_REFILED: _Outcome.ValueType  # 4
+    """The task needs what this agent wasn't chosen for: it goes back in line with `requirements_json`. No attempt is
+    counted.
+    """
+    OUTCOME_EXPANDED: _Outcome.ValueType  # 5
+    """The task is done and leaves `tasks` behind, which its job now consists of too."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """How an attempt ended at the agent."""
@@ -84,6 +90,12 @@ OUTCOME_FAILED: Outcome.ValueType  # 2
 """See failure."""
 OUTCOME_STOPPED: Outcome.ValueType  # 3
 """Stopped as told: no process and no workspace is left."""
+OUTCOME_REFILED: Outcome.ValueType  # 4
+"""The task needs what this agent wasn't chosen for: it goes back in line with `requirements_json`. No attempt is
+counted.
+"""
+OUTCOME_EXPANDED: Outcome.ValueType  # 5
+"""The task is done and leaves `tasks` behind, which its job now consists of too."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _TaskKind:
@@ -98,6 +110,8 @@ class _TaskKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskKind.Val
     """Fetch, probe, compile, run, verify, publish."""
     TASK_KIND_PLAN: _TaskKind.ValueType  # 2
     """Probe and compile only."""
+    TASK_KIND_PART: _TaskKind.ValueType  # 3
+    """A piece of a larger job: its results are attempt-addressed intermediates, it publishes nothing."""
 
 class TaskKind(_TaskKind, metaclass=_TaskKindEnumTypeWrapper):
     """What a lease is for."""
@@ -108,6 +122,8 @@ TASK_KIND_TRANSFORM: TaskKind.ValueType  # 1
 """Fetch, probe, compile, run, verify, publish."""
 TASK_KIND_PLAN: TaskKind.ValueType  # 2
 """Probe and compile only."""
+TASK_KIND_PART: TaskKind.ValueType  # 3
+"""A piece of a larger job: its results are attempt-addressed intermediates, it publishes nothing."""
 Global___TaskKind: _TypeAlias = TaskKind  # noqa: Y015
 
 @_typing.final
@@ -121,6 +137,8 @@ class SessionRequest(_message.Message):
     LOG_FIELD_NUMBER: _builtins.int
     STAGED_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    DECLINE_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First on each stream, once."""
@@ -141,6 +159,16 @@ class SessionRequest(_message.Message):
     def ended(self) -> Global___EndReport:
         """Reliable: repeated until acknowledged."""
 
+    @_builtins.property
+    def decline(self) -> Global___Decline:
+        """Instead of beginning a lease. Repeated as often as the lease is."""
+
+    @_builtins.property
+    def bundle(self) -> Global___RequestBundle:
+        """Several frames in their order, none of them a bundle or a hello. Only to controllers whose welcome has the
+        feature `bundles`.
+        """
+
     def __init__(
         self,
         *,
@@ -149,12 +177,14 @@ class SessionRequest(_message.Message):
         log: Global___LogChunk | None = ...,
         staged: Global___StageReport | None = ...,
         ended: Global___EndReport | None = ...,
+        decline: Global___Decline | None = ...,
+        bundle: Global___RequestBundle | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "staged", b"staged", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "staged", b"staged", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "staged", b"staged", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "staged", b"staged", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "status", "log", "staged", "ended"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "status", "log", "staged", "ended", "decline", "bundle"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -171,6 +201,7 @@ class SessionResponse(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
     PUBLISH_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """First on each stream, once."""
@@ -191,6 +222,12 @@ class SessionResponse(_message.Message):
     def publish(self) -> Global___Publish:
         """Permission to publish what was staged: the redo records are durable and the attempt is the current one."""
 
+    @_builtins.property
+    def bundle(self) -> Global___ResponseBundle:
+        """Several frames in their order, none of them a bundle or a welcome. Only to agents whose hello has the feature
+        `bundles`.
+        """
+
     def __init__(
         self,
         *,
@@ -199,16 +236,91 @@ class SessionResponse(_message.Message):
         stop: Global___Stop | None = ...,
         acknowledgement: Global___Acknowledgement | None = ...,
         publish: Global___Publish | None = ...,
+        bundle: Global___ResponseBundle | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "frame", b"frame", "lease", b"lease", "publish", b"publish", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "frame", b"frame", "lease", b"lease", "publish", b"publish", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "frame", b"frame", "lease", b"lease", "publish", b"publish", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "frame", b"frame", "lease", b"lease", "publish", b"publish", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "lease", "stop", "acknowledgement", "publish"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "lease", "stop", "acknowledgement", "publish", "bundle"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
 Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
+
+@_typing.final
+class RequestBundle(_message.Message):
+    """Several frames for the price of one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionRequest]:
+        """In their order."""
+
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___SessionRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestBundle: _TypeAlias = RequestBundle  # noqa: Y015
+
+@_typing.final
+class ResponseBundle(_message.Message):
+    """Several frames for the price of one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionResponse]:
+        """In their order."""
+
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___SessionResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResponseBundle: _TypeAlias = ResponseBundle  # noqa: Y015
+
+@_typing.final
+class Decline(_message.Message):
+    """The agent can't take a lease: what it was chosen for no longer holds. No attempt is counted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    """The attempt that was granted."""
+    message: _builtins.str
+    """For a person."""
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decline: _TypeAlias = Decline  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
@@ -243,6 +355,7 @@ class Hello(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     HOLDINGS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Chosen once and kept in the agent's data directory."""
     instance_id: _builtins.str
@@ -267,6 +380,10 @@ class Hello(_message.Message):
         acknowledgement. An attempt that had started and is missing here is gone.
         """
 
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parts of the protocol that the agent understands, e.g. `bundles`."""
+
     def __init__(
         self,
         *,
@@ -277,10 +394,11 @@ class Hello(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         capabilities: _fleet_service_pb2.Capabilities | None = ...,
         holdings: _abc.Iterable[Global___Holding] | None = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "capabilities", b"capabilities", "holdings", b"holdings", "instance_id", b"instance_id", "labels", b"labels", "name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "capabilities", b"capabilities", "features", b"features", "holdings", b"holdings", "instance_id", b"instance_id", "labels", b"labels", "name", b"name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,6 +415,7 @@ class Holding(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     ACTIVITY_FIELD_NUMBER: _builtins.int
     SPEED_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """The attempt."""
     phase: Global___Phase.ValueType
@@ -307,6 +426,10 @@ class Holding(_message.Message):
     """In words, e.g. `encoding aac_192`."""
     speed: _builtins.float
     """Media seconds for each second of wall time. 0: unknown."""
+    incarnation: _builtins.str
+    """The database that granted it, as its lease said. An attempt of another one that the database does not know is
+    quarantined: neither stopped nor accepted.
+    """
     def __init__(
         self,
         *,
@@ -315,10 +438,11 @@ class Holding(_message.Message):
         progress: _builtins.float = ...,
         activity: _builtins.str = ...,
         speed: _builtins.float = ...,
+        incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "attempt_id", b"attempt_id", "phase", b"phase", "progress", b"progress", "speed", b"speed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "attempt_id", b"attempt_id", "incarnation", b"incarnation", "phase", b"phase", "progress", b"progress", "speed", b"speed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -494,12 +618,16 @@ class EndReport(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     RECORD_JSON_FIELD_NUMBER: _builtins.int
+    REQUIREMENTS_JSON_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """The attempt."""
     outcome: Global___Outcome.ValueType
     """How."""
     record_json: _builtins.str
     """JSON: media facts and identities (size, modification time or ETag) of the inputs, results of the steps."""
+    requirements_json: _builtins.str
+    """For OUTCOME_REFILED."""
     @_builtins.property
     def failure(self) -> _job_pb2.Failure:
         """For OUTCOME_FAILED."""
@@ -512,6 +640,10 @@ class EndReport(_message.Message):
     def plan(self) -> _job_pb2.Plan:
         """What was run, with the reasons."""
 
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewTask]:
+        """For OUTCOME_EXPANDED."""
+
     def __init__(
         self,
         *,
@@ -521,14 +653,56 @@ class EndReport(_message.Message):
         usage: Global___Usage | None = ...,
         plan: _job_pb2.Plan | None = ...,
         record_json: _builtins.str = ...,
+        requirements_json: _builtins.str = ...,
+        tasks: _abc.Iterable[Global___NewTask] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "plan", b"plan", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "failure", b"failure", "outcome", b"outcome", "plan", b"plan", "record_json", b"record_json", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "failure", b"failure", "outcome", b"outcome", "plan", b"plan", "record_json", b"record_json", "requirements_json", b"requirements_json", "tasks", b"tasks", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndReport: _TypeAlias = EndReport  # noqa: Y015
+
+@_typing.final
+class NewTask(_message.Message):
+    """A task that another one leaves behind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    INTENT_JSON_FIELD_NUMBER: _builtins.int
+    REQUIREMENTS_JSON_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Unique in the job."""
+    kind: Global___TaskKind.ValueType
+    """What kind of work."""
+    intent_json: _builtins.str
+    """JSON of what to do. Empty: the job's own intent."""
+    requirements_json: _builtins.str
+    """JSON of the capability predicates. Empty: those of the task that leaves it behind."""
+    @_builtins.property
+    def after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of tasks of the job, new ones or older ones, that must be completed first."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: Global___TaskKind.ValueType = ...,
+        intent_json: _builtins.str = ...,
+        requirements_json: _builtins.str = ...,
+        after: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "intent_json", b"intent_json", "kind", b"kind", "name", b"name", "requirements_json", b"requirements_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewTask: _TypeAlias = NewTask  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -538,21 +712,37 @@ class Welcome(_message.Message):
 
     EPOCH_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Of this stream. Frames of older epochs are refused."""
+    incarnation: _builtins.str
+    """The database's identity; it changes when a backup is restored."""
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """How often the agent sends its status at the least."""
+
+    @_builtins.property
+    def quarantined(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Attempts held by the agent that only a former life of the database could know. They go on and can publish nothing."""
+
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parts of the protocol that the controller understands, e.g. `bundles`."""
 
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
+        incarnation: _builtins.str = ...,
+        quarantined: _abc.Iterable[_builtins.str] | None = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "features", b"features", "heartbeat_interval", b"heartbeat_interval", "incarnation", b"incarnation", "quarantined", b"quarantined"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -564,6 +754,26 @@ class Lease(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class DocumentsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ATTEMPT_ID_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
@@ -574,6 +784,13 @@ class Lease(_message.Message):
     VERBOSE_FIELD_NUMBER: _builtins.int
     REDO_FIELD_NUMBER: _builtins.int
     REQUIREMENTS_JSON_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    CAPABILITY_REVISION_FIELD_NUMBER: _builtins.int
+    GPU_FIELD_NUMBER: _builtins.int
+    ENCODER_SESSIONS_FIELD_NUMBER: _builtins.int
+    SCRATCH_BYTES_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    PINNED_INPUTS_JSON_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """The attempt granted."""
     task_id: _builtins.str
@@ -583,7 +800,7 @@ class Lease(_message.Message):
     kind: Global___TaskKind.ValueType
     """What to do."""
     intent_json: _builtins.str
-    """JSON of the resolved intent, preset and profile documents included, so that versions may differ."""
+    """JSON of the resolved intent. Presets and profiles stand there as the keys of `documents`."""
     cores: _builtins.int
     """Cores granted: the threads FFmpeg gets."""
     memory_bytes: _builtins.int
@@ -592,11 +809,29 @@ class Lease(_message.Message):
     """Log in detail."""
     requirements_json: _builtins.str
     """JSON of the capability predicates which the chosen binary must meet."""
+    capability_revision: _builtins.str
+    """Revision of the capabilities that the agent was chosen for. An agent with another one may decline."""
+    gpu: _builtins.int
+    """The GPU granted, as the driver counts. Unset: none."""
+    encoder_sessions: _builtins.int
+    """Encoder sessions granted on that GPU."""
+    scratch_bytes: _builtins.int
+    """Bytes of scratch space granted."""
+    incarnation: _builtins.str
+    """The database that grants it, to be repeated in the attempt's Holding."""
+    pinned_inputs_json: _builtins.str
+    """JSON of what the inputs must be, as an earlier job's record says. Otherwise the attempt fails with INPUT_CHANGED.
+    Empty: they may be anything.
+    """
     @_builtins.property
     def redo(self) -> _containers.RepeatedCompositeFieldContainer[Global___RedoRecord]:
         """Not empty: this attempt had already been given permission to publish these when its agent was lost. Only
         finish the publication.
         """
+
+    @_builtins.property
+    def documents(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Texts of the preset and the profiles by their SHA-256, so that versions may differ."""
 
     def __init__(
         self,
@@ -611,12 +846,21 @@ class Lease(_message.Message):
         verbose: _builtins.bool = ...,
         redo: _abc.Iterable[Global___RedoRecord] | None = ...,
         requirements_json: _builtins.str = ...,
+        documents: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        capability_revision: _builtins.str = ...,
+        gpu: _builtins.int | None = ...,
+        encoder_sessions: _builtins.int = ...,
+        scratch_bytes: _builtins.int = ...,
+        incarnation: _builtins.str = ...,
+        pinned_inputs_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu", b"_gpu", "gpu", b"gpu"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "cores", b"cores", "intent_json", b"intent_json", "job_id", b"job_id", "kind", b"kind", "memory_bytes", b"memory_bytes", "redo", b"redo", "requirements_json", b"requirements_json", "task_id", b"task_id", "verbose", b"verbose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu", b"_gpu", "attempt_id", b"attempt_id", "capability_revision", b"capability_revision", "cores", b"cores", "documents", b"documents", "encoder_sessions", b"encoder_sessions", "gpu", b"gpu", "incarnation", b"incarnation", "intent_json", b"intent_json", "job_id", b"job_id", "kind", b"kind", "memory_bytes", b"memory_bytes", "pinned_inputs_json", b"pinned_inputs_json", "redo", b"redo", "requirements_json", b"requirements_json", "scratch_bytes", b"scratch_bytes", "task_id", b"task_id", "verbose", b"verbose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__gpu: _TypeAlias = _typing.Literal["gpu"]  # noqa: Y015
+    _WhichOneofArgType__gpu: _TypeAlias = _typing.Literal["_gpu", b"_gpu"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu) -> _WhichOneofReturnType__gpu | None: ...
 
 Global___Lease: _TypeAlias = Lease  # noqa: Y015
 

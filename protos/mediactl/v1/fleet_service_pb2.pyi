@@ -177,6 +177,7 @@ class Gpu(_message.Message):
     UUID_FIELD_NUMBER: _builtins.int
     DRIVER_VERSION_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    ENCODER_SESSIONS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """As the driver counts."""
     name: _builtins.str
@@ -187,6 +188,8 @@ class Gpu(_message.Message):
     """Version of the driver."""
     memory_bytes: _builtins.int
     """Memory in bytes."""
+    encoder_sessions: _builtins.int
+    """How many encoder sessions it runs at once. 0: none."""
     def __init__(
         self,
         *,
@@ -195,10 +198,11 @@ class Gpu(_message.Message):
         uuid: _builtins.str = ...,
         driver_version: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
+        encoder_sessions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["driver_version", b"driver_version", "index", b"index", "memory_bytes", b"memory_bytes", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["driver_version", b"driver_version", "encoder_sessions", b"encoder_sessions", "index", b"index", "memory_bytes", b"memory_bytes", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -202,6 +202,12 @@ class JobSpec(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     OVERWRITE_FIELD_NUMBER: _builtins.int
     VERBOSE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    AFTER_ANY_END_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
     """Name of the preset. Without `_vN` the newest version is taken and pinned at submission."""
     priority: _builtins.int
@@ -214,6 +220,10 @@ class JobSpec(_message.Message):
     """Replace existing outputs. Otherwise an existing output is OUTPUT_EXISTS."""
     verbose: _builtins.bool
     """Log what FFmpeg says in detail."""
+    after_any_end: _builtins.bool
+    """True: the jobs of `after` need only end, however they do."""
+    hold: _builtins.bool
+    """True: submitted as HELD, to be released by a person."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Input]:
         """At least one. A role repeats only where the preset says so."""
@@ -234,6 +244,26 @@ class JobSpec(_message.Message):
     def require(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Places the job: every pair must be among the labels of the agent that runs it."""
 
+    @_builtins.property
+    def after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of jobs, or unambiguous prefixes, that must be COMPLETED before this one may start; it is BLOCKED until then.
+        Where one of them ends otherwise, this job is DEAD with DEPENDENCY_FAILED.
+        """
+
+    @_builtins.property
+    def not_before(self) -> _timestamp_pb2.Timestamp:
+        """Not leased before this moment; PENDING until then. Unset: at once."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Longest time from the first start to the end, all attempts and pauses between them included. What still runs then
+        is stopped and the job is DEAD with TIMED_OUT. Unset: no limit.
+        """
+
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """The job must have ended by then; otherwise as for `timeout`. Unset: none."""
+
     def __init__(
         self,
         *,
@@ -248,10 +278,16 @@ class JobSpec(_message.Message):
         max_attempts: _builtins.int | None = ...,
         overwrite: _builtins.bool = ...,
         verbose: _builtins.bool = ...,
+        after: _abc.Iterable[_builtins.str] | None = ...,
+        after_any_end: _builtins.bool = ...,
+        not_before: _timestamp_pb2.Timestamp | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        hold: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "max_attempts", b"max_attempts", "priority", b"priority"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "deadline", b"deadline", "max_attempts", b"max_attempts", "not_before", b"not_before", "priority", b"priority", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "inputs", b"inputs", "labels", b"labels", "max_attempts", b"max_attempts", "outputs", b"outputs", "overwrite", b"overwrite", "params", b"params", "preset", b"preset", "priority", b"priority", "queue", b"queue", "require", b"require", "verbose", b"verbose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "after", b"after", "after_any_end", b"after_any_end", "deadline", b"deadline", "hold", b"hold", "inputs", b"inputs", "labels", b"labels", "max_attempts", b"max_attempts", "not_before", b"not_before", "outputs", b"outputs", "overwrite", b"overwrite", "params", b"params", "preset", b"preset", "priority", b"priority", "queue", b"queue", "require", b"require", "timeout", b"timeout", "verbose", b"verbose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
@@ -664,6 +700,10 @@ class Job(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REPLAY_OF_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique; any unambiguous prefix of it is accepted where an id is asked for."""
     state: Global___JobState.ValueType
@@ -680,6 +720,10 @@ class Job(_message.Message):
     """0 to 1; reaches 1 only with COMPLETED. Never falls within an attempt."""
     cancel_requested: _builtins.bool
     """True from the moment a cancel was accepted."""
+    replay_of: _builtins.str
+    """The job that this one replays. Empty: none."""
+    held: _builtins.bool
+    """True while a person has paused it: nothing of it is leased, what runs goes on."""
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """What was asked for, as it was asked."""
@@ -708,6 +752,14 @@ class Job(_message.Message):
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """Every attempt. Filled by GetJob only."""
 
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """The moment at which it is stopped with TIMED_OUT, from `deadline` and, once started, `timeout`. Unset: none."""
+
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
+        """Every task. Filled by GetJob only."""
+
     def __init__(
         self,
         *,
@@ -726,14 +778,60 @@ class Job(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
+        replay_of: _builtins.str = ...,
+        held: _builtins.bool = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        tasks: _abc.Iterable[Global___Task] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt_count", b"attempt_count", "attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "id", b"id", "preset", b"preset", "preset_digest", b"preset_digest", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt_count", b"attempt_count", "attempts", b"attempts", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "held", b"held", "id", b"id", "preset", b"preset", "preset_digest", b"preset_digest", "progress", b"progress", "replay_of", b"replay_of", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tasks", b"tasks", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Task(_message.Message):
+    """The unit that is leased. Most jobs have one; a task may add others while it runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_USED_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Unique."""
+    name: _builtins.str
+    """What the job calls it, e.g. `main`."""
+    kind: _builtins.str
+    """E.g. `transform`, `plan`, `part`."""
+    state: _builtins.str
+    """Where it stands, e.g. `PENDING`, `LEASED`, `RUNNING`, `PUBLISHING`, `BLOCKED`, `SCHEDULED`."""
+    waits_for: _builtins.int
+    """How many tasks and jobs it still waits for."""
+    attempts_used: _builtins.int
+    """Attempts that count against the job's `max_attempts`."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        state: _builtins.str = ...,
+        waits_for: _builtins.int = ...,
+        attempts_used: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_used", b"attempts_used", "id", b"id", "kind", b"kind", "name", b"name", "state", b"state", "waits_for", b"waits_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
@@ -868,6 +966,7 @@ class JobFilter(_message.Message):
     PRESET_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
     """This preset, with or without version."""
     queue: _builtins.str
@@ -884,6 +983,10 @@ class JobFilter(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """All of these labels."""
 
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Any of these failure reasons, e.g. `FFMPEG_FAILED`."""
+
     def __init__(
         self,
         *,
@@ -892,10 +995,11 @@ class JobFilter(_message.Message):
         preset: _builtins.str = ...,
         queue: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "labels", b"labels", "preset", b"preset", "queue", b"queue", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "labels", b"labels", "preset", b"preset", "queue", b"queue", "reasons", b"reasons", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

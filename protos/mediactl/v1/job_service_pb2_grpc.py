@@ -56,6 +56,26 @@ class JobServiceStub:
                 request_serializer=mediactl_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=mediactl_dot_v1_dot_job__service__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.RetryJobs = channel.unary_unary(
+                '/mediactl.v1.JobService/RetryJobs',
+                request_serializer=mediactl_dot_v1_dot_job__service__pb2.RetryJobsRequest.SerializeToString,
+                response_deserializer=mediactl_dot_v1_dot_job__service__pb2.RetryJobsResponse.FromString,
+                _registered_method=True)
+        self.ReplayJob = channel.unary_unary(
+                '/mediactl.v1.JobService/ReplayJob',
+                request_serializer=mediactl_dot_v1_dot_job__service__pb2.ReplayJobRequest.SerializeToString,
+                response_deserializer=mediactl_dot_v1_dot_job__service__pb2.ReplayJobResponse.FromString,
+                _registered_method=True)
+        self.HoldJobs = channel.unary_unary(
+                '/mediactl.v1.JobService/HoldJobs',
+                request_serializer=mediactl_dot_v1_dot_job__service__pb2.HoldJobsRequest.SerializeToString,
+                response_deserializer=mediactl_dot_v1_dot_job__service__pb2.HoldJobsResponse.FromString,
+                _registered_method=True)
+        self.ReleaseJobs = channel.unary_unary(
+                '/mediactl.v1.JobService/ReleaseJobs',
+                request_serializer=mediactl_dot_v1_dot_job__service__pb2.ReleaseJobsRequest.SerializeToString,
+                response_deserializer=mediactl_dot_v1_dot_job__service__pb2.ReleaseJobsResponse.FromString,
+                _registered_method=True)
         self.WatchJobs = channel.unary_stream(
                 '/mediactl.v1.JobService/WatchJobs',
                 request_serializer=mediactl_dot_v1_dot_job__service__pb2.WatchJobsRequest.SerializeToString,
@@ -112,6 +132,35 @@ class JobServiceServicer:
     def CancelJob(self, request, context):
         """Asks for a job to be stopped. Repeating it is harmless; a job that ended otherwise is FAILED_PRECONDITION.
         A job whose outputs are being published completes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryJobs(self, request, context):
+        """Puts DEAD jobs in line again, their attempts counted anew. Those of its tasks that had completed stay so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayJob(self, request, context):
+        """Submits a new job with the same pinned inputs, preset and profiles. An input that changed meanwhile ends it with
+        INPUT_CHANGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HoldJobs(self, request, context):
+        """Pauses jobs: nothing of them is leased until they are released; what runs goes on. Repeating it is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseJobs(self, request, context):
+        """Ends the pause. Repeating it is harmless. The job stands in line where it stood.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +223,26 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=mediactl_dot_v1_dot_job__service__pb2.CancelJobRequest.FromString,
                     response_serializer=mediactl_dot_v1_dot_job__service__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'RetryJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJobs,
+                    request_deserializer=mediactl_dot_v1_dot_job__service__pb2.RetryJobsRequest.FromString,
+                    response_serializer=mediactl_dot_v1_dot_job__service__pb2.RetryJobsResponse.SerializeToString,
+            ),
+            'ReplayJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayJob,
+                    request_deserializer=mediactl_dot_v1_dot_job__service__pb2.ReplayJobRequest.FromString,
+                    response_serializer=mediactl_dot_v1_dot_job__service__pb2.ReplayJobResponse.SerializeToString,
+            ),
+            'HoldJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldJobs,
+                    request_deserializer=mediactl_dot_v1_dot_job__service__pb2.HoldJobsRequest.FromString,
+                    response_serializer=mediactl_dot_v1_dot_job__service__pb2.HoldJobsResponse.SerializeToString,
+            ),
+            'ReleaseJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseJobs,
+                    request_deserializer=mediactl_dot_v1_dot_job__service__pb2.ReleaseJobsRequest.FromString,
+                    response_serializer=mediactl_dot_v1_dot_job__service__pb2.ReleaseJobsResponse.SerializeToString,
             ),
             'WatchJobs': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJobs,
@@ -311,6 +380,114 @@ class JobService:
             '/mediactl.v1.JobService/CancelJob',
             mediactl_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
             mediactl_dot_v1_dot_job__service__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediactl.v1.JobService/RetryJobs',
+            mediactl_dot_v1_dot_job__service__pb2.RetryJobsRequest.SerializeToString,
+            mediactl_dot_v1_dot_job__service__pb2.RetryJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediactl.v1.JobService/ReplayJob',
+            mediactl_dot_v1_dot_job__service__pb2.ReplayJobRequest.SerializeToString,
+            mediactl_dot_v1_dot_job__service__pb2.ReplayJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediactl.v1.JobService/HoldJobs',
+            mediactl_dot_v1_dot_job__service__pb2.HoldJobsRequest.SerializeToString,
+            mediactl_dot_v1_dot_job__service__pb2.HoldJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediactl.v1.JobService/ReleaseJobs',
+            mediactl_dot_v1_dot_job__service__pb2.ReleaseJobsRequest.SerializeToString,
+            mediactl_dot_v1_dot_job__service__pb2.ReleaseJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

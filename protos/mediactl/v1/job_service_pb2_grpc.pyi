@@ -45,6 +45,16 @@ class JobServiceStub:
     """Asks for a job to be stopped. Repeating it is harmless; a job that ended otherwise is FAILED_PRECONDITION.
     A job whose outputs are being published completes.
     """
+    RetryJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobsRequest, _job_service_pb2.RetryJobsResponse]
+    """Puts DEAD jobs in line again, their attempts counted anew. Those of its tasks that had completed stay so."""
+    ReplayJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ReplayJobRequest, _job_service_pb2.ReplayJobResponse]
+    """Submits a new job with the same pinned inputs, preset and profiles. An input that changed meanwhile ends it with
+    INPUT_CHANGED.
+    """
+    HoldJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.HoldJobsRequest, _job_service_pb2.HoldJobsResponse]
+    """Pauses jobs: nothing of them is leased until they are released; what runs goes on. Repeating it is harmless."""
+    ReleaseJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ReleaseJobsRequest, _job_service_pb2.ReleaseJobsResponse]
+    """Ends the pause. Repeating it is harmless. The job stands in line where it stood."""
     WatchJobs: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobsRequest, _job_service_pb2.WatchJobsResponse]
     """Events of the selected jobs as they happen, preceded by those already there; and progress."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListEventsRequest, _job_service_pb2.ListEventsResponse]
@@ -73,6 +83,16 @@ class JobServiceAsyncStub(JobServiceStub):
     """Asks for a job to be stopped. Repeating it is harmless; a job that ended otherwise is FAILED_PRECONDITION.
     A job whose outputs are being published completes.
     """
+    RetryJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobsRequest, _job_service_pb2.RetryJobsResponse]  # type: ignore[assignment]
+    """Puts DEAD jobs in line again, their attempts counted anew. Those of its tasks that had completed stay so."""
+    ReplayJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ReplayJobRequest, _job_service_pb2.ReplayJobResponse]  # type: ignore[assignment]
+    """Submits a new job with the same pinned inputs, preset and profiles. An input that changed meanwhile ends it with
+    INPUT_CHANGED.
+    """
+    HoldJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.HoldJobsRequest, _job_service_pb2.HoldJobsResponse]  # type: ignore[assignment]
+    """Pauses jobs: nothing of them is leased until they are released; what runs goes on. Repeating it is harmless."""
+    ReleaseJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ReleaseJobsRequest, _job_service_pb2.ReleaseJobsResponse]  # type: ignore[assignment]
+    """Ends the pause. Repeating it is harmless. The job stands in line where it stood."""
     WatchJobs: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobsRequest, _job_service_pb2.WatchJobsResponse]  # type: ignore[assignment]
     """Events of the selected jobs as they happen, preceded by those already there; and progress."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListEventsRequest, _job_service_pb2.ListEventsResponse]  # type: ignore[assignment]
@@ -118,6 +138,36 @@ class JobServiceServicer:
         """Asks for a job to be stopped. Repeating it is harmless; a job that ended otherwise is FAILED_PRECONDITION.
         A job whose outputs are being published completes.
         """
+
+    def RetryJobs(
+        self,
+        request: _job_service_pb2.RetryJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.RetryJobsResponse, _abc.Awaitable[_job_service_pb2.RetryJobsResponse]]:
+        """Puts DEAD jobs in line again, their attempts counted anew. Those of its tasks that had completed stay so."""
+
+    def ReplayJob(
+        self,
+        request: _job_service_pb2.ReplayJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ReplayJobResponse, _abc.Awaitable[_job_service_pb2.ReplayJobResponse]]:
+        """Submits a new job with the same pinned inputs, preset and profiles. An input that changed meanwhile ends it with
+        INPUT_CHANGED.
+        """
+
+    def HoldJobs(
+        self,
+        request: _job_service_pb2.HoldJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.HoldJobsResponse, _abc.Awaitable[_job_service_pb2.HoldJobsResponse]]:
+        """Pauses jobs: nothing of them is leased until they are released; what runs goes on. Repeating it is harmless."""
+
+    def ReleaseJobs(
+        self,
+        request: _job_service_pb2.ReleaseJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ReleaseJobsResponse, _abc.Awaitable[_job_service_pb2.ReleaseJobsResponse]]:
+        """Ends the pause. Repeating it is harmless. The job stands in line where it stood."""
 
     def WatchJobs(
         self,

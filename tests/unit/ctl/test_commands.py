@@ -15,6 +15,7 @@ import yaml
 from ctl.main import cli
 from ctl.tree import LazyGroup
 from mediactl.errors import MediactlError
+from mediactl.v1 import job_pb2
 from presets.reasons import Reason
 from tests.fakes.controller import FakeController
 from tests.unit.ctl.conftest import Mediactl
@@ -50,13 +51,9 @@ def test_every_command_has_help(mediactl: Mediactl, path: tuple[str, ...]) -> No
 
 
 def test_later_commands_are_not_offered(mediactl: Mediactl) -> None:
-    """What does not work yet is no command and no option."""
-    for name in ("queue", "stats", "drain"):
+    """What does not work yet is no command."""
+    for name in ("stats", "drain"):
         assert mediactl(name).code == 2
-    for name in ("retry", "replay", "hold", "release"):
-        assert mediactl("jobs", name).code == 2
-    for option in ("--after", "--not-before", "--job-timeout"):
-        assert mediactl("submit", *JOB, option, "x").code == 2
 
 
 def test_version(mediactl: Mediactl) -> None:
@@ -150,6 +147,18 @@ def test_unreachable_is_exit_code_4(mediactl: Mediactl, tmp_path: Path) -> None:
     assert ended.err.startswith("mediactl: CONTROLLER_UNREACHABLE: the controller can't be reached")
     assert len(ended.err.splitlines()) == 1
     assert mediactl("jobs", "list", "--controller", "media.example:1").code == 2
+    both = f"unix:{tmp_path}/none.sock,unix:{tmp_path}/no.sock"
+    assert "none of the 2 controllers answers" in mediactl("jobs", "list", "--controller", both).err
+
+
+def test_another_controller_answers(
+    mediactl: Mediactl, fake: FakeController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several addresses the first that answers, wherever they were named."""
+    both = f"unix:{tmp_path}/none.sock,{os.environ['MEDIACTL_CONTROLLER']}"
+    assert mediactl("agents", "list", "--controller", both).code == 0
+    monkeypatch.setenv("MEDIACTL_CONTROLLER", both)
+    assert mediactl("run", *JOB, "-o", "json").json["state"] == "JOB_STATE_COMPLETED"
 
 
 def test_permission_is_exit_code_5(mediactl: Mediactl, fake: FakeController) -> None:
@@ -203,6 +212,33 @@ def test_submit_a_spec_file(mediactl: Mediactl, fake: FakeController) -> None:
     assert [spec.priority for spec in fake.named("SubmitJobs")[0].jobs] == [9, 9]
 
 
+def test_submit_says_when(mediactl: Mediactl, fake: FakeController) -> None:
+    """Dependencies, times and pauses reach the controller as the API has them; `run`, which waits, knows no pauses."""
+    options = ("--after", "job-8", "--after", "job-9", "--after", "job-8", "--after-any-end", "--hold")
+    times = ("--not-before", "2030-01-01T00:00:00+01:00", "--deadline", "2030-01-02T00:00:00Z", "--job-timeout", "90m")
+    mediactl("submit", *JOB, *options, *times)
+    (spec,) = fake.named("SubmitJobs")[0].jobs
+    assert ([*spec.after], spec.after_any_end, spec.hold) == (["job-8", "job-9"], True, True)
+    assert spec.not_before.ToJsonString() == "2029-12-31T23:00:00Z"
+    assert (spec.deadline.ToJsonString(), spec.timeout.seconds) == ("2030-01-02T00:00:00Z", 5400)
+    mediactl("submit", *JOB, "--after-any-end")
+    assert len(fake.named("SubmitJobs")) == 1
+    for option in ("--hold", "--after=job-1", "--not-before=2h"):
+        assert mediactl("run", *JOB, option).code == 2
+    assert mediactl("run", *JOB, "--job-timeout", "1h", "--deadline", "2h").code == 0
+
+
+def test_submit_says_when_in_a_spec(mediactl: Mediactl, fake: FakeController) -> None:
+    """The same in a file; options add to it."""
+    job = {"inputs": [{"uri": "a"}], "preset": "quick", "outputs": [{"uri": "o"}], "after": ["job-8"], "hold": True}
+    when = {"notBefore": "2030-01-01T00:00:00Z", "timeout": "60s", "afterAnyEnd": True}
+    Path("jobs.json").write_text(json.dumps(job | when))
+    assert mediactl("submit", "--spec", "jobs.json", "--after", "job-9", "--job-timeout", "2m").code == 0
+    (spec,) = fake.named("SubmitJobs")[0].jobs
+    assert ([*spec.after], spec.hold, spec.after_any_end, spec.timeout.seconds) == (["job-8", "job-9"], True, True, 120)
+    assert spec.not_before.ToJsonString() == "2030-01-01T00:00:00Z"
+
+
 def test_plan_is_copy_pastable(mediactl: Mediactl, fake: FakeController) -> None:
     """Command lines quoted for a shell, decisions with their reasons; nothing is submitted."""
     ended = mediactl("plan", *JOB)
@@ -227,12 +263,32 @@ def test_jobs_list(mediactl: Mediactl, fake: FakeController) -> None:
 
 def test_jobs_list_filters(mediactl: Mediactl, fake: FakeController) -> None:
     """The selector reaches the controller; no jobs is a remark, not an error."""
-    ended = mediactl("jobs", "list", "--state", "dead", "--state", "FAILED", "--label", "a=b", "--queue", "q")
+    ended = mediactl(
+        *("jobs", "list", "--state", "dead", "--state", "FAILED", "--label", "a=b", "--queue", "q"),
+        *("--reason", "ffmpeg_failed"),
+    )
     assert (ended.code, ended.out, ended.err) == (0, "", "no jobs\n")
     (request,) = fake.named("ListJobs")
     assert [*request.filter.states] == [7, 6]
+    assert [*request.filter.reasons] == ["FFMPEG_FAILED"]
+    assert "docs/reasons.md" in mediactl("jobs", "list", "--reason", "FFMPEG_FALED").err
     assert (dict(request.filter.labels), request.filter.queue) == ({"a": "b"}, "q")
     assert mediactl("jobs", "list", "--state", "SAD").code == 2
+
+
+def test_jobs_list_says_why(mediactl: Mediactl, fake: FakeController) -> None:
+    """What a waiting job waits for, and why one died."""
+    mediactl("submit", "a.wav", "--preset", "broken", "--output", "out/")
+    mediactl("submit", *JOB, "--after", "job-1", "--after", "0123456789abcdef")
+    mediactl("submit", *JOB, "--hold")
+    mediactl("submit", *SLOW, "--not-before", "2h")
+    fake.jobs["job-4"].state = job_pb2.JOB_STATE_PENDING
+    mediactl("submit", *SLOW)
+    fake.jobs["job-5"].held = True
+    whys = [line.split("  ")[-1] for line in mediactl("jobs", "list", "--limit", "9").out.splitlines()[1:]]
+    assert (whys[0], whys[3], whys[4]) == ("held", "after job-1, 0123456789abc", "INPUT_NOT_FOUND")
+    assert whys[1].startswith("not before 20")
+    assert " HELD " in mediactl("jobs", "list", "--state", "HELD").out
 
 
 def test_jobs_get(mediactl: Mediactl, fake: FakeController) -> None:
@@ -242,6 +298,26 @@ def test_jobs_get(mediactl: Mediactl, fake: FakeController) -> None:
     assert mediactl("jobs", "get", "job-1", "-o", "json").json["id"] == "job-1"
     assert yaml.safe_load(mediactl("jobs", "get", "job-1", "-o", "yaml").out)["id"] == "job-1"
     assert len(mediactl("jobs", "get", "job-1", "job-1", "-o", "json").json["jobs"]) == 2
+
+
+def test_jobs_get_tells_what_it_waits_for(mediactl: Mediactl, fake: FakeController) -> None:
+    """Dependencies, pauses, times and tasks are shown; what does not apply is not."""
+    mediactl("submit", *JOB)
+    plain = mediactl("jobs", "get", "job-1").out
+    assert not any(
+        line.startswith(("held", "after", "not before", "may take", "replay")) for line in plain.splitlines()
+    )
+    options = ("--after", "job-1", "--after-any-end", "--hold", "--not-before", "2030-01-01T00:00:00Z")
+    mediactl("submit", *JOB, *options, "--job-timeout", "90m", "--require", "gpu=yes")
+    job = fake.jobs["job-2"]
+    job.replay_of = "job-1"
+    job.expire_time.FromSeconds(1_900_000_000)
+    job.tasks.add(name="main", kind="transform", state="BLOCKED", waits_for=2, attempts_used=1)
+    told = dict(line.split(maxsplit=1) for line in mediactl("jobs", "get", "job-2").out.splitlines())
+    assert (told["after"], told["held"]) == ("job-1 (however they end)", "until it is released")
+    assert told["task"] == "main (transform): BLOCKED, waits for 2 others, 1 attempt used up"
+    assert (told["may"], told["replay"], told["requires"]) == ("take    1:30:00", "of   job-1", "gpu=yes")
+    assert told["stopped"].startswith("at  2030-03-17")
 
 
 def test_jobs_watch(mediactl: Mediactl, fake: FakeController) -> None:

@@ -10,6 +10,7 @@ from mediactl.channel import (
     TcpTarget,
     UnixTarget,
     parse_address,
+    parse_addresses,
     read_token,
     require_protection,
     server_credentials,
@@ -45,13 +46,37 @@ def test_a_relative_socket_is_made_absolute(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "address", ["", "unix:", ":7420", "host:", "host:x", "host:70000", "::1", "[::1", "[::1]x", "a/b:1", "h:-1"]
+    "address",
+    ["", "unix:", ":7420", "host:", "host:x", "host:70000", "a,b:1", "::1", "[::1", "[::1]x", "a/b:1", "h:-1"],
 )
 def test_bad_addresses_are_refused(address: str) -> None:
     """What is no address is an invalid request that says what one looks like."""
     with pytest.raises(MediactlError, match="HOST:PORT") as caught:
         parse_address(address)
     assert (caught.value.reason, caught.value.exit_code) == (Reason.INVALID_ARGUMENT, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("a", ["a:7420"]),
+        ("a:1, b:2,[::1]:3", ["a:1", "b:2", "[::1]:3"]),
+        ("a:1,a:1,a:2", ["a:1", "a:2"]),
+        ("unix:/x/m.sock,unix:/y/m.sock,a", ["unix:/x/m.sock", "unix:/y/m.sock", "a:7420"]),
+        ("unix:/a,b/m.sock", ["unix:/a,b/m.sock"]),
+        ("a,unix:/b,c,d/m.sock,e:5", ["a:7420", "unix:/b,c,d/m.sock", "e:5"]),
+    ],
+)
+def test_several_addresses(text: str, addresses: list[str]) -> None:
+    """In their order, each once; a comma within the name of a socket's directory separates nothing."""
+    assert [str(target) for target in parse_addresses(text)] == addresses
+
+
+@pytest.mark.parametrize("text", ["", ",", "a,", ",a", "a,,b", "a,b:x", "a,b/c:1"])
+def test_a_bad_address_among_several(text: str) -> None:
+    """None is passed over in silence."""
+    with pytest.raises(MediactlError, match="HOST:PORT"):
+        parse_addresses(text)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:7420", "media.example:1", "[::]:1", "192.168.1.4:1"])

@@ -3,7 +3,7 @@
 import pytest
 
 from mediactl.errors import MediactlError
-from mediactl.requests import LogReading, Outage, Watching, selection, submission
+from mediactl.requests import LogReading, Outage, Rota, Watching, replaying, retrying, selection, submission
 from mediactl.v1 import job_pb2, job_service_pb2
 from presets.reasons import Reason
 
@@ -32,6 +32,9 @@ def test_submissions_without_an_id_get_one() -> None:
     """Every submission may be repeated; two submissions are not one."""
     assert submission([{}], None).request_id != submission([{}], None).request_id
     assert submission([{}], "mine").request_id == "mine"
+    assert retrying({}, None).request_id != retrying({}, None).request_id
+    assert retrying({"ids": ["a"]}, "mine").request_id == "mine"
+    assert replaying("a", None, "", False).request_id != replaying("a", None, "", False).request_id
 
 
 def test_filters_may_be_json() -> None:
@@ -41,32 +44,75 @@ def test_filters_may_be_json() -> None:
     assert selection(None) is None
 
 
-def test_a_stream_that_never_lived_fails_at_once() -> None:
-    """Nothing listens there: saying so beats waiting."""
-    with pytest.raises(MediactlError):
-        Outage(30, lambda: 0.0).pause_s(GONE)
+SLOW = MediactlError(Reason.CONTROLLER_UNREACHABLE, "no answer in time", code="DEADLINE_EXCEEDED")
+
+
+def test_what_never_lived_is_tried_a_few_times() -> None:
+    """Nothing listens there: saying so soon beats waiting."""
+    outage = Outage(30, clock=lambda: 0.0)
+    assert [outage.pause_s(GONE) for _ in range(4)] == [0.1, 0.2, 0.4, 0.8]
+    with pytest.raises(MediactlError, match="gone"):
+        outage.pause_s(GONE)
+
+
+def test_every_controller_is_asked_before_a_pause() -> None:
+    """Pauses are for when none of them answers; the error then says how many were asked."""
+    outage = Outage(30, 3, clock=lambda: 0.0)
+    assert [outage.pause_s(GONE) for _ in range(14)] == [0, 0, 0.1, 0, 0, 0.2, 0, 0, 0.4, 0, 0, 0.8, 0, 0]
+    with pytest.raises(MediactlError, match="none of the 3 controllers answers; the last one: gone"):
+        outage.pause_s(GONE)
+
+
+def test_a_call_that_hung_is_not_made_again_there() -> None:
+    """Its time is spent; each other controller gets one chance."""
+    with pytest.raises(MediactlError, match="in time"):
+        Outage(30).pause_s(SLOW)
+    outage = Outage(30, 2)
+    assert outage.pause_s(SLOW) == 0
+    with pytest.raises(MediactlError, match="none of the 2"):
+        outage.pause_s(SLOW)
 
 
 def test_a_living_stream_is_resumed_with_growing_pauses() -> None:
-    """An outage is outlasted up to the patience, counted from the last message."""
+    """An outage is outlasted up to the patience, counted from the break however long it was quiet before."""
     now = [0.0]
-    outage = Outage(10, lambda: now[0])
+    outage = Outage(10, clock=lambda: now[0])
     outage.alive()
+    now[0] = 3600.0
     assert [outage.pause_s(GONE) for _ in range(7)] == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
-    now[0] = 9.9
+    now[0] = 3609.9
     outage.alive()
-    now[0] = 19.8
+    now[0] = 3650.0
     assert outage.pause_s(GONE) == 0.1
-    now[0] = 19.9
+    now[0] = 3659.9
+    assert outage.pause_s(GONE) == 0.2
+    now[0] = 3660.0
     with pytest.raises(MediactlError):
         outage.pause_s(GONE)
 
 
+def test_the_turn_is_passed_on_once() -> None:
+    """Calls that failed at the same controller agree on the next one; after the last comes the first."""
+    rota = Rota(["a", "b", "c"])
+    first, member = rota.current()
+    assert member == "a"
+    rota.pass_on(first)
+    rota.pass_on(first)
+    assert rota.current() == (1, "b")
+    rota.pass_on(1)
+    rota.pass_on(2)
+    assert rota.current() == (0, "a")
+    alone = Rota(["a"])
+    alone.pass_on(0)
+    assert alone.current() == (0, "a")
+
+
 def test_other_failures_end_a_stream() -> None:
     """Only an absent controller is waited for."""
-    outage = Outage(10, lambda: 0.0)
+    outage = Outage(10, clock=lambda: 0.0)
     outage.alive()
     assert outage.pause_s(MediactlError(Reason.CONTROLLER_STOPPING, "stopping")) == 0.1
+    assert outage.pause_s(MediactlError(Reason.STORE_UNAVAILABLE, "no database")) == 0.2
     with pytest.raises(MediactlError, match="no such job"):
         outage.pause_s(MediactlError(Reason.JOB_NOT_FOUND, "no such job"))
 

@@ -151,7 +151,7 @@ def test_overrides_change_the_profile_and_its_digest() -> None:
 def test_an_intent_carries_its_documents() -> None:
     """An agent with another library restores exactly what was resolved."""
     made = intent(profiles=("aac_192", "mp3_192"), params={"target_lufs": "-20", "profile.bitrate_kbps": "96"})
-    assert Intent.from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert Intent.from_json(json.loads(json.dumps(made.to_json())), made.texts()) == made
 
 
 def test_requirements_name_filters_encoders_and_muxers() -> None:
