@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from agent.core.ledger import Effect, Held, Ledger, Phase
 from agent.media.logs import CHUNK_BYTES, redact
@@ -19,9 +20,10 @@ _PHASES = {
 
 
 class Outbox:
-    """Belongs to one event loop. `fresh` is set when there is something new to say."""
+    """Belongs to one event loop. `fresh` is set when there is something new to say. `now_us` numbers chunks of logs."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
+        self._now_us = now_us
         self.ledger: Ledger[pb.LogChunk, pb.StageReport, pb.EndReport] = Ledger()
         self.fresh = asyncio.Event()
         self.urgent = False
@@ -46,7 +48,7 @@ class Outbox:
         ]
 
     def lease(self, attempt_id: str, incarnation: str = "") -> Effect:
-        effect = self.ledger.lease(attempt_id)
+        effect = self.ledger.lease(attempt_id, self._now_us())
         if effect is Effect.START:
             self._incarnations[attempt_id] = incarnation
         self.empty.clear()

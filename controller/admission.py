@@ -189,13 +189,10 @@ def _given(spec: job_pb2.JobSpec, field: _Time) -> int | None:
     return _microseconds(spec, field) if spec.HasField(field) else None
 
 
-_plain_paths = lru_cache(maxsize=4096)(uri_to_path)
-
-
 def _paths(intent: Intent) -> list[tuple[str, str]]:
     named = [(f"inputs[{i}].uri", item.uri) for i, item in enumerate(intent.inputs)]
     named += [(f"outputs[{i}].uri", item.uri) for i, item in enumerate(intent.outputs)]
-    return [(name, _plain_paths(uri)) for name, uri in named]
+    return [(name, uri_to_path(uri)) for name, uri in named]
 
 
 def _reach(intent: Intent, roots: Sequence[Sequence[str]]) -> list[Problem]:

@@ -234,12 +234,15 @@ class Exchange:
                 return None
 
     def bundled(self, frames: Sequence[pb.SessionResponse]) -> Iterable[pb.SessionResponse]:
-        """The same frames in as few messages as the agent understands."""
-        if not self.bundles or len(frames) == 1:
-            yield from frames
+        """The same frames in as few messages as the agent understands. A welcome is in none: it comes first, alone."""
+        alone = 1 if frames and frames[0].HasField("welcome") else 0
+        yield from frames[:alone]
+        rest = frames[alone:]
+        if not self.bundles or len(rest) == 1:
+            yield from rest
             return
         bundle, size = pb.ResponseBundle(), 0
-        for frame in frames:
+        for frame in rest:
             bundle.frames.append(frame)
             size += frame.ByteSize()
             if len(bundle.frames) >= MOST_IN_BUNDLE or size >= BUNDLE_BYTES:

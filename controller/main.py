@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import click
@@ -20,6 +21,8 @@ from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
 from mediactl.places import default_data_dir
 from mediactl.service import config_option, configure_logging, credential_options
+
+SWITCH_S = 0.0002
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -149,6 +152,8 @@ def serve(
             exit_when_idle=exit_when_idle,
             log_transitions=log_transitions,
         )
+        # The writer gives the interpreter away at every statement; getting it back must not take longer than the work.
+        sys.setswitchinterval(SWITCH_S)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings))
     except MediactlError as error:

@@ -63,7 +63,7 @@ def _why(job: job_pb2.Job) -> str:
     if job.failure.reason:
         return job.failure.reason
     if job.state == job_pb2.JOB_STATE_BLOCKED and job.spec.after:
-        return f"after {', '.join(_short(job_id) for job_id in job.spec.after)}"
+        return f"after {', '.join(job.spec.after)}"
     if job.held and job.state not in (*ENDED, job_pb2.JOB_STATE_HELD):
         return "held"
     if job.state == job_pb2.JOB_STATE_PENDING and job.spec.not_before.ToDatetime(UTC) > datetime.now(UTC):
@@ -185,14 +185,10 @@ def watch(
             if settings.format is not Format.TABLE:
                 render.write_line(update, settings)
             elif update.WhichOneof("update") == "event":
-                print(f"{_short(update.event.job_id)}  {_event_line(update.event)}", flush=True)
+                print(f"{update.event.job_id}  {_event_line(update.event)}", flush=True)
         return 0
 
     return with_client(settings, work)
-
-
-def _short(job_id: str) -> str:
-    return job_id[:13]
 
 
 def _event_line(event: job_pb2.Event) -> str:

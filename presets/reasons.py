@@ -154,7 +154,9 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.JOB_NOT_FOUND: _not_found("no job has that id"),
         Reason.JOB_ENDED: _refused("the job has ended already", "FAILED_PRECONDITION"),
         Reason.JOB_NOT_DEAD: _refused("only a DEAD job can be retried", "FAILED_PRECONDITION"),
-        Reason.JOB_NOT_STARTED: _refused("the job was never started, so there is nothing to replay", "FAILED_PRECONDITION"),
+        Reason.JOB_NOT_STARTED: _refused(
+            "the job was never started, so there is nothing to replay", "FAILED_PRECONDITION"
+        ),
         Reason.AGENT_NOT_FOUND: _not_found("no agent has that id"),
         Reason.AGENT_ID_CONFLICT: Fact("another live machine uses this agent id", "ALREADY_EXISTS"),
         Reason.ATTEMPT_NOT_FOUND: _not_found("no attempt has that id"),

@@ -1,6 +1,7 @@
 """URIs of inputs and outputs. Only ``file:`` for now; the scheme decides, so others can be added."""
 
 import posixpath
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 #: The schemes an input or output may have.
@@ -21,6 +22,7 @@ def path_to_uri(path: str) -> str:
     return "file://" + quote(path.encode("utf-8", "surrogateescape"), safe="/~")
 
 
+@lru_cache(maxsize=4096)
 def uri_to_path(uri: str) -> str:
     """The path that a ``file:`` URI names, the inverse of :func:`path_to_uri`.
 

@@ -44,10 +44,11 @@ class Effect(StrEnum):
 
 @dataclass(slots=True)
 class Held(Generic[LogT, StageT, EndT]):
-    """One attempt. `activity`, `progress` and `speed` are what its status says."""
+    """One attempt. `activity`, `progress` and `speed` are what its status says; chunks of its log count from `first`."""
 
     attempt_id: str
     phase: Phase = Phase.ACCEPTED
+    first: int = 0
     progress: float = 0.0
     activity: str = ""
     speed: float = 0.0
@@ -74,10 +75,13 @@ class Ledger(Generic[LogT, StageT, EndT]):
     def get(self, attempt_id: str) -> Held[LogT, StageT, EndT] | None:
         return self._held.get(attempt_id)
 
-    def lease(self, attempt_id: str) -> Effect:
+    def lease(self, attempt_id: str, first: int = 0) -> Effect:
+        """`first` must be higher for every life of an attempt, here or at any agent: a chunk of its log with a number
+        that was used before is taken for a repeat.
+        """
         if attempt_id in self._held:
             return Effect.NOTHING
-        self._held[attempt_id] = Held(attempt_id)
+        self._held[attempt_id] = Held(attempt_id, first=first)
         return Effect.START
 
     def stop(self, attempt_id: str) -> Effect:
@@ -102,7 +106,7 @@ class Ledger(Generic[LogT, StageT, EndT]):
         if held.log_bytes + size > LOG_BYTES and not note:
             held.dropped[stream] = held.dropped.get(stream, 0) + size
             return None
-        held.sequences[stream] = held.sequences.get(stream, 0) + 1
+        held.sequences[stream] = held.sequences.get(stream, held.first) + 1
         return held.sequences[stream]
 
     def take_dropped(self, attempt_id: str, stream: str) -> int:

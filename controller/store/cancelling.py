@@ -88,6 +88,8 @@ class ExpireJobs:
             unit.lock((row.tenant, row.id) for row in due)
             for job in list(unit.jobs.values()):
                 if job.state not in JOB_ENDS and job.expires_us is not None and job.expires_us <= tx.now_us:
-                    # Once: what runs is stopped by the request that this leaves behind.
-                    job.set(expires_us=None)
+                    # Once: what runs is stopped by the request that this leaves behind. What is being published is
+                    # looked at again, for it may fail.
+                    if not any(task.state == TaskState.PUBLISHING for task in unit.tasks_of(job)):
+                        job.set(expires_us=None)
                     unit.kill(job, failure(Reason.TIMED_OUT, "the time allowed for the job was used up"))

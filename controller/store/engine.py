@@ -110,6 +110,10 @@ class Database(ABC):
     def is_unavailable(self, error: DBAPIError) -> bool:
         """Whether the database is away, rather than the statement wrong."""
 
+    @abstractmethod
+    def fetch(self, connection: Connection, sql: str, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        """Rows of plain SQL with `:name` parameters, by the driver alone: for what is asked at every step."""
+
     def select(
         self,
         connection: Connection,

@@ -143,8 +143,10 @@ def _revive(unit: Work, job: JobRecord) -> tuple[Reason, str] | None:
         return Reason.JOB_NOT_DEAD, f"the job is {job.state}; only a DEAD job can be retried"
     tx = unit.tx
     # The time allowed counts from the first start of its new life; a deadline that has passed is waived.
-    job.set(failure=None, reason="", started_us=None, ended_us=None, expires_us=None)
+    job.set(failure=None, reason="", started_us=None, ended_us=None, expires_us=None, cancel_requested=False)
     blamed = [task for task in unit.tasks_of(job) if task.state in (TaskState.DEAD, TaskState.CANCELLED)]
+    # The dead ones last: until all are back the job is DEAD, and never seems to have been cancelled.
+    blamed.sort(key=lambda task: task.state == TaskState.DEAD)
     for task in blamed:
         done = {other.name for other in unit.tasks_of(job) if other.state == TaskState.COMPLETED}
         unit.move(

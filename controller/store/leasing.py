@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, func, select, text
@@ -21,7 +23,7 @@ from controller.store import tables
 from controller.store.engine import AnyRow
 from controller.store.lanes import known_lanes
 from controller.store.tables import AgentId, AttemptId, JobId, TaskId, attempts, failures, jobs, tasks, texts
-from controller.store.work import Happened, Work
+from controller.store.work import NONE, Happened, Work
 from controller.store.writer import Tx
 from presets.capabilities import Requirements
 
@@ -135,11 +137,12 @@ def _leased(connection: Connection, rows: Iterable[AnyRow], memo: dict[str, str]
     return leased
 
 
+_reference = re.compile(r'"(?:preset|profile)": "([0-9a-f]{64})"')
+
+
 def _references(intent: str) -> list[str]:
     """Which texts an intent stands on."""
-    document = json.loads(intent)
-    named = [document.get("preset"), *(output.get("profile") for output in document.get("outputs", ()))]
-    return [name for name in named if isinstance(name, str)]
+    return _reference.findall(intent)
 
 
 def _chosen(requirements: str, alternative: int) -> str:
@@ -184,15 +187,19 @@ def _less(offer: Offer, held: Iterable[AnyRow]) -> Offer:
     return replace(offer, free=free, free_tasks=places, gpus=tuple(gpus.values()))
 
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_NOBODY: frozenset[str] = frozenset()
+
+
 def candidate(task: AnyRow, now_us: int) -> Candidate:
     """A tasks row as the matcher wants it."""
     return Candidate(
         task_id=task.id,
         requirements=_requirements(task.requirements),
-        require=json.loads(task.require),
+        require=json.loads(task.require) if task.require != "{}" else _NOTHING,
         paths=tuple(json.loads(task.paths)),
         waited_s=max(0, now_us - task.ready_us) / 1e6,
-        avoid=frozenset(json.loads(task.avoid)),
+        avoid=frozenset(json.loads(task.avoid)) if task.avoid != NONE else _NOBODY,
     )
 
 
@@ -405,7 +412,7 @@ def _lease(
                 "log_key": "",
             }
         )
-        for key in json.loads(lane.limit_keys):
+        for key in json.loads(lane.limit_keys) if lane.limit_keys != NONE else ():
             counted[key] = counted.get(key, 0) + 1
         job.set(attempt_count=job.attempt_count + 1)
         happened = Happened("leased", attempt_id=attempt_id, agent_id=grant.agent_id)
@@ -432,9 +439,10 @@ def _adopt_publications(tx: Tx, offers: Collection[Offer]) -> list[Leased]:
     """Give publications whose agent was lost to an agent that reaches the same places; the attempt stays the same."""
     orphans = tx.connection.execute(
         text(
-            "SELECT t.tenant, t.job_id, t.paths, t.attempt_id FROM tasks t"
-            " JOIN attempts a ON a.tenant = t.tenant AND a.id = t.attempt_id"
-            " WHERE t.state = 'PUBLISHING' AND a.holder = '' ORDER BY t.seq LIMIT :most"
+            "SELECT t.tenant, t.job_id, t.paths, t.attempt_id FROM attempts a"
+            " JOIN tasks t ON t.tenant = a.tenant AND t.id = a.task_id"
+            " WHERE a.holder = '' AND a.state = 'publishing' AND t.state = 'PUBLISHING' AND t.attempt_id = a.id"
+            " ORDER BY a.id LIMIT :most"
         ),
         {"most": ORPHANS},
     ).all()

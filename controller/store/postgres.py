@@ -8,6 +8,7 @@ and content are final (`pg_snapshot_xmin`), whoever wrote.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
@@ -43,6 +44,8 @@ PAYLOAD_BYTES = 7900
 """A notification holds fewer than 8000 bytes; what doesn't fit is told as "anything"."""
 SCHEDULING_LOCK = 0x6D656469
 NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+FIRST_WINS = frozenset({"pk_requests", "pk_agents", "pk_documents"})
+"""Keys that two controllers may be given at once: whoever is second looks again and finds what the first one wrote."""
 LISTEN_POLL_S = 0.5
 RECONNECT_S = 1.0
 
@@ -81,7 +84,9 @@ class PostgresDatabase(Database):
                 "keepalives_count": 3,
                 "tcp_user_timeout": 20_000,
                 # Durable when told so, and never stuck for ever behind somebody else's lock.
-                "options": "-c synchronous_commit=on -c lock_timeout=15s -c idle_in_transaction_session_timeout=60s",
+                # Every statement here has its index; plans made while tables were empty must not say otherwise.
+                "options": "-c synchronous_commit=on -c lock_timeout=15s -c idle_in_transaction_session_timeout=60s"
+                " -c enable_seqscan=off -c jit=off",
             },
             **options,
         )
@@ -128,6 +133,20 @@ class PostgresDatabase(Database):
             columns = tuple(name for name in rows[0] if name not in keys)
             connection.exec_driver_sql(_update(table, columns, tuple(keys)), _arrays((*columns, *keys), rows))
 
+    def fetch(self, connection: Connection, sql: str, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        driver: psycopg.Connection[tuple[Any, ...]] = connection.connection.driver_connection  # type: ignore[assignment] # of this dialect
+        try:
+            return driver.execute(_placeholders(sql), values).fetchall()
+        except psycopg.Error as error:
+            # As SQLAlchemy would: who catches errors of the database catches this one too.
+            raise DBAPIError.instance(
+                sql,
+                values,
+                error,
+                psycopg.Error,
+                connection_invalidated=driver.closed,  # type: ignore[arg-type] # bool
+            ) from error
+
     def notify(self, connection: Connection, sender: str, topics: Iterable[str]) -> None:
         payload = json.dumps([sender, *topics], separators=(",", ":"))
         if len(payload) > PAYLOAD_BYTES:
@@ -163,6 +182,8 @@ class PostgresDatabase(Database):
                 ending.wait(RECONNECT_S)
 
     def is_conflict(self, error: DBAPIError) -> bool:
+        if isinstance(error.orig, psycopg.errors.UniqueViolation):
+            return error.orig.diag.constraint_name in FIRST_WINS
         return isinstance(
             error.orig,
             psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure | psycopg.errors.LockNotAvailable,
@@ -202,6 +223,11 @@ def _listed(names: Iterable[str]) -> str:
 def _unnest(table: Table, columns: Sequence[str]) -> str:
     arrays = ", ".join(f"%s::{_type(table, name)}[]" for name in columns)
     return f"unnest({arrays}) AS v({_listed(columns)})"
+
+
+@cache
+def _placeholders(sql: str) -> str:
+    return re.sub(r"(?<!:):(\w+)", r"%(\1)s", sql.replace("%", "%%"))
 
 
 @cache

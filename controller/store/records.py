@@ -7,7 +7,7 @@ not read; they can still be set.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -28,8 +28,9 @@ class Record:
 
     def set(self, **columns: Any) -> None:
         """Change columns, of which the record need not have the former values."""
+        known = self.__dataclass_fields__
         for name, value in columns.items():
-            if hasattr(self, name):
+            if name in known:
                 setattr(self, name, value)
         self.changes.update(columns)
 
@@ -125,9 +126,4 @@ def write(tx: Tx, records: Iterable[Record]) -> None:
             alike[type(record), names].append({**{name: record.changes[name] for name in names}, **keys})
             record.changes = {}
     for (kind, _), rows in alike.items():
-        tx.database.update(tx.connection, kind.TABLE, kind.KEYS, _in_order(kind, rows))
-
-
-def _in_order(kind: type[Record], rows: list[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    # The same order everywhere, so that two controllers can't wait for each other.
-    return sorted(rows, key=lambda row: tuple(row[key] for key in kind.KEYS))
+        tx.database.update(tx.connection, kind.TABLE, kind.KEYS, rows)

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from controller.core.states import TaskEvent, TaskState
 from controller.store import tables
 from controller.store.lanes import grounds, lane_of, store_lanes
-from controller.store.records import AttemptRecord, TaskRecord
+from controller.store.records import AttemptRecord, TaskRecord, columns
 from controller.store.work import Happened, Work
 from mediactl.v1 import agent_service_pb2 as pb
 from presets.capabilities import Requirements
@@ -87,8 +87,7 @@ def expand(unit: Work, attempt: AttemptRecord, task: TaskRecord, report: pb.EndR
             }
         )
     tx.database.insert(tx.connection, tables.tasks, rows)
-    names = [name for name in TaskRecord.__dataclass_fields__ if name != "changes"]
-    added = [TaskRecord(**{name: row[name] for name in names}) for row in rows]
+    added = [TaskRecord(**{name: row[name] for name in columns(TaskRecord)}) for row in rows]
     for record in added:
         unit.adopt(record)
     unit.end_attempt(attempt, "completed", **used)

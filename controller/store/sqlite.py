@@ -105,6 +105,10 @@ class SqliteDatabase(Database):
                 _update(table, columns, tuple(keys)), [tuple(row[name] for name in order) for row in rows]
             )
 
+    def fetch(self, connection: Connection, sql: str, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment] # of this dialect
+        return driver.execute(sql, values).fetchall()
+
     def notify(self, connection: Connection, sender: str, topics: Iterable[str]) -> None:
         pass
 

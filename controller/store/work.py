@@ -40,6 +40,9 @@ from controller.store.writer import Tx
 from mediactl.v1 import job_pb2
 from presets.reasons import TABLE, Reason
 
+NONE = "[]"
+"""A list of nothing, as stored."""
+
 JobKey = tuple[str, str]
 """(tenant, job id)"""
 
@@ -92,8 +95,9 @@ class Work:
         self.attempts: dict[str, AttemptRecord] = {}
         self._of_job: defaultdict[JobKey, list[TaskRecord]] = defaultdict(list)
         self._events: list[dict[str, Any]] = []
-        self._ended: list[JobRecord] = []
+        self._turned: list[JobRecord] = []
         self._ending: set[str] = set()
+        self._stopping: set[JobKey] = set()
         self._told: list[dict[str, Any]] = []
         self._dropped: list[AttemptRecord] = []
         self._released: Counter[str] = Counter()
@@ -111,26 +115,20 @@ class Work:
         for tenant, ids in sorted(by_tenant.items()):
             clause, values = database.any_of("id", "ids", sorted(ids))
             suffix = database.skip_locked if skip_locked else database.for_update
-            rows = database.select(
+            rows = database.fetch(
                 connection,
-                JOB_COLUMNS,
-                "jobs",
-                f"tenant = :tenant AND {clause}",
+                f"SELECT {JOB_COLUMNS} FROM jobs WHERE tenant = :tenant AND {clause} ORDER BY id{suffix}",  # noqa: S608
                 {"tenant": tenant, **values},
-                suffix=" ORDER BY id" + suffix if suffix else "",
             )
-            found = [JobRecord(**row._mapping) for row in rows]
+            found = [JobRecord(*row) for row in rows]
             self.jobs.update({(tenant, job.id): job for job in found})
             clause, values = database.any_of("job_id", "ids", [job.id for job in found])
-            for row in database.select(
+            for row in database.fetch(
                 connection,
-                TASK_COLUMNS,
-                "tasks",
-                f"tenant = :tenant AND {clause}",
+                f"SELECT {TASK_COLUMNS} FROM tasks WHERE tenant = :tenant AND {clause} ORDER BY seq",  # noqa: S608
                 {"tenant": tenant, **values},
-                suffix=" ORDER BY seq",
             ):
-                self.adopt(TaskRecord(**row._mapping))
+                self.adopt(TaskRecord(*row))
 
     def adopt(self, task: TaskRecord) -> None:
         """A task of a job in hand."""
@@ -141,16 +139,18 @@ class Work:
         """Read attempts of jobs in hand."""
         if ids:
             clause, values = self.tx.database.any_of("id", "ids", sorted(set(ids) - self.attempts.keys()))
-            for row in self.tx.database.select(self.tx.connection, ATTEMPT_COLUMNS, "attempts", clause, values):
-                self.attempts[row.id] = AttemptRecord(**row._mapping)
+            sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE {clause}"  # noqa: S608
+            for row in self.tx.database.fetch(self.tx.connection, sql, values):
+                attempt = AttemptRecord(*row)
+                self.attempts[attempt.id] = attempt
 
     def lock_attempts(self, ids: Collection[str]) -> None:
         """Lock the jobs of attempts and read all of them. Attempts that nobody knows are left out."""
         if not ids:
             return
         clause, values = self.tx.database.any_of("id", "ids", sorted(ids))
-        found = self.tx.database.select(self.tx.connection, "DISTINCT tenant, job_id", "attempts", clause, values)
-        self.lock((row.tenant, row.job_id) for row in found)
+        sql = f"SELECT DISTINCT tenant, job_id FROM attempts WHERE {clause}"  # noqa: S608
+        self.lock((tenant, job_id) for tenant, job_id in self.tx.database.fetch(self.tx.connection, sql, values))
         # Only now: what they were before the lock may not be what they are.
         self.read_attempts(ids)
 
@@ -220,10 +220,11 @@ class Work:
         job.set(state=str(after))
         if after in JOB_ENDS:
             job.set(ended_us=self.tx.now_us, expires_us=None)
-            self._ended.append(job)
+            self._turned.append(job)
             self._ending.add(job.id)
         elif before in JOB_ENDS:
             job.set(ended_us=None)
+            self._turned.append(job)
 
     def note(self, job: JobRecord, happened: Happened, *, task_id: str = "") -> None:
         """Write one event of a job in hand, telling of the state it has now."""
@@ -269,6 +270,11 @@ class Work:
             self.move(task, TaskEvent.READY, Happened("ready"), ready_us=ready_us)
 
     def _stop_siblings(self, job: JobRecord, dead: TaskRecord) -> None:
+        key = (job.tenant, job.id)
+        if key in self._stopping:
+            # One of those that are being stopped just now: it has no siblings left to stop.
+            return
+        self._stopping.add(key)
         for task in self.tasks_of(job):
             if task is dead:
                 continue
@@ -276,6 +282,7 @@ class Work:
                 self.move(task, TaskEvent.CANCEL, Happened("cancelled", message=f"task {dead.name} is {dead.state}"))
             elif task.state in (TaskState.LEASED, TaskState.RUNNING):
                 self.ask_to_stop(task, Reason.DEPENDENCY_FAILED)
+        self._stopping.discard(key)
 
     def ask_to_stop(self, task: TaskRecord, reason: Reason) -> None:
         """Have the agent stop what it holds of the task. A former request stands."""
@@ -304,7 +311,8 @@ class Work:
         used = attempt.cores * max(0, self.tx.now_us - begun) / 1e6
         job = self.job_of(attempt)
         self._corrections[job.tenant, job.queue] += used - attempt.charged
-        self._released.update(json.loads(attempt.limit_keys))
+        if attempt.limit_keys != NONE:
+            self._released.update(json.loads(attempt.limit_keys))
         attempt.set(state=state, holder="", ended_us=self.tx.now_us, **columns)
         self.tx.changed.add(topics.DISPATCH)
 
@@ -316,9 +324,9 @@ class Work:
 
     def flush(self) -> None:
         """Write everything. Dependants of jobs that ended come first: they may end too."""
-        while self._ended:
-            ended, self._ended = self._ended, []
-            self._tell_dependants(ended)
+        while self._turned:
+            turned, self._turned = self._turned, []
+            self._tell_dependants(turned)
         tx = self.tx
         write(tx, [*self.jobs.values(), *self.tasks.values(), *self.attempts.values()])
         tx.database.insert(tx.connection, tables.events, self._events)
@@ -349,8 +357,9 @@ class Work:
                 {"used": core_seconds, "tenant": tenant, "queue": queue},
             )
 
-    def _tell_dependants(self, ended: list[JobRecord]) -> None:
-        parents: dict[JobKey, JobRecord] = {(job.tenant, job.id): job for job in ended}
+    def _tell_dependants(self, turned: list[JobRecord]) -> None:
+        """Settle what waits for jobs that ended, or that were brought back from their end."""
+        parents: dict[JobKey, JobRecord] = {(job.tenant, job.id): job for job in turned}
         children: dict[JobKey, list[JobRecord]] = {}
         for tenant in sorted({tenant for tenant, _ in parents}):
             clause, values = self.tx.database.any_of("parent_id", "ids", sorted(i for t, i in parents if t == tenant))
@@ -363,11 +372,13 @@ class Work:
             ):
                 children.setdefault((tenant, edge.child_id), []).append(parents[tenant, edge.parent_id])
         self.lock(children)
-        waiting = [key for key in children if key in self.jobs and self.jobs[key].state not in JOB_ENDS]
+        # Those that wait for nothing any more are on their way, whatever becomes of their parents.
+        waiting = [key for key in children if key in self.jobs and self.jobs[key].waits_for > 0]
+        waiting = [key for key in waiting if self.jobs[key].state not in JOB_ENDS]
         self.count_dependencies(waiting)
         for key in waiting:
             child = self.jobs[key]
-            failed = [parent for parent in children[key] if parent.state != JobState.COMPLETED]
+            failed = [parent for parent in children[key] if parent.state in (JobState.DEAD, JobState.CANCELLED)]
             if failed and not child.after_any_end:
                 parent = failed[0]
                 self.kill(

@@ -6,16 +6,18 @@ The database is made once in a process and emptied for every simulation.
 from __future__ import annotations
 
 import random
+import secrets
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import groupby
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from sqlalchemy import Connection, insert
 
-from controller.store import leasing, submission, tables
+from controller.store import tables
 from controller.store.sqlite import SqliteDatabase
 from controller.store.writer import Command, apply_group, begin, end
 from tests.simulation.scheduler import Scheduler
@@ -48,16 +50,8 @@ def empty_connection() -> Connection:
 @contextmanager
 def seeded_ids(dice: random.Random) -> Iterator[None]:
     """Ids that the die decides instead of the operating system."""
-    seeded = SimpleNamespace(token_hex=lambda size: dice.randbytes(size).hex())
-    modules: tuple[Any, ...] = (leasing, submission)
-    before = [module.secrets for module in modules]
-    for module in modules:
-        module.secrets = seeded
-    try:
+    with patch.object(secrets, "token_hex", lambda size: dice.randbytes(size).hex()):
         yield
-    finally:
-        for module, real in zip(modules, before, strict=True):
-            module.secrets = real
 
 
 class Base:
@@ -67,6 +61,9 @@ class Base:
         self._scheduler = scheduler
         self.connection = empty_connection()
         self.commits = 0
+        driver = self.connection.connection.dbapi_connection
+        assert isinstance(driver, sqlite3.Connection)
+        self._driver = driver
         self.restart()
 
     def restart(self) -> None:
@@ -88,6 +85,10 @@ class Base:
                 raise RolledBack
         self.commits += 1
         return results, tx.changed
+
+    def any(self, *queries: str) -> bool:
+        """Whether one of these finds something: commands that would find nothing need not be simulated."""
+        return any(self._driver.execute(query).fetchone() for query in queries)
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:

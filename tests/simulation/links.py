@@ -38,14 +38,15 @@ class Pipe(Generic[F]):
         self._sent = 0
         self._delivered = 0
         self._cutoff: int | None = None
+        self._deaf = False
         self._last_us = 0
 
-    def send(self, frame: F) -> None:
+    def send(self, frame: F, *, once: bool = False) -> None:
         """Put a frame on its way. On a stream that was cut it is lost, as the sender learns only later."""
         if self._cutoff is not None:
             return
         scheduler, weather = self._scheduler, self._weather
-        times = 1 + (weather.twice > 0 and scheduler.chance(weather.twice))
+        times = 1 + (not once and weather.twice > 0 and scheduler.chance(weather.twice))
         for _ in range(times):
             self._sent += 1
             number = self._sent
@@ -55,7 +56,7 @@ class Pipe(Generic[F]):
             scheduler.at(self._last_us, self._to, lambda: self._deliver(number, frame))
 
     def _deliver(self, number: int, frame: F) -> None:
-        if self._cutoff is None or number <= self._cutoff:
+        if not self._deaf and (self._cutoff is None or number <= self._cutoff):
             self._delivered = number
             self.hear(frame)
 
@@ -67,22 +68,22 @@ class Pipe(Generic[F]):
         self._cutoff = scheduler.dice.randint(self._delivered, self._sent)
         if self._weather.late > 0 and scheduler.chance(self._weather.late):
             # What survives lingers in the network until other streams have begun.
-            self._linger(scheduler.between(0.5, 8.0))
+            lingers_s = scheduler.between(0.5, 8.0) + max(0, self._last_us - scheduler.now_us) / 1e6
+            self._linger(lingers_s)
+            notice_s += lingers_s
         self._end(notice_s)
 
     def _linger(self, seconds: float) -> None:
-        until = self._cutoff or 0
-        hear, life = self.hear, self._to.life
+        hear = self.hear
         held: list[F] = []
         self.hear = held.append
 
         def arrive() -> None:
-            if self._to.life == life:
-                for frame in held:
+            for frame in held:
+                if not self._deaf:
                     hear(frame)
 
-        if until > self._delivered:
-            self._scheduler.after(seconds + max(0, self._last_us - self._scheduler.now_us) / 1e6, self._to, arrive)
+        self._scheduler.after(seconds, self._to, arrive)
 
     def finish(self) -> None:
         """Send nothing more; what is under way arrives."""
@@ -93,12 +94,11 @@ class Pipe(Generic[F]):
     def drop(self) -> None:
         """Nobody listens any more."""
         self._cutoff = self._delivered
-        self.hear = lambda frame: None
-        self.over = lambda: None
+        self._deaf = True
 
     def _end(self, notice_s: float) -> None:
         when_us = max(self._last_us, self._scheduler.now_us + int(notice_s * 1e6))
-        self._scheduler.at(when_us, self._to, lambda: self.over())
+        self._scheduler.at(when_us, self._to, lambda: None if self._deaf else self.over())
 
 
 class Stream:

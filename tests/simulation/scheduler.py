@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 EPOCH_US = 1_700_000_000_000_000
@@ -24,7 +24,17 @@ class Process:
 
     name: str
     life: int = 0
-    paused_until_us: int = 0
+    paused: int = 0
+    """Which pause it is in; 0: none."""
+    pauses: int = 0
+    waiting: list[Action] = field(default_factory=list)
+    """What came while it stood still, in the order in which it came."""
+
+    def end_life(self) -> None:
+        """Nothing that was due happens."""
+        self.life += 1
+        self.paused = 0
+        self.waiting = []
 
 
 NOBODY = Process("")
@@ -59,6 +69,19 @@ class Scheduler:
         self._count += 1
         heappush(self._heap, (max(when_us, self.now_us), self._count, process, process.life, action))
 
+    def pause(self, process: Process, seconds: float) -> None:
+        """As SIGSTOP, and SIGCONT after a while."""
+        process.pauses += 1
+        process.paused = number = process.pauses
+        self.after(seconds, NOBODY, lambda: self.thaw(process) if process.paused == number else None)
+
+    def thaw(self, process: Process) -> None:
+        """Go on: everything that came meanwhile is there at once."""
+        process.paused = 0
+        waiting, process.waiting = process.waiting, []
+        for action in waiting:
+            self.after(0.0, process, action)
+
     def between(self, least: float, most: float) -> float:
         return least + (most - least) * self.dice.random()
 
@@ -76,11 +99,10 @@ class Scheduler:
             when_us, _, process, life, action = heappop(self._heap)
             if process.life != life:
                 continue
-            if process.paused_until_us > when_us:
-                # What came while it stood still happens when it goes on, in the order in which it came.
-                self.at(process.paused_until_us, process, action)
-                continue
             self.now_us = when_us
+            if process.paused:
+                process.waiting.append(action)
+                continue
             self.steps += 1
             action()
             if done():

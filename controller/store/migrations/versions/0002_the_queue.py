@@ -139,7 +139,7 @@ def _create() -> None:
     )
     op.create_index("ix_jobs_ended", "jobs", ["ended_us"], unique=False, **_where("ended_us IS NOT NULL"))
     op.create_index("ix_jobs_expires", "jobs", ["expires_us"], unique=False, **_where("expires_us IS NOT NULL"))
-    op.create_index("ix_jobs_tenant_state", "jobs", ["tenant", "state", "seq"], unique=False)
+    op.create_index("ix_jobs_state", "jobs", ["state", "tenant", "seq"], unique=False)
     op.create_table(
         "lanes",
         sa.Column("key", sa.String(), nullable=False),
@@ -213,7 +213,7 @@ def _create() -> None:
             ["tenant", "job_id"], ["jobs.tenant", "jobs.id"], name=op.f("fk_events_jobs"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("cursor", name=op.f("pk_events")),
-        sa.UniqueConstraint("tenant", "job_id", "sequence", name=op.f("uq_events_tenant_job_id_sequence")),
+        sa.UniqueConstraint("job_id", "tenant", "sequence", name=op.f("uq_events_job_id_tenant_sequence")),
     )
     op.create_table(
         "job_edges",
@@ -225,7 +225,7 @@ def _create() -> None:
         ),
         sa.PrimaryKeyConstraint("tenant", "parent_id", "child_id", name=op.f("pk_job_edges")),
     )
-    op.create_index("ix_job_edges_child", "job_edges", ["tenant", "child_id"], unique=False)
+    op.create_index("ix_job_edges_child", "job_edges", ["child_id", "tenant"], unique=False)
     op.create_table(
         "tasks",
         sa.Column("seq", NUMBER, autoincrement=False, nullable=False),
@@ -258,7 +258,7 @@ def _create() -> None:
         sa.UniqueConstraint("tenant", "id", name=op.f("uq_tasks_tenant_id")),
     )
     op.create_index("ix_tasks_due", "tasks", ["ready_us"], unique=False, **_where("state IN ('FAILED', 'SCHEDULED')"))
-    op.create_index("ix_tasks_job", "tasks", ["tenant", "job_id"], unique=False)
+    op.create_index("ix_tasks_job", "tasks", ["job_id", "tenant"], unique=False)
     op.create_index("ix_tasks_line", "tasks", ["lane", "seq"], unique=False, **_where("state = 'PENDING'"))
     op.create_index("ix_tasks_publishing", "tasks", ["seq"], unique=False, **_where("state = 'PUBLISHING'"))
     op.create_table(
@@ -301,7 +301,10 @@ def _create() -> None:
         sa.UniqueConstraint("id", name=op.f("uq_attempts_id")),
     )
     op.create_index("ix_attempts_held", "attempts", ["holder"], unique=False, **_where("holder <> ''"))
-    op.create_index("ix_attempts_job", "attempts", ["tenant", "job_id"], unique=False)
+    op.create_index(
+        "ix_attempts_orphaned", "attempts", ["id"], unique=False, **_where("holder = '' AND state = 'publishing'")
+    )
+    op.create_index("ix_attempts_job", "attempts", ["job_id", "tenant"], unique=False)
     op.create_index(
         "ix_attempts_unarchived",
         "attempts",
@@ -329,7 +332,7 @@ def _create() -> None:
             "tenant", "attempt_id", "stream", "sequence", name=op.f("uq_log_chunks_tenant_attempt_id_stream_sequence")
         ),
     )
-    op.create_index("ix_log_chunks_job", "log_chunks", ["tenant", "job_id", "position"], unique=False)
+    op.create_index("ix_log_chunks_job", "log_chunks", ["job_id", "tenant", "position"], unique=False)
 
 
 def _old(connection: sa.Connection, statement: str) -> Iterator[list[dict[str, Any]]]:

@@ -1,0 +1,143 @@
+"""One simulation: a fleet, its controllers, their database, people and misfortune, all from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from controller.store.limits import SetLimit
+from controller.store.tables import events, jobs
+from tests.simulation.agents import Moods, SimulatedAgent
+from tests.simulation.base import Base, seeded_ids
+from tests.simulation.callers import Callers
+from tests.simulation.controllers import SimulatedController
+from tests.simulation.history import Journal, check_end
+from tests.simulation.links import Weather
+from tests.simulation.nemesis import CHAOS_S, Nemesis
+from tests.simulation.places import Place
+from tests.simulation.scheduler import Scheduler
+
+SETTLES_WITHIN_S = 900.0
+"""Once nothing goes wrong any more."""
+LOOK_EVERY_S = 5.0
+QUIET_S = 10.0
+"""How long things are watched after everything has ended: a stale publication would come late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a seed. `problems` is empty where all is well."""
+
+    seed: int
+    problems: tuple[str, ...]
+    trace: str
+    steps: int
+    commits: int
+    ended_s: float
+    states: tuple[str, ...]
+
+    def told(self) -> str:
+        """For the message of a failing test."""
+        problems = "\n".join(f"  * {problem}" for problem in self.problems)
+        return (
+            f"seed {self.seed} fails (again: python -m tests.simulation {self.seed}):\n{problems}\n"
+            f"the last steps:\n{self.trace}"
+        )
+
+
+class World:
+    """Everything there is."""
+
+    def __init__(self, seed: int, *, whole_trace: bool = False) -> None:
+        self.scheduler = Scheduler(seed, whole_trace=whole_trace)
+        dice, between = self.scheduler.dice, self.scheduler.between
+        self.weather = Weather()
+        self.moods = Moods(longest_step_s=between(0.1, 4.0))
+        if self.scheduler.chance(0.85):
+            self.weather = Weather(slow=between(0.0, 0.15), twice=between(0.0, 0.1), late=between(0.0, 0.8))
+            self.moods = Moods(between(0.0, 0.15), between(0.0, 0.1), between(0.0, 0.1), between(0.1, 4.0))
+        self.database_away_until_us = 0
+        self.place = Place()
+        self.journal = Journal()
+        self.base = Base(self.scheduler)
+        self.controllers: list[SimulatedController] = []
+        self.controllers += [SimulatedController(self, f"controller-{n}") for n in range(dice.choice((1, 1, 2)))]
+        self.agents = [
+            SimulatedAgent(self, f"agent-{n}", cores=dice.randint(2, 3), bundles=self.scheduler.chance(0.7))
+            for n in range(dice.randint(1, 3))
+        ]
+        self.cores = {agent.name: agent.cores for agent in self.agents}
+        if self.scheduler.chance(0.3):
+            self.base.transact([SetLimit("global", dice.randint(1, 3))])
+        self.callers = Callers(self, jobs=dice.randint(1, 4), interventions=dice.choice((0, 0, 1, 2, 4)))
+        self.nemesis = Nemesis(self)
+        self._watched = 0
+
+    def run(self) -> None:
+        """From the beginning to the end of everything, or of patience."""
+        for controller in self.controllers:
+            controller.start()
+        for agent in self.agents:
+            agent.start()
+        until_s = 0.0
+        while until_s < CHAOS_S:
+            until_s += LOOK_EVERY_S
+            self.scheduler.run(until_s)
+            self._watch()
+        self.scheduler.say("world", "nothing goes wrong any more")
+        self.nemesis.stop()
+        last_s = until_s + SETTLES_WITHIN_S
+        while until_s < last_s and not self._settled():
+            # Nothing may stay paused for ever, and a late request to hold may come at any time.
+            if self.base.any("SELECT 1 FROM jobs WHERE held AND ended_us IS NULL LIMIT 1"):
+                self.callers.release_all()
+            until_s += LOOK_EVERY_S
+            self.scheduler.run(until_s)
+        self.ended_s = until_s
+        self.scheduler.run(until_s + QUIET_S)
+        self._watch()
+
+    def _settled(self) -> bool:
+        if self.callers.unanswered or not all(agent.idle for agent in self.agents):
+            return False
+        return not self.base.any("SELECT 1 FROM jobs WHERE state NOT IN ('COMPLETED', 'DEAD', 'CANCELLED') LIMIT 1")
+
+    def _watch(self) -> None:
+        with self.base.snapshot() as connection:
+            rows = list(connection.execute(select(events).where(events.c.cursor > self._watched).order_by(events.c.cursor)))
+        if rows:
+            self._watched = rows[-1].cursor
+            self.journal.watched(rows)
+
+    def problems(self) -> list[str]:
+        """What is wrong at the end."""
+        found = [f"{request} was never answered" for request in sorted(self.callers.unanswered)]
+        found += [
+            f"{agent.name} still owes reports of {', '.join(held.attempt_id for held in agent.outbox.ledger)}"
+            for agent in self.agents
+            if not agent.idle
+        ]
+        with self.base.snapshot() as connection:
+            return found + check_end(connection, self.journal, self.place)
+
+
+def simulate(seed: int, *, whole_trace: bool = False, sabotage: Callable[[World], None] | None = None) -> Outcome:
+    """Play one seed. The same seed gives the same trace, whatever ran before."""
+    world = World(seed, whole_trace=whole_trace)
+    if sabotage is not None:
+        sabotage(world)
+    with seeded_ids(world.scheduler.dice):
+        world.run()
+    with world.base.snapshot() as connection:
+        states = tuple(connection.scalars(select(jobs.c.state).order_by(jobs.c.seq)))
+    return Outcome(
+        seed=seed,
+        problems=tuple(world.problems()),
+        trace=world.scheduler.told(),
+        steps=world.scheduler.steps,
+        commits=world.base.commits,
+        ended_s=world.ended_s,
+        states=states,
+    )
