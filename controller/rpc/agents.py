@@ -92,7 +92,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                     )
                     held = session.exchange.held()
                     if missing := [attempt for attempt in unconfirmed if attempt not in held]:
-                        for leased in await self._store.read(leases_of, agent_id, *missing):
+                        for leased in await self._store.read(leases_of, self._store.database, agent_id, *missing):
                             session.send(session.exchange.lease(leased))
         except Exception as error:  # noqa: BLE001 - it ends the stream, which tells the agent and repeats everything
             session.close(error)

@@ -178,9 +178,14 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         with self._store.topics.subscribe(*([topics.job(i) for i in ids] or [topics.JOBS])) as changes:
             while True:
                 left = await self._store.read(queries.unended, chosen) if request.until_ended else 1
-                # Read after the count: whatever ended the last job is then among these.
+                # Read after the count: whatever ended the last job is then among these, settled or not.
                 while rows := await self._store.read(
-                    queries.events_after, self._store.database, chosen, cursor=cursor, limit=PAGE
+                    queries.events_after,
+                    self._store.database,
+                    chosen,
+                    cursor=cursor,
+                    limit=PAGE,
+                    settled=left > 0,
                 ):
                     for row in rows:
                         cursor = row.cursor
@@ -219,9 +224,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         with self._store.topics.subscribe(topics.log(job_id), topics.job(job_id)) as changes:
             while True:
                 state = await self._store.read(queries.job_state, DEFAULT_TENANT, job_id)
-                async for piece in log.news():
+                last = not request.follow or state in JOB_ENDS
+                async for piece in log.news(settled=not last):
                     yield piece
-                if not request.follow or state in JOB_ENDS:
+                if last:
                     return
                 await changes.wait(POLL_S)
 
@@ -285,8 +291,8 @@ class _Log:
         self._seen: dict[tuple[str, str], int] = {}
         self._read: set[str] = set()
 
-    async def news(self) -> AsyncIterator[job_service_pb2.StreamLogsResponse]:
-        """Whatever is there and was not told yet."""
+    async def news(self, *, settled: bool) -> AsyncIterator[job_service_pb2.StreamLogsResponse]:
+        """Whatever is there and was not told yet; as far as its order is settled, unless this is asked last."""
         async for piece in self._moved():
             yield piece
         before = len(self._read)
@@ -298,6 +304,7 @@ class _Log:
             self._attempt_id,
             position=self._position,
             limit=PAGE,
+            settled=settled,
         ):
             # A log that was moved meanwhile is here no more: what is missing is there.
             async for piece in self._moved():

@@ -92,7 +92,7 @@ class Register:
                 stops.append(
                     agent_service_pb2.Stop(attempt_id=attempt_id, reason=Reason.PUBLISH_REFUSED, leave_staged=elsewhere)
                 )
-        leases = leases_of(tx.connection, self.agent_id, *resend) if resend else []
+        leases = leases_of(tx.connection, tx.database, self.agent_id, *resend) if resend else []
         tx.changed |= {topics.DISPATCH, topics.FLEET}
         return Reconciled(epoch, incarnation, tuple(leases), tuple(stops), tuple(quarantined))
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import select, text
 
 from controller.core.states import IN_LINE, JOB_ENDS, JobState, TaskEvent, TaskState
-from controller.store.records import JobRecord
+from controller.store.engine import AnyRow
+from controller.store.records import JobRecord, write
 from controller.store.submission import RequestIdReused
 from controller.store.tables import JobId, Tenant, requests
 from controller.store.work import Happened, Work, work
@@ -106,6 +107,8 @@ class ReleaseJobs:
 class RetryJobs:
     """Bring DEAD jobs back, their attempts counted anew. Tasks that had completed stay so.
 
+    A job that waits for one that failed and is not brought back with it is refused.
+
     The same `request_id` again returns what the first one did. Raises RequestIdReused.
     """
 
@@ -125,7 +128,10 @@ class RetryJobs:
                 if before.digest != self.digest:
                     raise RequestIdReused
                 return Outcome(done=[JobId(job_id) for job_id in json.loads(before.job_ids)])
-        outcome = _each(tx, self.tenant, self.ids, _revive)
+        # Parents first: they are older than what waits for them, and ids rise.
+        outcome = _each(tx, self.tenant, sorted(self.ids), _revive)
+        outcome.done.sort(key=self.ids.index)
+        outcome.refused.sort(key=lambda refused: self.ids.index(refused[0]))
         if self.request_id:
             row = {
                 "tenant": self.tenant,
@@ -138,10 +144,28 @@ class RetryJobs:
         return outcome
 
 
+def _failed_parent(unit: Work, job: JobRecord) -> AnyRow | None:
+    """Id and state of a job that this one waits for in vain."""
+    # Those that this command brought back count as they are now.
+    write(unit.tx, unit.jobs.values())
+    rows = unit.tx.database.select(
+        unit.tx.connection,
+        "p.id, p.state",
+        "job_edges e JOIN jobs p ON p.tenant = e.tenant AND p.id = e.parent_id",
+        "e.tenant = :tenant AND e.child_id = :job AND p.state IN ('DEAD', 'CANCELLED')",
+        {"tenant": job.tenant, "job": job.id},
+        suffix=" ORDER BY p.id LIMIT 1",
+    )
+    return rows[0] if rows else None
+
+
 def _revive(unit: Work, job: JobRecord) -> tuple[Reason, str] | None:
     if job.state != JobState.DEAD:
         return Reason.JOB_NOT_DEAD, f"the job is {job.state}; only a DEAD job can be retried"
     tx = unit.tx
+    if not job.after_any_end and (parent := _failed_parent(unit, job)) is not None:
+        message = f"job {parent.id}, which it waits for, is {parent.state}: it would wait for ever"
+        return Reason.DEPENDENCY_FAILED, message
     # The time allowed counts from the first start of its new life; a deadline that has passed is waived.
     job.set(failure=None, reason="", started_us=None, ended_us=None, expires_us=None, cancel_requested=False)
     blamed = [task for task in unit.tasks_of(job) if task.state in (TaskState.DEAD, TaskState.CANCELLED)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -20,9 +20,9 @@ from controller.core.matching import Feasibility, Lane, Rules
 from controller.core.retries import BLOCK_S
 from controller.core.states import TaskEvent, TaskState
 from controller.store import tables
-from controller.store.engine import AnyRow
+from controller.store.engine import AnyRow, Database
 from controller.store.lanes import known_lanes
-from controller.store.tables import AgentId, AttemptId, JobId, TaskId, attempts, failures, jobs, tasks, texts
+from controller.store.tables import AgentId, AttemptId, JobId, TaskId, attempts, failures, texts
 from controller.store.work import NONE, Happened, Work
 from controller.store.writer import Tx
 from presets.capabilities import Requirements
@@ -61,80 +61,69 @@ class Leased:
     queue_wait_s: float = 0.0
 
 
-_leased_columns = (
-    attempts.c.holder,
-    attempts.c.id,
-    attempts.c.task_id,
-    attempts.c.job_id,
-    tasks.c.kind,
-    func.coalesce(tasks.c.intent, jobs.c.intent).label("intent"),
-    tasks.c.requirements,
-    attempts.c.alternative,
-    attempts.c.revision,
-    attempts.c.cores,
-    attempts.c.memory_bytes,
-    attempts.c.scratch_bytes,
-    attempts.c.gpu,
-    attempts.c.encoder_sessions,
-    attempts.c.queue_wait_us,
-    jobs.c.verbose,
-    jobs.c.pinned_inputs,
-    jobs.c.queue,
-    tasks.c.redo,
-)
-_leases = (
-    select(*_leased_columns)
-    .join(tasks, (tasks.c.tenant == attempts.c.tenant) & (tasks.c.id == attempts.c.task_id))
-    .join(jobs, (jobs.c.tenant == attempts.c.tenant) & (jobs.c.id == attempts.c.job_id))
-)
-
-
-def leases_of(connection: Connection, agent_id: str, *attempt_ids: str) -> list[Leased]:
+def leases_of(connection: Connection, database: Database, agent_id: str, *attempt_ids: str) -> list[Leased]:
     """The open leases of an agent, or those of them that are named."""
-    query = _leases.where(attempts.c.holder == agent_id)
+    query = select(attempts).where(attempts.c.holder == agent_id, text("holder <> ''"))
     if attempt_ids:
         query = query.where(attempts.c.id.in_(attempt_ids))
-    return _leased(connection, connection.execute(query).all(), {})
+    return _leased(connection, database, [dict(row._mapping) for row in connection.execute(query)])
 
 
-def _leased(connection: Connection, rows: Iterable[AnyRow], memo: dict[str, str]) -> list[Leased]:
-    found = list(rows)
-    digests = {row.id: _references(row.intent) for row in found}
-    unknown = {digest for all_of in digests.values() for digest in all_of} - memo.keys()
-    if unknown:
-        memo.update(
-            (row.digest, row.text) for row in connection.execute(select(texts).where(texts.c.digest.in_(unknown)))
-        )
+def _leased(connection: Connection, database: Database, found: Sequence[Mapping[str, Any]]) -> list[Leased]:
+    """Leases of rows of `attempts`, in their order."""
+    of_job: dict[tuple[str, str], tuple[Any, ...]] = {}
+    of_task: dict[tuple[str, str], tuple[Any, ...]] = {}
+    for tenant in {row["tenant"] for row in found}:
+        mine = [row for row in found if row["tenant"] == tenant]
+        for part, source, key in ((of_job, _JOBS, "job_id"), (of_task, _TASKS, "task_id")):
+            clause, values = database.any_of("id", "ids", sorted({row[key] for row in mine}))
+            sql = f"{source} WHERE tenant = :tenant AND {clause}"
+            for whole in database.fetch(connection, sql, {"tenant": tenant, **values}):
+                part[tenant, whole[0]] = whole
     chosen: dict[tuple[str, int], str] = {}
     leased = []
     for row in found:
-        needs = (row.requirements, row.alternative)
+        _, intent, verbose, pinned_inputs, queue = of_job[row["tenant"], row["job_id"]]
+        _, kind, own_intent, requirements, redo = of_task[row["tenant"], row["task_id"]]
+        needs = (requirements, row["alternative"])
         if needs not in chosen:
             chosen[needs] = _chosen(*needs)
         leased.append(
             Leased(
-                agent_id=AgentId(row.holder),
-                attempt_id=AttemptId(row.id),
-                task_id=TaskId(row.task_id),
-                job_id=JobId(row.job_id),
-                task_kind=row.kind,
-                intent=row.intent,
-                texts={digest: memo[digest] for digest in digests[row.id] if digest in memo},
+                agent_id=AgentId(row["holder"]),
+                attempt_id=AttemptId(row["id"]),
+                task_id=TaskId(row["task_id"]),
+                job_id=JobId(row["job_id"]),
+                task_kind=kind,
+                intent=own_intent or intent,
+                texts=_texts(connection, _references(own_intent or intent), database.texts),
                 requirements=chosen[needs],
-                revision=row.revision,
-                cores=row.cores,
-                memory_bytes=row.memory_bytes,
-                scratch_bytes=row.scratch_bytes,
-                gpu=row.gpu,
-                encoder_sessions=row.encoder_sessions,
-                verbose=row.verbose,
-                redo=row.redo,
-                pinned_inputs=row.pinned_inputs,
-                queue=row.queue,
-                queue_wait_s=row.queue_wait_us / 1e6,
+                revision=row["revision"],
+                cores=row["cores"],
+                memory_bytes=row["memory_bytes"],
+                scratch_bytes=row["scratch_bytes"],
+                gpu=row["gpu"],
+                encoder_sessions=row["encoder_sessions"],
+                verbose=bool(verbose),
+                redo=redo,
+                pinned_inputs=pinned_inputs,
+                queue=queue,
+                queue_wait_s=row["queue_wait_us"] / 1e6,
             )
         )
     return leased
+
+
+_JOBS = 'SELECT id, intent, "verbose", pinned_inputs, queue FROM jobs'
+_TASKS = "SELECT id, kind, intent, requirements, redo FROM tasks"
+
+
+def _texts(connection: Connection, digests: Sequence[str], memo: dict[str, str]) -> Mapping[str, str]:
+    unknown = [digest for digest in digests if digest not in memo]
+    if unknown:
+        rows = connection.execute(select(texts).where(texts.c.digest.in_(unknown)))
+        memo.update((row.digest, row.text) for row in rows)
+    return {digest: memo[digest] for digest in digests if digest in memo}
 
 
 _reference = re.compile(r'"(?:preset|profile)": "([0-9a-f]{64})"')
@@ -244,6 +233,7 @@ class Line:
 
     tx: Tx
     job_keys: dict[str, tuple[str, str]] = field(default_factory=dict)
+    lane_keys: dict[str, str] = field(default_factory=dict)
 
     def lanes(self) -> list[Lane]:
         heads = self.tx.connection.execute(_heads).all()
@@ -268,6 +258,7 @@ class Line:
         while rows := self.tx.connection.execute(_page, {"lane": lane, "after": after, "most": most}).all():
             for row in rows:
                 self.job_keys[row.id] = (row.tenant, row.job_id)
+                self.lane_keys[row.id] = lane
                 yield candidate(row, self.tx.now_us)
             if len(rows) < most:
                 return
@@ -294,10 +285,10 @@ class GrantLeases:
         tx.database.lock_scheduling(tx.connection)
         line = Line(tx)
         lanes = line.lanes()
-        granted: list[Leased] = []
+        # First: what an agent takes up here is charged before it is granted anything else.
+        granted = _adopt_publications(tx, self.offers)
         if lanes:
-            granted = self._grant(tx, line, lanes, charged(tx.connection, self.offers))
-        granted += _adopt_publications(tx, self.offers)
+            granted += self._grant(tx, line, lanes, charged(tx.connection, self.offers))
         return granted
 
     def _grant(self, tx: Tx, line: Line, lanes: list[Lane], offers: tuple[Offer, ...]) -> list[Leased]:
@@ -322,7 +313,11 @@ class GrantLeases:
             most=MOST_GRANTS,
         )
         leased = _lease(tx, line, grants, {offer.agent_id: offer.revision for offer in offers}, cost) if grants else []
-        _write_standings(tx, shares.changed())
+        changed = shares.changed()
+        if len(leased) < len(grants):
+            taken = {lease.task_id for lease in leased}
+            _refund(changed, lanes, [line.lane_keys[g.task_id] for g in grants if g.task_id not in taken], cost)
+        _write_standings(tx, before, changed)
         return leased
 
 
@@ -354,20 +349,38 @@ def _standings(tx: Tx) -> dict[ShareKey, Standing]:
     }
 
 
-def _write_standings(tx: Tx, changed: Mapping[ShareKey, Standing]) -> None:
-    rows = [
-        {
-            "weight": standing.weight,
-            "passed": standing.passed,
-            "virtual_time": standing.virtual_time,
-            "active": standing.active,
-            "tenant": tenant,
-            "queue": queue,
-        }
-        for (tenant, queue), standing in sorted(changed.items())
-    ]
-    tx.database.insert(tx.connection, tables.shares, rows, if_new=True)
-    tx.database.update(tx.connection, tables.shares, ("tenant", "queue"), rows)
+def _refund(
+    standings: Mapping[ShareKey, Standing], lanes: Iterable[Lane], left_out: Iterable[str], cost: Callable[[str], float]
+) -> None:
+    """Take back what tasks of these lanes were charged that were planned and not leased."""
+    by_key = {lane.key: lane for lane in lanes}
+    for lane in (by_key[key] for key in left_out):
+        for share in ((lane.share[0], ""), lane.share):
+            # What costs nothing so far leaves a standing as it was.
+            if (standing := standings.get(share)) is not None:
+                standing.passed -= cost(lane.class_key) / standing.weight
+
+
+_advance = text(
+    "UPDATE shares SET passed = passed + :gained, virtual_time = :virtual_time, active = :active"
+    " WHERE tenant = :tenant AND queue = :queue"
+)
+"""Added to what stands there: other controllers correct it meanwhile, without the lock of those who grant."""
+
+
+def _write_standings(tx: Tx, before: Mapping[ShareKey, Standing], changed: Mapping[ShareKey, Standing]) -> None:
+    new: list[dict[str, Any]] = []
+    known: list[dict[str, Any]] = []
+    for (tenant, queue), standing in sorted(changed.items()):
+        row = {"tenant": tenant, "queue": queue, "virtual_time": standing.virtual_time, "active": standing.active}
+        former = before.get((tenant, queue))
+        if former is None:
+            new.append({**row, "weight": standing.weight, "passed": standing.passed})
+        else:
+            known.append({**row, "gained": standing.passed - former.passed})
+    tx.database.insert(tx.connection, tables.shares, new, if_new=True)
+    if known:
+        tx.connection.execute(_advance, known)
 
 
 def _lease(
@@ -420,10 +433,7 @@ def _lease(
     tx.database.insert(tx.connection, attempts, rows)
     unit.flush()
     _count(tx, counted)
-    ids = [row["id"] for row in rows]
-    clause, values = tx.database.any_of("attempts.id", "ids", ids)
-    found = {row.id: row for row in tx.connection.execute(_leases.where(text(clause)), values)}
-    return _leased(tx.connection, [found[attempt_id] for attempt_id in ids], tx.database.texts)
+    return _leased(tx.connection, tx.database, rows)
 
 
 def _count(tx: Tx, counted: Mapping[str, int]) -> None:
@@ -463,5 +473,5 @@ def _adopt_publications(tx: Tx, offers: Collection[Offer]) -> list[Leased]:
         happened = Happened("publication_adopted", attempt_id=attempt.id, agent_id=offer.agent_id)
         unit.note(unit.job_of(task), happened, task_id=task.id)
         unit.flush()
-        leased += leases_of(tx.connection, offer.agent_id, attempt.id)
+        leased += leases_of(tx.connection, tx.database, offer.agent_id, attempt.id)
     return leased

@@ -185,18 +185,22 @@ def list_events(
 
 
 def events_after(
-    connection: Connection, database: Database, chosen: Filter, *, cursor: int, limit: int
+    connection: Connection, database: Database, chosen: Filter, *, cursor: int, limit: int, settled: bool = True
 ) -> list[AnyRow]:
-    """Events of the chosen jobs in the order in which they were committed, as far as that is settled."""
-    return list(
-        connection.execute(
-            select(events)
-            .join(jobs, (jobs.c.tenant == events.c.tenant) & (jobs.c.id == events.c.job_id))
-            .where(*chosen.where(), events.c.cursor > cursor, events.c.cursor < database.horizon(connection))
-            .order_by(events.c.cursor)
-            .limit(limit)
-        )
+    """Events of the chosen jobs in the order in which they were committed, as far as that is settled.
+
+    Not `settled`: all that are there, for who won't ask again. Earlier ones may still be committed.
+    """
+    query = (
+        select(events)
+        .join(jobs, (jobs.c.tenant == events.c.tenant) & (jobs.c.id == events.c.job_id))
+        .where(*chosen.where(), events.c.cursor > cursor)
+        .order_by(events.c.cursor)
+        .limit(limit)
     )
+    if settled:
+        query = query.where(events.c.cursor < database.horizon(connection))
+    return list(connection.execute(query))
 
 
 def unended(connection: Connection, chosen: Filter) -> int:
@@ -221,15 +225,17 @@ def log_after(
     *,
     position: int,
     limit: int,
+    settled: bool = True,
 ) -> list[AnyRow]:
-    """Log chunks of a job in the order in which they arrived."""
+    """Log chunks of a job in the order in which they arrived; `settled` as for `events_after`."""
     query = (
         select(log_chunks)
         .where(log_chunks.c.tenant == tenant, log_chunks.c.job_id == job_id, log_chunks.c.position > position)
-        .where(log_chunks.c.position < database.horizon(connection))
         .order_by(log_chunks.c.position)
         .limit(limit)
     )
+    if settled:
+        query = query.where(log_chunks.c.position < database.horizon(connection))
     if attempt_id:
         query = query.where(log_chunks.c.attempt_id == attempt_id)
     return list(connection.execute(query))

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -101,8 +102,8 @@ jobs = Table(
     Column("created_us", BigInteger, nullable=False),
     Column("started_us", BigInteger),
     Column("ended_us", BigInteger),
-    UniqueConstraint("tenant", "id"),
-    # No index but the unique one begins with the tenant: a planner without statistics takes it for selective.
+    UniqueConstraint("id", "tenant"),
+    # No index begins with the tenant: a planner without statistics takes it for selective.
     Index("ix_jobs_state", "state", "tenant", "seq"),
     _partial("ix_jobs_expires", "expires_us", where="expires_us IS NOT NULL"),
     _partial("ix_jobs_ended", "ended_us", where="ended_us IS NOT NULL"),
@@ -111,11 +112,12 @@ jobs = Table(
 job_edges = Table(
     "job_edges",
     metadata,
-    Column("tenant", String, primary_key=True),
-    Column("parent_id", String, primary_key=True),
-    Column("child_id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("parent_id", String, nullable=False),
+    Column("child_id", String, nullable=False),
     ForeignKeyConstraint(["tenant", "child_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
     Index("ix_job_edges_child", "child_id", "tenant"),
+    PrimaryKeyConstraint("parent_id", "tenant", "child_id"),
 )
 
 lanes = Table(
@@ -170,7 +172,7 @@ tasks = Table(
     Column("attempt_id", String, nullable=False),
     # A serialized mediactl.v1.StageReport, from STAGE on.
     Column("redo", LargeBinary),
-    UniqueConstraint("tenant", "id"),
+    UniqueConstraint("id", "tenant"),
     ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
     Index("ix_tasks_job", "job_id", "tenant"),
     # The line itself: heads of lanes and what follows them, at a cost that does not grow with its length.
@@ -182,8 +184,8 @@ tasks = Table(
 attempts = Table(
     "attempts",
     metadata,
-    Column("tenant", String, primary_key=True),
-    Column("id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("id", String, nullable=False),
     Column("task_id", String, nullable=False),
     Column("job_id", String, nullable=False),
     # Who holds it. Empty: nobody any more (ended, or an orphaned publication that any agent may finish).
@@ -220,13 +222,13 @@ attempts = Table(
     Column("record", Text),
     # Where the whole log is in the controller's own store. Empty: in `log_chunks`.
     Column("log_key", String, nullable=False),
-    UniqueConstraint("id"),
     # Of the job rather than of the task: an index that leads there is needed anyway.
     ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
     Index("ix_attempts_job", "job_id", "tenant"),
     _partial("ix_attempts_held", "holder", where="holder <> ''"),
     _partial("ix_attempts_orphaned", "id", where="holder = '' AND state = 'publishing'"),
     _partial("ix_attempts_unarchived", "ended_us", where="log_key = '' AND ended_us IS NOT NULL"),
+    PrimaryKeyConstraint("id", "tenant"),
 )
 
 events = Table(
@@ -272,9 +274,9 @@ agents = Table(
 artifacts = Table(
     "artifacts",
     metadata,
-    Column("tenant", String, primary_key=True),
-    Column("job_id", String, primary_key=True),
-    Column("ordinal", Integer, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("job_id", String, nullable=False),
+    Column("ordinal", Integer, nullable=False),
     Column("attempt_id", String, nullable=False),
     Column("uri", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
@@ -282,6 +284,7 @@ artifacts = Table(
     # A serialized mediactl.v1.Artifact.
     Column("document", LargeBinary, nullable=False),
     ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
+    PrimaryKeyConstraint("job_id", "tenant", "ordinal"),
 )
 
 log_chunks = Table(
@@ -294,7 +297,7 @@ log_chunks = Table(
     Column("stream", String, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("data", LargeBinary, nullable=False),
-    UniqueConstraint("tenant", "attempt_id", "stream", "sequence"),
+    UniqueConstraint("attempt_id", "tenant", "stream", "sequence"),
     ForeignKeyConstraint(["tenant", "attempt_id"], ["attempts.tenant", "attempts.id"], ondelete="CASCADE"),
     Index("ix_log_chunks_job", "job_id", "tenant", "position"),
 )

@@ -125,7 +125,7 @@ class Work:
             clause, values = database.any_of("job_id", "ids", [job.id for job in found])
             for row in database.fetch(
                 connection,
-                f"SELECT {TASK_COLUMNS} FROM tasks WHERE tenant = :tenant AND {clause} ORDER BY seq",  # noqa: S608
+                f"SELECT {TASK_COLUMNS} FROM tasks WHERE tenant = :tenant AND {clause}",  # noqa: S608
                 {"tenant": tenant, **values},
             ):
                 self.adopt(TaskRecord(*row))

@@ -246,6 +246,21 @@ async def test_a_child_that_is_brought_back_after_its_parent_completed_goes_on(d
     assert await state(desk, child) == PENDING
 
 
+@pytest.mark.parametrize("how", [JobState.DEAD, JobState.CANCELLED])
+async def test_a_child_is_not_brought_back_to_wait_for_ever(desk: Desk, how: JobState) -> None:
+    """Without its parent it is refused, unless it minds no end."""
+    parent, attempt = await desk.publishing()
+    [child] = await desk.submit(after=(parent,))
+    [careless] = await desk.submit(after=(parent,), after_any_end=True)
+    await _end(desk, parent, attempt, how)
+    attempt = await again(desk)
+    await desk.end("a", attempt, reason=Reason.INPUT_CORRUPT)
+    outcome = await retry(desk, child, careless)
+    assert (outcome.done, await state(desk, careless)) == ([careless], PENDING)
+    assert [refusal[:2] for refusal in outcome.refused] == [(child, Reason.DEPENDENCY_FAILED)]
+    assert (await desk.job(child)).state == JobState.DEAD
+
+
 async def test_a_parent_that_is_brought_back_is_waited_for_again(desk: Desk) -> None:
     """By those that still wait; who minds no end and went on already does not turn back."""
     died = await dead(desk)

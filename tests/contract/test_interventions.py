@@ -232,7 +232,13 @@ async def test_a_dead_job_is_brought_back(desk: Desk) -> None:
     assert (await desk.job(job_id)).ended_us is not None
     assert (await retry(desk, job_id)).done == [job_id]
     job = await desk.job(job_id)
-    assert (job.state, job.failure, job.reason, job.ended_us, job.started_us) == (JobState.PENDING, None, "", None, None)
+    assert (job.state, job.failure, job.reason, job.ended_us, job.started_us) == (
+        JobState.PENDING,
+        None,
+        "",
+        None,
+        None,
+    )
     attempt = await again(desk)
     assert await desk.stage("a", attempt)
     await desk.end("a", attempt)
@@ -262,7 +268,7 @@ async def test_a_lost_agent_of_the_former_life_is_forgotten(desk: Desk) -> None:
         assert (await desk.register("a")).stops == ()
         if (await desk.task(job_id)).state == TaskState.FAILED:
             break
-        attempt = await again(desk)
+        await again(desk)
     await desk.end("a", await again(desk), reason=Reason.INPUT_CORRUPT)
     await retry(desk, job_id)
     await again(desk)
@@ -336,7 +342,12 @@ async def test_of_several_tasks_only_those_that_did_not_complete_are_brought_bac
     assert (await desk.job(job_id)).state == JobState.DEAD
     told = len(await desk.events(job_id))
     await retry(desk, job_id)
-    assert [task.state for task in (await desk.tasks(job_id)).values()] == ["COMPLETED", "COMPLETED", "PENDING", "PENDING"]
+    assert [task.state for task in (await desk.tasks(job_id)).values()] == [
+        "COMPLETED",
+        "COMPLETED",
+        "PENDING",
+        "PENDING",
+    ]
     assert {row.job_state for row in (await desk.events(job_id))[told:-1]} <= {"DEAD", "PROCESSING"}
     for lease in await desk.grant("a"):
         await desk.end("a", lease.attempt_id)

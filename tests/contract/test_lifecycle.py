@@ -1,7 +1,7 @@
 """Times, back-offs, blame and the order of events: what moves jobs without anybody asking, on both engines."""
 
-import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -9,14 +9,11 @@ from controller.core.retries import BLOCK_S, INFRASTRUCTURE, INFRASTRUCTURE_PATI
 from controller.core.states import JobState, TaskState
 from controller.store import queries
 from controller.store.cancelling import STOP_GRACE_US
-from controller.store.queries import Filter
-from controller.store.submission import Submit
-from controller.store.tables import DEFAULT_TENANT, JobId
+from controller.store.tables import JobId
 from mediactl.v1 import agent_service_pb2 as pb
 from presets.reasons import Reason
-from tests.fakes.desks import again, dead, hold, retry, state, turn, two_desks, unfinished
-from tests.fakes.postgres import Postgres
-from tests.fakes.running import Desk, desk_on_engine, new_job, offer
+from tests.fakes.desks import again, dead, hold, retry, state, turn
+from tests.fakes.running import Desk, desk_on_engine, offer
 
 HOUR_US = 3_600_000_000
 
@@ -66,7 +63,7 @@ async def test_a_time_that_has_passed_is_none(desk: Desk) -> None:
 @pytest.mark.parametrize("waiting", ["PENDING", "SCHEDULED", "FAILED", "BLOCKED", "HELD"])
 async def test_what_waits_dies_at_its_deadline(desk: Desk, waiting: str) -> None:
     """Whatever it waits for, and not a moment before; it is leased no more."""
-    due = {"deadline_us": desk.now_us + HOUR_US}
+    due: dict[str, Any] = {"deadline_us": desk.now_us + HOUR_US}
     match waiting:
         case "FAILED":
             job_id = await dead(desk, reason=Reason.FFMPEG_FAILED, **due)
@@ -91,7 +88,7 @@ async def test_what_waits_dies_at_its_deadline(desk: Desk, waiting: str) -> None
 
 async def test_the_time_allowed_counts_from_the_first_start(desk: Desk) -> None:
     """Not while it waits for that, but while it waits for its next attempt."""
-    [job_id] = await desk.submit(timeout_us=60_000_000)
+    await desk.submit(timeout_us=60_000_000)
     desk.wait(3600)
     await turn(desk)
     await desk.register("a")
@@ -136,7 +133,8 @@ async def test_what_runs_is_stopped_at_its_deadline(desk: Desk, begun: bool, end
     for _ in range(2):
         await turn(desk)
     assert (await desk.job(job_id)).state == JobState.PROCESSING
-    assert not await desk.stage("a", attempt)
+    if begun:
+        assert not await desk.stage("a", attempt)
     match ending:
         case "stopped":
             await desk.end("a", attempt, pb.OUTCOME_STOPPED)
@@ -218,9 +216,7 @@ async def test_a_held_job_that_runs_is_stopped_at_its_deadline(desk: Desk) -> No
         (Reason.ENCODER_SESSION_LIMIT, INFRASTRUCTURE),
     ],
 )
-async def test_each_failure_waits_twice_as_long_as_the_one_before(
-    desk: Desk, reason: Reason, backoff: Backoff
-) -> None:
+async def test_each_failure_waits_twice_as_long_as_the_one_before(desk: Desk, reason: Reason, backoff: Backoff) -> None:
     """From the first pause of its class on; nothing is leased before it is over."""
     job_id, attempt = await desk.running(max_attempts=9)
     for pause_s in (backoff.first_s, backoff.first_s * 2, backoff.first_s * 4):
@@ -252,7 +248,7 @@ async def test_the_fleet_has_an_hour_to_run_a_task(desk: Desk) -> None:
 # Whom failures are blamed on
 
 
-async def _fails(desk: Desk, agent: str, **facts: object) -> JobId:
+async def _fails(desk: Desk, agent: str, **facts: Any) -> JobId:
     job_id = await dead(desk, agent, reason=Reason.FFMPEG_FAILED, **facts)
     await hold(desk, job_id)
     return job_id
@@ -348,61 +344,3 @@ async def test_an_attempt_that_the_backup_knows_goes_on(desk: Desk) -> None:
     assert await desk.stage("a", attempt)
     await desk.end("a", attempt)
     assert (await desk.job(job_id)).state == JobState.COMPLETED
-
-
-# The order of events
-
-
-async def _events(desk: Desk, cursor: int = -1, limit: int = 1000) -> list[tuple[int, str, int]]:
-    chosen = Filter(DEFAULT_TENANT)
-    rows = await desk.store.read(queries.events_after, desk.store.database, chosen, cursor=cursor, limit=limit)
-    return [(row.cursor, row.job_id, row.sequence) for row in rows]
-
-
-async def test_events_are_read_in_the_order_of_their_tickets(desk: Desk) -> None:
-    """A page at a time or all at once; whatever was committed is there."""
-    job_id = await desk.completed()
-    whole = await _events(desk)
-    assert [event[1:] for event in whole] == [(job_id, n) for n in range(1, 6)]
-    paged: list[tuple[int, str, int]] = []
-    while page := await _events(desk, paged[-1][0] if paged else -1, limit=2):
-        paged += page
-    assert paged == whole
-
-
-async def test_a_reader_waits_for_who_began_before(postgres: Postgres) -> None:
-    """Events of a transaction that is still open would come behind those that are delivered: they come first."""
-    async with two_desks(postgres) as (one, other):
-        # Nobody waits for the other's lane.
-        [first] = await one.submit()
-        with unfinished(other) as tx:
-            [early] = Submit(DEFAULT_TENANT, (new_job(),), "", "d").apply(tx)
-            [late] = await one.submit()
-            for desk in (one, other):
-                assert [job_id for _, job_id, _ in await _events(desk)] == [first]
-        found = await _events(one)
-        assert [job_id for _, job_id, _ in found] == [first, early, late]
-        assert await _events(other) == found
-
-
-async def test_who_undoes_everything_holds_nobody_up(postgres: Postgres) -> None:
-    """Its tickets are simply never seen."""
-    async with two_desks(postgres) as (one, other):
-        [first] = await one.submit()
-        with pytest.raises(ZeroDivisionError), unfinished(other) as tx:
-            Submit(DEFAULT_TENANT, (new_job(),), "", "d").apply(tx)
-            [job_id] = await one.submit()
-            raise ZeroDivisionError
-        assert [found for _, found, _ in await _events(one)] == [first, job_id]
-
-
-async def test_a_reader_of_two_controllers_skips_nothing(postgres: Postgres) -> None:
-    """It reads while both write, from its last cursor on: in the end it has every event once."""
-    async with two_desks(postgres) as desks:
-        writing = asyncio.gather(*(desk.submit() for _ in range(40) for desk in desks))
-        seen: list[tuple[int, str, int]] = []
-        while not writing.done():
-            seen += await _events(desks[0], seen[-1][0] if seen else -1, limit=7)
-        seen += await _events(desks[0], seen[-1][0] if seen else -1)
-        assert seen == await _events(desks[1])
-        assert {job_id for _, job_id, _ in seen} == {job_id for ids in await writing for job_id in ids}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, select
@@ -36,7 +37,7 @@ def _part(name: str, *after: str, kind: "pb.TaskKind.ValueType" = pb.TASK_KIND_P
     return pb.NewTask(name=name, kind=kind, after=after, requirements_json=asked)
 
 
-async def _expand(desk: Desk, *parts: pb.NewTask, **facts: object) -> tuple[JobId, AttemptId]:
+async def _expand(desk: Desk, *parts: pb.NewTask, **facts: Any) -> tuple[JobId, AttemptId]:
     job_id, attempt = await desk.running(**facts)
     await desk.end("a", attempt, pb.OUTCOME_EXPANDED, tasks=parts)
     return job_id, attempt
@@ -245,9 +246,7 @@ async def test_an_expansion_without_sense_is_a_defect_of_the_agent(
 @pytest.mark.parametrize("ending", ["cancelled", "timed out", "one part died"])
 async def test_jobs_of_many_tasks_end_as_well(desk: Desk, ending: str) -> None:
     """However many wait when it is over for them all."""
-    job_id, _ = await _expand(
-        desk, *(_part(f"p{n}") for n in range(700)), deadline_us=desk.now_us + 3_600_000_000
-    )
+    job_id, _ = await _expand(desk, *(_part(f"p{n}") for n in range(700)), deadline_us=desk.now_us + 3_600_000_000)
     match ending:
         case "cancelled":
             await cancel(desk, job_id)

@@ -3,14 +3,18 @@
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from sqlalchemy import Connection, select, text
 
+from controller.store.attempts import End
 from controller.store.cancelling import CancelJob, EnforceStops, ExpireJobs
 from controller.store.databases import open_database
 from controller.store.interventions import FallDue, HoldJobs, Outcome, ReleaseJobs, RetryJobs
+from controller.store.leasing import Leased
 from controller.store.tables import DEFAULT_TENANT, AttemptId, JobId, attempts, shares
 from controller.store.writer import Tx, begin, end
+from mediactl.v1 import agent_service_pb2 as pb
 from presets.reasons import Reason
 from tests.fakes.postgres import Postgres
 from tests.fakes.running import Desk, desk_on, eventually, migrate
@@ -44,7 +48,7 @@ async def state(desk: Desk, job_id: JobId) -> tuple[str, str]:
     return (await desk.task(job_id)).state, (await desk.job(job_id)).state
 
 
-async def dead(desk: Desk, agent: str = "a", *, reason: Reason = Reason.INPUT_CORRUPT, **facts: object) -> JobId:
+async def dead(desk: Desk, agent: str = "a", *, reason: Reason = Reason.INPUT_CORRUPT, **facts: Any) -> JobId:
     """A job that an agent could not do."""
     job_id, attempt = await desk.running(agent, **facts)
     await desk.end(agent, attempt, reason=reason)
@@ -58,6 +62,14 @@ async def again(desk: Desk, agent: str = "a") -> AttemptId:
     [lease] = await desk.grant(agent)
     await desk.start(agent, lease.attempt_id)
     return lease.attempt_id
+
+
+async def complete(desk: Desk, *leases: Leased) -> None:
+    """Say that tasks which publish nothing are done."""
+    done = pb.OUTCOME_COMPLETED
+    for agent in sorted({lease.agent_id for lease in leases}):
+        mine = [lease.attempt_id for lease in leases if lease.agent_id == agent]
+        await desk.say(agent, *(End(pb.EndReport(attempt_id=attempt, outcome=done), jitter=1.0) for attempt in mine))
 
 
 async def attempts_of(desk: Desk, job_id: JobId) -> list[tuple[int, str]]:
@@ -109,5 +121,7 @@ def unfinished(desk: Desk) -> Iterator[Tx]:
 
 async def until_blocked(desk: Desk) -> None:
     """Until somebody waits for another's lock in the desk's database."""
-    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type='Lock'")
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type='Lock'"
+    )
     await eventually(lambda: desk.store.read(lambda c: int(c.execute(waiting).scalar_one())), lambda count: count > 0)

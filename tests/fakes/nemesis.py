@@ -15,10 +15,12 @@ import itertools
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from types import TracebackType
 from typing import Self, assert_never
 
@@ -83,7 +85,9 @@ class Fault:
     fleet: int
 
     def __str__(self) -> str:
-        return f"{self.at_s:6.2f} s, {self.lasts_s:.2f} s: {self.kind} (controller {self.controller} fleet {self.fleet})"
+        return (
+            f"{self.at_s:6.2f} s, {self.lasts_s:.2f} s: {self.kind} (controller {self.controller} fleet {self.fleet})"
+        )
 
 
 def plan(seed: int, shape: Shape, *, lasts_s: float, every_s: float = 0.8) -> tuple[Fault, ...]:
@@ -183,9 +187,7 @@ class World:
             proxy = stack.enter_context(proxy_thread(controller.address))
             self._links[index, number] = Link(proxy)
             addresses.append(proxy.address)
-        return FleetProgram(
-            self._home, f"fleet{number}-", addresses, "--agents", self.shape.agents, "--seed", number
-        )
+        return FleetProgram(self._home, f"fleet{number}-", addresses, "--agents", self.shape.agents, "--seed", number)
 
     # Faults
 
@@ -351,3 +353,21 @@ def spec(number: int, **labels: str) -> job_pb2.JobSpec:
         labels=labels,
         max_attempts=20,
     )
+
+
+def suffered(folder: Path, shape: Shape, seed: int, lasts_s: float, database: Postgres | None = None) -> Counter[str]:
+    """A world that a nemesis is let loose on, and all that must hold of it afterwards. Returns how often what happened:
+    states of jobs and of attempts."""
+    faults = plan(seed, shape, lasts_s=lasts_s)
+    print(f"seed {seed}, {shape}:", *faults, sep="\n  ")  # noqa: T201 - pytest shows it where the test fails
+    with World(Home(folder), shape, database=database) as world:
+        with world.load(seed) as load:
+            world.suffer(faults)
+        jobs = world.settle(load)
+    counted = Counter(job_pb2.JobState.Name(job.state) for job in jobs)
+    counted.update(attempt.state for job in jobs for attempt in job.attempts)
+    print(dict(counted))  # noqa: T201 - as above
+    assert counted["JOB_STATE_COMPLETED"]
+    # Nothing failed but agents, and jobs outlast a number of those.
+    assert not counted["JOB_STATE_DEAD"]
+    return counted

@@ -30,7 +30,7 @@ STREAM = "agent"
 
 
 class ShakyAgent(SimulatedAgent):
-    """`twice` is the probability that a frame is said again at once."""
+    """`twice` is the probability that a frame is said again at once; `steady` agents work for exactly `work_s`."""
 
     def __init__(
         self,
@@ -43,10 +43,13 @@ class ShakyAgent(SimulatedAgent):
         seed: int,
         machine: Machine,
         work_s: float,
+        steady: bool,
     ) -> None:
         dice = random.Random(f"{seed} {agent_id} {os.getpid()}")  # noqa: S311 - no secret
 
         def script(_: pb.Lease) -> Deed:
+            if steady:
+                return Deed(work_s=work_s)
             # Many end at once, and some publish for long enough to be met at it.
             lasts_s = work_s * dice.choice((0.0, 0.5, 1.0, 2.0))
             return Deed(work_s=lasts_s, publish_s=dice.choice((0.0, 0.0, work_s / 2)))
@@ -56,8 +59,8 @@ class ShakyAgent(SimulatedAgent):
         self._twice = twice
         self._luck = dice
         self._lines: dict[tuple[str, int], str] = {}
-        # Another life of this agent may finish an attempt of the former one: its lines are others.
-        self._stream = f"{STREAM}.{os.getpid()}"
+        # Another agent, or another life of this one, may finish the publication of an attempt: its lines are others.
+        self._stream = f"{STREAM}.{agent_id}.{os.getpid()}"
 
     def log(self, attempt_id: str, text: str) -> None:
         """Owe the controller a line."""
@@ -121,6 +124,7 @@ def logging(hooks: Hooks) -> Hooks:
 @click.option("--agents", default=2)
 @click.option("--slots", default=3)
 @click.option("--work-ms", default=400.0)
+@click.option("--fixed-ms", default=0.0, help="Every attempt works for exactly so long.")
 @click.option("--twice", default=0.3)
 @click.option("--seed", default=0)
 @click.option("--label", "labels", multiple=True, metavar="K=V")
@@ -131,6 +135,7 @@ def main(
     agents: int,
     slots: int,
     work_ms: float,
+    fixed_ms: float,
     twice: float,
     seed: int,
     labels: tuple[str, ...],
@@ -153,7 +158,8 @@ def main(
                         hooks=hooks,
                         seed=seed,
                         machine=machine,
-                        work_s=work_ms / 1000,
+                        work_s=(fixed_ms or work_ms) / 1000,
+                        steady=bool(fixed_ms),
                     ).run()
                 )
                 for number in range(agents)

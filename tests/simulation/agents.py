@@ -115,7 +115,7 @@ class SimulatedAgent(Process):
 
     @property
     def idle(self) -> bool:
-        return self.up and not len(self.outbox.ledger)
+        return self.up and self._connected and not len(self.outbox.ledger)
 
     # The session
 

@@ -289,7 +289,7 @@ class SimulatedController(Process):
             )
             held = line.exchange.held()
             missing = [attempt for attempt in unconfirmed if attempt not in held]
-            leases = leases_of(connection, agent_id, *missing) if missing else []
+            leases = leases_of(connection, self.world.base.database, agent_id, *missing) if missing else []
         frames = [pb.SessionResponse(stop=pb.Stop(attempt_id=row.id, reason=row.stop_reason)) for row in stops]
         frames += [line.exchange.lease(leased) for leased in leases]
         # What was read may be out of date when it is said.

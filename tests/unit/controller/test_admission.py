@@ -1,22 +1,26 @@
 """From what a caller asked to what is stored."""
 
+import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
 from controller.admission import MOST_JOBS, admit, digest
-from mediactl.v1 import job_pb2
+from controller.store.tables import JobId
+from mediactl.v1 import job_pb2, job_service_pb2
 from presets.capabilities import Requirements
 from presets.catalog import Catalog
 from presets.intent import Intent
-from presets.problems import InvalidRequest
+from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
 
 CATALOG = Catalog.shipped()
+NOW_US = 1_700_000_000_000_000
+"""2023-11-14T22:13:20Z"""
 
 
 def _spec(**changes: object) -> job_pb2.JobSpec:
@@ -28,22 +32,26 @@ def _spec(**changes: object) -> job_pb2.JobSpec:
     return json_format.ParseDict({**document, **changes}, job_pb2.JobSpec())
 
 
-def _problems(*specs: job_pb2.JobSpec, roots: Sequence[Sequence[str]] = ()) -> list[tuple[Reason, str]]:
+def _problems(
+    *specs: job_pb2.JobSpec,
+    roots: Sequence[Sequence[str]] = (),
+    after: Mapping[str, JobId | Problem] | None = None,
+) -> list[tuple[Reason, str]]:
     with pytest.raises(InvalidRequest) as caught:
-        admit(CATALOG, specs, roots=roots)
+        admit(CATALOG, specs, roots=roots, now_us=NOW_US, after=dict(after or {}))
     return [(problem.reason, problem.field) for problem in caught.value.problems]
 
 
 def test_a_job_is_resolved_and_defaults_are_filled_in() -> None:
     """The newest version is pinned, names are made, and what the caller left open has its default."""
-    [new] = admit(CATALOG, [_spec(labels={"show": "x"}, require={"zone": "a"})], roots=[])
+    [new] = admit(CATALOG, [_spec(labels={"show": "x"}, require={"zone": "a"})], roots=[], now_us=NOW_US)
     assert (new.kind, new.task_kind) == ("media", "transform")
     assert (new.queue, new.priority, new.max_attempts, new.verbose) == ("default", 5, 3, False)
     assert new.preset == "loudness_podcast_v1"
     assert new.preset_digest == CATALOG.preset("loudness_podcast_v1").digest
-    assert (json.loads(new.labels), json.loads(new.require)) == ({"show": "x"}, {"zone": "a"})
+    assert (new.labels, json.loads(new.require)) == ({"show": "x"}, {"zone": "a"})
     assert json.loads(new.paths) == ["/media/talk.wav", "/media/out/talk.aac_192.m4a"]
-    intent = Intent.from_json(json.loads(new.intent))
+    intent = Intent.from_json(json.loads(new.intent), new.texts)
     assert intent.parameters["target_lufs"] == -16
     needs = Requirements.from_json(json.loads(new.requirements))
     assert needs.class_key() == new.class_key
@@ -52,7 +60,7 @@ def test_a_job_is_resolved_and_defaults_are_filled_in() -> None:
 
 def test_zero_is_a_priority() -> None:
     """What was set stays, 0 included; unset is the default."""
-    [new] = admit(CATALOG, [_spec(priority=0, max_attempts=1, queue="night")], roots=[])
+    [new] = admit(CATALOG, [_spec(priority=0, max_attempts=1, queue="night")], roots=[], now_us=NOW_US)
     assert (new.priority, new.max_attempts, new.queue) == (0, 1, "night")
 
 
@@ -91,9 +99,9 @@ def test_jobs_of_a_request_must_not_write_one_file() -> None:
     """The second job is told which one writes there too; plans write nothing and may."""
     first, second = _spec(), _spec(inputs=[{"uri": "file:///other/talk.mp3"}])
     with pytest.raises(InvalidRequest, match=r"jobs\[0\] writes file:///media/out/talk\.aac_192\.m4a too") as caught:
-        admit(CATALOG, [first, second], roots=[])
+        admit(CATALOG, [first, second], roots=[], now_us=NOW_US)
     assert [(p.reason, p.field) for p in caught.value.problems] == [(Reason.OUTPUT_COLLISION, "jobs[1].outputs[0].uri")]
-    assert len(admit(CATALOG, [first, second], roots=[], kind="plan", field="job.")) == 2
+    assert len(admit(CATALOG, [first, second], roots=[], now_us=NOW_US, kind="plan", field="job.")) == 2
 
 
 def test_outputs_of_one_job_collide_with_its_own_files() -> None:
@@ -108,7 +116,7 @@ def test_files_that_no_agent_reaches_are_refused() -> None:
     """Each path must lie in the roots of some agent; the message names all roots."""
     spec = _spec(inputs=[{"uri": "file:///nas/talk.wav"}])
     with pytest.raises(InvalidRequest, match="their media roots are /media, /srv") as caught:
-        admit(CATALOG, [spec], roots=[("/media",), ("/srv", "/media")])
+        admit(CATALOG, [spec], roots=[("/media",), ("/srv", "/media")], now_us=NOW_US)
     assert [(p.reason, p.field) for p in caught.value.problems] == [(Reason.NO_CAPABLE_AGENT, "jobs[0].inputs[0].uri")]
     assert _problems(spec, roots=[()]) == [
         (Reason.NO_CAPABLE_AGENT, "jobs[0].inputs[0].uri"),
@@ -118,15 +126,15 @@ def test_files_that_no_agent_reaches_are_refused() -> None:
 
 def test_without_any_agent_every_place_is_admitted() -> None:
     """Nobody knows yet what agents will reach: the job waits for one."""
-    assert admit(CATALOG, [_spec(inputs=[{"uri": "file:///nas/talk.wav"}])], roots=[])
+    assert admit(CATALOG, [_spec(inputs=[{"uri": "file:///nas/talk.wav"}])], roots=[], now_us=NOW_US)
 
 
 def test_plan_requests_name_their_own_fields() -> None:
     """The field path is that of PlanJobRequest, and the task is a plan."""
     with pytest.raises(InvalidRequest) as caught:
-        admit(CATALOG, [_spec(preset="nothing")], roots=[], kind="plan", field="job.")
+        admit(CATALOG, [_spec(preset="nothing")], roots=[], now_us=NOW_US, kind="plan", field="job.")
     assert [problem.field for problem in caught.value.problems] == ["job.preset"]
-    [new] = admit(CATALOG, [_spec()], roots=[], kind="plan", field="job.")
+    [new] = admit(CATALOG, [_spec()], roots=[], now_us=NOW_US, kind="plan", field="job.")
     assert (new.kind, new.task_kind) == ("plan", "plan")
 
 
@@ -137,7 +145,7 @@ def test_plan_requests_name_their_own_fields() -> None:
 )
 def test_parameters_come_as_protobuf_values(given: object, stored: float) -> None:
     """Whole numbers, which protobuf has as doubles only, fractions and text mean the same."""
-    [new] = admit(CATALOG, [_spec(params={"target_lufs": given})], roots=[])
+    [new] = admit(CATALOG, [_spec(params={"target_lufs": given})], roots=[], now_us=NOW_US)
     assert json.loads(new.intent)["parameters"]["target_lufs"] == stored
 
 
@@ -156,11 +164,87 @@ def test_a_number_that_is_none_is_refused(number: float) -> None:
     assert _problems(spec) == [(Reason.PARAMETER_OUT_OF_RANGE, "jobs[0].params.target_lufs")]
 
 
+def test_documents_are_stored_once_and_named_by_their_digests() -> None:
+    """The intent of every job names the same texts; without them it can't be read."""
+    first, second = admit(CATALOG, [_spec(), _spec(outputs=[{"uri": "file:///media/b/"}])], roots=[], now_us=NOW_US)
+    document = json.loads(first.intent)
+    named = {document["preset"], *(output["profile"] for output in document["outputs"])}
+    assert first.texts.keys() == second.texts.keys() == named
+    assert all(hashlib.sha256(text.encode()).hexdigest() == digest for digest, text in first.texts.items())
+    assert len(first.intent) < 1000
+
+
+def test_times_are_kept_in_microseconds() -> None:
+    """What is not given is None."""
+    [new] = admit(
+        CATALOG,
+        [_spec(notBefore="2023-11-14T23:00:00Z", timeout="90s", deadline="2023-11-15T00:00:00.000001Z")],
+        roots=[],
+        now_us=NOW_US,
+    )
+    assert (new.not_before_us, new.timeout_us, new.deadline_us) == (
+        1_700_002_800_000_000,
+        90_000_000,
+        1_700_006_400_000_001,
+    )
+    [plain] = admit(CATALOG, [_spec()], roots=[], now_us=NOW_US)
+    assert (plain.not_before_us, plain.timeout_us, plain.deadline_us, plain.hold) == (None, None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("times", "field"),
+    [
+        ({"deadline": "2023-11-14T22:13:20Z"}, "deadline"),
+        ({"deadline": "2023-11-15T00:00:00Z", "notBefore": "2023-11-15T00:00:00Z"}, "deadline"),
+        ({"timeout": "0s"}, "timeout"),
+        ({"timeout": "-5s"}, "timeout"),
+        ({"notBefore": "2201-01-01T00:00:00Z"}, "not_before"),
+        ({"notBefore": "1969-01-01T00:00:00Z"}, "not_before"),
+    ],
+)
+def test_times_that_make_no_sense_are_refused(times: Mapping[str, str], field: str) -> None:
+    """A deadline must lie ahead, and behind the appointed time."""
+    assert _problems(_spec(**times)) == [(Reason.INVALID_ARGUMENT, f"jobs[0].{field}")]
+
+
+def test_jobs_to_wait_for_are_resolved_and_named_once() -> None:
+    """Two prefixes of one id are one parent."""
+    spec = _spec(after=["ab", "abc", "ff"], afterAnyEnd=True, hold=True)
+    known = {"ab": JobId("abcd"), "abc": JobId("abcd"), "ff": JobId("ffff")}
+    [new] = admit(CATALOG, [spec], roots=[], now_us=NOW_US, after=known)
+    assert (new.after, new.after_any_end, new.hold) == (("abcd", "ffff"), True, True)
+
+
+def test_jobs_to_wait_for_that_nobody_knows_are_refused() -> None:
+    """Each by its place in the request, together with all other problems."""
+    unknown = Problem(Reason.JOB_NOT_FOUND, "", "no job has the id zz")
+    found = _problems(_spec(after=["ff", "zz"], priority=10), after={"ff": JobId("ffff"), "zz": unknown})
+    assert found == [(Reason.INVALID_ARGUMENT, "jobs[0].priority"), (Reason.JOB_NOT_FOUND, "jobs[0].after[1]")]
+
+
+@pytest.mark.parametrize(
+    ("names", "field"),
+    [
+        ({"queue": " night"}, "queue"),
+        ({"labels": {"a b": "x"}}, "labels"),
+        ({"labels": {"a": "x\n"}}, "labels.a"),
+        ({"require": {"zone": "z" * 257}}, "require.zone"),
+    ],
+)
+def test_names_that_nobody_could_type_are_refused(names: Mapping[str, object], field: str) -> None:
+    """Of queues, labels and what is required."""
+    assert _problems(_spec(**names)) == [(Reason.INVALID_ARGUMENT, f"jobs[0].{field}")]
+
+
+def _digest(*specs: job_pb2.JobSpec) -> str:
+    return digest(job_service_pb2.SubmitJobsRequest(jobs=specs))
+
+
 def test_the_digest_is_of_what_was_set() -> None:
     """The order of map entries is no difference; a field set to its default in words is one."""
     first = _spec(labels={"a": "1", "b": "2"}, params={"target_lufs": -18, "over_peaks": "limit"})
     second = _spec(params={"over_peaks": "limit", "target_lufs": -18}, labels={"b": "2", "a": "1"})
-    assert digest([first]) == digest([second])
+    assert _digest(first) == _digest(second)
     others = [
         [_spec()],
         [_spec(priority=5)],
@@ -169,6 +253,11 @@ def test_the_digest_is_of_what_was_set() -> None:
         [first, _spec()],
         [_spec(), first],
     ]
-    digests = {digest(specs) for specs in others}
+    digests = {_digest(*specs) for specs in others}
     assert len(digests) == len(others)
-    assert digest([first]) not in digests
+    assert _digest(first) not in digests
+
+
+def test_the_digest_is_of_one_kind_of_request() -> None:
+    """Requests of different kinds that look alike on the wire are not the same."""
+    assert digest(job_service_pb2.GetJobRequest(job_id="x")) != digest(job_pb2.Failure(reason="x"))

@@ -135,7 +135,7 @@ def _create() -> None:
         sa.Column("started_us", sa.BigInteger(), nullable=True),
         sa.Column("ended_us", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_jobs")),
-        sa.UniqueConstraint("tenant", "id", name=op.f("uq_jobs_tenant_id")),
+        sa.UniqueConstraint("id", "tenant", name=op.f("uq_jobs_id_tenant")),
     )
     op.create_index("ix_jobs_ended", "jobs", ["ended_us"], unique=False, **_where("ended_us IS NOT NULL"))
     op.create_index("ix_jobs_expires", "jobs", ["expires_us"], unique=False, **_where("expires_us IS NOT NULL"))
@@ -193,7 +193,7 @@ def _create() -> None:
         sa.ForeignKeyConstraint(
             ["tenant", "job_id"], ["jobs.tenant", "jobs.id"], name=op.f("fk_artifacts_jobs"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("tenant", "job_id", "ordinal", name=op.f("pk_artifacts")),
+        sa.PrimaryKeyConstraint("job_id", "tenant", "ordinal", name=op.f("pk_artifacts")),
     )
     op.create_table(
         "events",
@@ -223,7 +223,7 @@ def _create() -> None:
         sa.ForeignKeyConstraint(
             ["tenant", "child_id"], ["jobs.tenant", "jobs.id"], name=op.f("fk_job_edges_jobs"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("tenant", "parent_id", "child_id", name=op.f("pk_job_edges")),
+        sa.PrimaryKeyConstraint("parent_id", "tenant", "child_id", name=op.f("pk_job_edges")),
     )
     op.create_index("ix_job_edges_child", "job_edges", ["child_id", "tenant"], unique=False)
     op.create_table(
@@ -255,7 +255,7 @@ def _create() -> None:
             ["tenant", "job_id"], ["jobs.tenant", "jobs.id"], name=op.f("fk_tasks_jobs"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_tasks")),
-        sa.UniqueConstraint("tenant", "id", name=op.f("uq_tasks_tenant_id")),
+        sa.UniqueConstraint("id", "tenant", name=op.f("uq_tasks_id_tenant")),
     )
     op.create_index("ix_tasks_due", "tasks", ["ready_us"], unique=False, **_where("state IN ('FAILED', 'SCHEDULED')"))
     op.create_index("ix_tasks_job", "tasks", ["job_id", "tenant"], unique=False)
@@ -297,8 +297,7 @@ def _create() -> None:
         sa.ForeignKeyConstraint(
             ["tenant", "job_id"], ["jobs.tenant", "jobs.id"], name=op.f("fk_attempts_jobs"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("tenant", "id", name=op.f("pk_attempts")),
-        sa.UniqueConstraint("id", name=op.f("uq_attempts_id")),
+        sa.PrimaryKeyConstraint("id", "tenant", name=op.f("pk_attempts")),
     )
     op.create_index("ix_attempts_held", "attempts", ["holder"], unique=False, **_where("holder <> ''"))
     op.create_index(
@@ -329,7 +328,7 @@ def _create() -> None:
         ),
         sa.PrimaryKeyConstraint("position", name=op.f("pk_log_chunks")),
         sa.UniqueConstraint(
-            "tenant", "attempt_id", "stream", "sequence", name=op.f("uq_log_chunks_tenant_attempt_id_stream_sequence")
+            "attempt_id", "tenant", "stream", "sequence", name=op.f("uq_log_chunks_attempt_id_tenant_stream_sequence")
         ),
     )
     op.create_index("ix_log_chunks_job", "log_chunks", ["job_id", "tenant", "position"], unique=False)

@@ -8,7 +8,7 @@ from mediactl.v1 import agent_service_pb2 as pb
 
 async def test_what_is_said_once_is_said_again_on_a_new_session() -> None:
     """A session takes each frame once; the next one gets all that was not acknowledged, in order."""
-    outbox = Outbox()
+    outbox = Outbox(lambda: 0)
     assert outbox.lease("a") is Effect.START
     outbox.log("a", "ffmpeg", b"one")
     outbox.flush()
@@ -26,12 +26,12 @@ async def test_what_is_said_once_is_said_again_on_a_new_session() -> None:
 
 async def test_logs_are_cut_and_cleaned() -> None:
     """A long piece goes out in chunks of at most 64 KiB, without credentials."""
-    outbox = Outbox()
+    outbox = Outbox(lambda: 100)
     outbox.lease("a")
     outbox.log("a", "ffmpeg", b"https://user:pass@host/ " + b"x " * (CHUNK_BYTES // 2))
     outbox.flush()
     pieces = [frame.log for frame in outbox.take()]
-    assert [piece.sequence for piece in pieces] == [1, 2]
+    assert [piece.sequence for piece in pieces] == [101, 102]
     assert all(len(piece.data) <= CHUNK_BYTES for piece in pieces)
     assert pieces[0].data.startswith(b"https://***host/ x")
 
