@@ -118,6 +118,7 @@ class Exchange:
         self.status = pb.AgentStatus(holdings=hello.holdings)
         self.incarnation = ""
         self.speaker = Speaker(AgentId(hello.agent_id), 0)
+        self._quarantined: frozenset[str] = frozenset()
         self._roll = roll
         self._begun: set[str] = set()
         self._scratch: int | None = None
@@ -143,6 +144,7 @@ class Exchange:
         """The first frames."""
         self.speaker = Speaker(self.speaker.agent_id, found.epoch)
         self.incarnation = found.incarnation
+        self._quarantined = frozenset(found.quarantined)
         welcome = pb.Welcome(
             epoch=found.epoch, incarnation=found.incarnation, quarantined=found.quarantined, features=FEATURES
         )
@@ -197,6 +199,9 @@ class Exchange:
                 ]
             case "log":
                 return [Log(frame.log)]
+            case "staged" if frame.staged.attempt_id in self._quarantined:
+                # Any answer would let it publish, or make it throw away what it staged.
+                return []
             case "staged":
                 # Staging says that it had begun.
                 self._begun.add(frame.staged.attempt_id)

@@ -43,6 +43,7 @@ from controller.rpc.presets import PresetServicer
 from controller.rpc.queue import QueueServicer
 from controller.sessions import Sessions
 from controller.settings import Settings
+from controller.store.backup import writing
 from controller.store.databases import UnknownDatabase, open_database
 from controller.store.engine import Database
 from controller.store.migrations import upgrade
@@ -150,7 +151,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
         if settings.database is None:
             stack.callback(claim(settings.lock).close)
-        await _upgrade(database)
+        await _upgrade(settings)
         store = Store(database)
         store.open()
         stack.push_async_callback(store.close)
@@ -235,12 +236,9 @@ def _open(settings: Settings) -> Database:
         raise MediactlError(Reason.INVALID_ARGUMENT, f"--database: {error}") from None
 
 
-async def _upgrade(database: Database) -> None:
-    engine = database.writer_engine()
-    try:
+async def _upgrade(settings: Settings) -> None:
+    with writing(settings.database_url) as engine:
         await asyncio.to_thread(upgrade, engine)
-    finally:
-        engine.dispose()
 
 
 async def _repair(store: Store) -> None:

@@ -44,7 +44,7 @@ class Effect(StrEnum):
 
 @dataclass(slots=True)
 class Held(Generic[LogT, StageT, EndT]):
-    """One attempt. `activity`, `progress` and `speed` are what its status says; chunks of its log count from `first`."""
+    """One attempt. `activity`, `progress` and `speed` are what its status says; chunks of its log follow `first`."""
 
     attempt_id: str
     phase: Phase = Phase.ACCEPTED

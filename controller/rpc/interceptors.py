@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -113,10 +114,21 @@ def wrapped(
             async for response in stream(behaviour, request, context):
                 yield response
 
+        async def writing(request: Any, context: Any) -> None:
+            async def none(request: Any, context: Any) -> AsyncIterator[Any]:
+                await behaviour(request, context)
+                nothing: tuple[Any, ...] = ()
+                for response in nothing:
+                    yield response
+
+            async for _ in stream(none, request, context):
+                pass
+
         make: Any = (
             grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
         )
-        inner: Any = streaming
+        # A behaviour of the other kind writes its responses to the context, as Watch of the health service does.
+        inner: Any = streaming if inspect.isasyncgenfunction(behaviour) else writing
     else:
         behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +22,7 @@ from controller.store.cancelling import CancelJob, JobEnded
 from controller.store.explaining import explain
 from controller.store.interventions import HoldJobs, Outcome, ReleaseJobs, RetryJobs
 from controller.store.replaying import replayed
-from controller.store.submission import Submit
+from controller.store.submission import NewJob, Submit
 from controller.store.tables import DEFAULT_TENANT, JobId
 from controller.store.writer import Store
 from mediactl.errors import MediactlError
@@ -77,29 +77,43 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         self, request: job_service_pb2.SubmitJobsRequest, context: _Context
     ) -> job_service_pb2.SubmitJobsResponse:
         known = digest(request)
-        # A repeat is answered before it is validated: the fleet may have changed since the first time.
-        if request.request_id:
-            before = await self._store.read(queries.requested, DEFAULT_TENANT, request.request_id, known)
-            if before:
-                return job_service_pb2.SubmitJobsResponse(jobs=await self._jobs(before))
-        catalog = await self._library.catalog(DEFAULT_TENANT)
-        roots, now_us = await self._store.read(queries.admission_grounds, self._store.database)
-        after = await self._parents(request.jobs)
-        new = admit(catalog, request.jobs, roots=roots, now_us=now_us, after=after)
-        ids = await self._store.execute(Submit(DEFAULT_TENANT, new, request.request_id, known))
-        return job_service_pb2.SubmitJobsResponse(jobs=await self._jobs(ids))
+        new = await self._admitted(request.jobs, request.request_id, known)
+        if not isinstance(new, tuple):
+            # A repeat is answered before it is validated: the fleet may have changed since the first time.
+            return job_service_pb2.SubmitJobsResponse(jobs=await self._jobs(new))
+        stored = await self._store.execute(Submit(DEFAULT_TENANT, new, request.request_id, known))
+        if stored.created_us is None or any(job.after for job in new):
+            return job_service_pb2.SubmitJobsResponse(jobs=await self._jobs(stored))
+        return job_service_pb2.SubmitJobsResponse(
+            jobs=[
+                messages.new_job(job_id, job, DEFAULT_TENANT, stored.created_us)
+                for job_id, job in zip(stored, new, strict=True)
+            ]
+        )
 
-    async def _parents(self, specs: Iterable[job_pb2.JobSpec]) -> dict[str, JobId | Problem]:
-        """Which job each text in an `after` means, or what is wrong with it."""
-        found: dict[str, JobId | Problem] = {}
-        for text in {text for spec in specs for text in spec.after}:
-            try:
-                found[text] = await self._resolve(text)
-            except queries.JobNotFound:
-                found[text] = Problem(Reason.JOB_NOT_FOUND, "", f"no job has the id {text!r}")
-            except queries.JobAmbiguous:
-                found[text] = Problem(Reason.INVALID_ARGUMENT, "", f"several jobs begin with {text!r}; give more of it")
-        return found
+    async def _admitted(
+        self,
+        specs: Sequence[job_pb2.JobSpec],
+        request_id: str = "",
+        known: str = "",
+        *,
+        kind: str = "media",
+        field: str = "jobs[{index}].",
+    ) -> tuple[NewJob, ...] | list[JobId]:
+        """New jobs, or those that the same request made before. Raises InvalidRequest."""
+        catalog = await self._library.catalog(DEFAULT_TENANT)
+        grounds = await self._store.read(
+            queries.admission_grounds,
+            self._store.database,
+            DEFAULT_TENANT,
+            request_id,
+            known,
+            [text for spec in specs for text in spec.after],
+        )
+        if grounds.before:
+            return grounds.before
+        after = {text: _parent(text, found) for text, found in grounds.parents.items()}
+        return admit(catalog, specs, roots=grounds.roots, now_us=grounds.now_us, after=after, kind=kind, field=field)
 
     async def GetJob(self, request: job_service_pb2.GetJobRequest, context: _Context) -> job_service_pb2.GetJobResponse:
         rows = await self._store.read(queries.find_job, DEFAULT_TENANT, request.job_id)
@@ -259,10 +273,8 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def PlanJob(
         self, request: job_service_pb2.PlanJobRequest, context: _Context
     ) -> job_service_pb2.PlanJobResponse:
-        catalog = await self._library.catalog(DEFAULT_TENANT)
-        roots, now_us = await self._store.read(queries.admission_grounds, self._store.database)
-        after = await self._parents([request.job])
-        new = admit(catalog, [request.job], roots=roots, now_us=now_us, after=after, kind="plan", field="job.")
+        new = await self._admitted([request.job], kind="plan", field="job.")
+        assert isinstance(new, tuple), "it has no request id"  # noqa: S101 - for the type checker
         [job_id] = await self._store.execute(Submit(DEFAULT_TENANT, new, "", ""))
         try:
             with self._store.topics.subscribe(topics.job(job_id)) as changes:
@@ -346,6 +358,18 @@ class _Log:
 
 def _absent(row: queries.Record) -> Offer:
     return offer_of(row.id, row.name, json.loads(row.labels), messages.capabilities(row))
+
+
+def _parent(text: str, found: JobId | Exception) -> JobId | Problem:
+    match found:
+        case queries.JobNotFound():
+            return Problem(Reason.JOB_NOT_FOUND, "", f"no job has the id {text!r}")
+        case queries.JobAmbiguous():
+            return Problem(Reason.INVALID_ARGUMENT, "", f"several jobs begin with {text!r}; give more of the id")
+        case Exception():
+            raise found
+        case _:
+            return found
 
 
 def _refused(outcome: Outcome, asked: job_pb2.JobFilter) -> list[job_service_pb2.Refusal]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, assert_never
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 
 from controller.core.retries import BLAMES_AGENT, GiveUp, History, TryAgain, after_failure, uses_attempt
 from controller.core.states import TaskEvent, TaskState
@@ -117,7 +117,7 @@ class Report:
     def apply_all(cls, tx: Tx, commands: Sequence[Report]) -> list[list[bool | None] | EpochSuperseded]:
         """The answers, or the refusal, for each."""
         clause, values = tx.database.any_of("id", "ids", {command.speaker.agent_id for command in commands})
-        epochs = {row.id: row.epoch for row in tx.database.select(tx.connection, "id, epoch", "agents", clause, values)}
+        epochs = {row.id: row.epoch for row in tx.rows(f"SELECT id, epoch FROM agents WHERE {clause}", **values)}  # noqa: S608
         heard = [command for command in commands if epochs.get(command.speaker.agent_id) == command.speaker.epoch]
         unit = Work(tx)
         unit.lock_attempts({_attempt_id(item) for command in heard for item in command.items})
@@ -171,7 +171,9 @@ class _Reports:
         self._learn()
         unit.flush()
         tx.database.insert(tx.connection, tables.artifacts, self._artifacts)
-        tx.database.insert(tx.connection, tables.log_chunks, self._logs, if_new=True)
+        # Of a lease that was declined in the same breath nothing is left that a log could belong to.
+        kept = [row for row in self._logs if row["attempt_id"] in unit.attempts]
+        tx.database.insert(tx.connection, tables.log_chunks, kept, if_new=True)
 
     def _log(self, attempt: AttemptRecord, chunk: pb.LogChunk) -> None:
         self._logs.append(
@@ -287,9 +289,7 @@ class _Reports:
                 proved.add((attempt.agent_id, facts.class_key))
         for class_key, figures in sorted(costs.items()):
             learn_cost(tx, class_key, figures)
-        for agent_id, class_key, _ in tx.connection.execute(
-            select(failures.c.agent_id, failures.c.class_key, failures.c.task_id).limit(1000)
-        ).all():
+        for agent_id, class_key in tx.rows("SELECT DISTINCT agent_id, class_key FROM failures LIMIT 1000"):
             if (agent_id, class_key) in proved:
                 tx.connection.execute(
                     delete(failures).where(failures.c.agent_id == agent_id, failures.c.class_key == class_key)
@@ -300,13 +300,11 @@ def learn_cost(tx: Tx, class_key: str, figures: Sequence[float]) -> None:
     """Take core-seconds of tasks into the moving average of their class."""
     mean = sum(figures) / len(figures)
     keep = (1 - COST_WEIGHT) ** len(figures)
-    known = tx.connection.execute(
-        select(tables.classes.c.cost).where(tables.classes.c.class_key == class_key)
-    ).scalar_one_or_none()
-    if known is None:
+    known = tx.rows("SELECT cost FROM classes WHERE class_key = :class_key", class_key=class_key)
+    if not known:
         tx.database.insert(tx.connection, tables.classes, [{"class_key": class_key, "cost": mean}], if_new=True)
     else:
-        cost = known * keep + mean * (1 - keep)
+        cost = known[0].cost * keep + mean * (1 - keep)
         tx.database.update(tx.connection, tables.classes, ("class_key",), [{"cost": cost, "class_key": class_key}])
 
 
@@ -320,6 +318,7 @@ def decline(unit: Work, attempt: AttemptRecord, task: TaskRecord, message: str) 
     job = unit.job_of(task)
     unit.end_attempt(attempt, "declined")
     unit.drop_attempt(attempt)
+    del unit.attempts[attempt.id]
     job.set(attempt_count=job.attempt_count - 1)
     unit.move(
         task,

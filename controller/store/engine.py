@@ -7,8 +7,11 @@ statement. Tickets number what is read in the order of its commit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 from typing import Any, NewType, TypeAlias
 
 from sqlalchemy import Connection, Engine, Row, Table, text
@@ -20,6 +23,7 @@ Clock = Callable[[], int]
 """Microseconds since the epoch."""
 
 Url = NewType("Url", str)
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 AnyRow: TypeAlias = "Row[*tuple[Any, ...]]"
 """A row as a query returns it; what is in it the query says."""
@@ -79,6 +83,10 @@ class Database(ABC):
         """SQL for "column is one of these values" whose text does not depend on how many there are."""
 
     @abstractmethod
+    def lock_writing(self, connection: Connection) -> None:
+        """Be the only one who writes until the transaction ends, and see what all others wrote. Before other locks."""
+
+    @abstractmethod
     def lock_scheduling(self, connection: Connection) -> None:
         """Be the only one who grants until the transaction ends."""
 
@@ -103,16 +111,34 @@ class Database(ABC):
         """Hear what other controllers changed, on a thread of its own; None: anything. Returns what ends it."""
 
     @abstractmethod
-    def is_conflict(self, error: DBAPIError) -> bool:
+    def is_conflict(self, error: BaseException) -> bool:
         """Whether the transaction lost against another one and can simply be run again."""
 
     @abstractmethod
-    def is_unavailable(self, error: DBAPIError) -> bool:
+    def is_unavailable(self, error: BaseException) -> bool:
         """Whether the database is away, rather than the statement wrong."""
 
     @abstractmethod
     def fetch(self, connection: Connection, sql: str, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        """Rows of plain SQL with `:name` parameters, by the driver alone: for what is asked at every step."""
+        """Rows of plain SQL with `:name` parameters, by the driver alone: for what is asked at every step.
+
+        A statement costs SQLAlchemy ten times as much as the driver.
+        """
+
+    @abstractmethod
+    def execute(self, connection: Connection, sql: str, values: Mapping[str, Any] = NOTHING) -> None:
+        """Plain SQL without rows, likewise."""
+
+    def rows(self, connection: Connection, sql: str, values: Mapping[str, Any] = NOTHING) -> Sequence[Any]:
+        """As `fetch`, but with named columns."""
+        found, names = self._described(connection, sql, values)
+        return [_named(names)._make(row) for row in found] if found else ()
+
+    @abstractmethod
+    def _described(
+        self, connection: Connection, sql: str, values: Mapping[str, Any]
+    ) -> tuple[Sequence[tuple[Any, ...]], tuple[str, ...]]:
+        """Rows and the names of their columns."""
 
     def select(
         self,
@@ -126,3 +152,13 @@ class Database(ABC):
     ) -> Sequence[AnyRow]:
         """Rows by plain SQL of the project's own making."""
         return connection.execute(text(f"SELECT {columns} FROM {source} WHERE {where}{suffix}"), values).all()  # noqa: S608
+
+
+@cache
+def _named(names: tuple[str, ...]) -> Any:
+    return namedtuple("Columns", names)
+
+
+def driver_error(error: BaseException) -> BaseException:
+    """What the driver raised, whether or not SQLAlchemy stood in between."""
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error

@@ -58,8 +58,8 @@ def explain(
     class_key = (
         lane.class_key if lane is not None else Requirements.from_json(json.loads(waiting.requirements)).class_key()
     )
-    barred = {agent_id for agent_id, key in blocked(connection, now_us) if key == class_key}
-    known = {offer.agent_id: offer for offer in charged(connection, offers)}
+    barred = {agent_id for agent_id, key in blocked(connection, database, now_us) if key == class_key}
+    known = {offer.agent_id: offer for offer in charged(connection, database, offers)}
     verdicts = []
     for row in connection.execute(select(tables.agents).order_by(tables.agents.c.name, tables.agents.c.id)):
         if (offer := known.get(row.id)) is not None:

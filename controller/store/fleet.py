@@ -160,13 +160,15 @@ class Register:
 class Seen:
     """Signs of life: (agent, epoch, microseconds ago). Epochs that were superseded write nothing.
 
-    `last_seen_us` is written where it is older than `resolution_us`, so that idle agents cost few commits.
+    `last_seen_us` is written where it is older than `resolution_us`, so that idle agents cost few commits. Returns the
+    agents and epochs that were superseded: their streams must end, for an agent that only reports its status would
+    never learn that it was called lost.
     """
 
     signs: tuple[tuple[AgentId, int, int], ...]
     resolution_us: int
 
-    def apply(self, tx: Tx) -> None:
+    def apply(self, tx: Tx) -> list[tuple[AgentId, int]]:
         seen = {agent_id: (epoch, tx.now_us - ago_us) for agent_id, epoch, ago_us in self.signs}
         clause, values = tx.database.any_of("id", "ids", sorted(seen))
         rows = tx.database.select(tx.connection, "id, epoch, last_seen_us", "agents", clause, values)
@@ -180,6 +182,7 @@ class Seen:
                 if row.epoch == seen[row.id][0] and row.last_seen_us < seen[row.id][1] - self.resolution_us
             ],
         )
+        return [(AgentId(row.id), seen[row.id][0]) for row in rows if row.epoch != seen[row.id][0]]
 
 
 @dataclass(frozen=True, slots=True)

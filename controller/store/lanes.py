@@ -6,14 +6,14 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from controller.core.lanes import LaneFacts, reach
 from controller.core.limits import limit_keys
 from controller.core.states import WAITING
 from controller.store import topics
 from controller.store.engine import AnyRow
-from controller.store.tables import agents, jobs, lanes, limits, tasks
+from controller.store.tables import jobs, lanes, tasks
 from controller.store.writer import Tx
 from presets.capabilities import Requirements
 
@@ -28,12 +28,12 @@ class Grounds:
     limits: frozenset[str]
 
 
-def grounds(connection: Connection) -> Grounds:
+def grounds(tx: Tx) -> Grounds:
     """As they are now."""
-    declared = connection.scalars(select(agents.c.media_roots).where(agents.c.lost.is_(False)).distinct())
+    declared = tx.rows("SELECT DISTINCT media_roots FROM agents WHERE lost = false")
     return Grounds(
-        roots=frozenset(root for text in declared for root in json.loads(text)),
-        limits=frozenset(connection.scalars(select(limits.c.key))),
+        roots=frozenset(root for row in declared for root in json.loads(row.media_roots)),
+        limits=frozenset(row.key for row in tx.rows("SELECT key FROM limits")),
     )
 
 
@@ -91,7 +91,7 @@ class Relane:
     after: int
 
     def apply(self, tx: Tx) -> int | None:
-        now = grounds(tx.connection)
+        now = grounds(tx)
         rows = tx.connection.execute(
             select(
                 tasks.c.seq,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, select, text
 
 from controller.core import fitting, matching
 from controller.core.fairness import ShareKey, Shares, Standing
@@ -22,7 +22,7 @@ from controller.core.states import TaskEvent, TaskState
 from controller.store import tables
 from controller.store.engine import AnyRow, Database
 from controller.store.lanes import known_lanes
-from controller.store.tables import AgentId, AttemptId, JobId, TaskId, attempts, failures, texts
+from controller.store.tables import AgentId, AttemptId, JobId, TaskId, attempts, texts
 from controller.store.work import NONE, Happened, Work
 from controller.store.writer import Tx
 from presets.capabilities import Requirements
@@ -139,17 +139,17 @@ def _chosen(requirements: str, alternative: int) -> str:
     return json.dumps(Requirements((whole.alternatives[alternative],)).to_json())
 
 
-_held = text(
+_HELD = (
     "SELECT holder, gpu, count(*) AS tasks, sum(cores) AS cores, sum(memory_bytes) AS memory,"
     " sum(scratch_bytes) AS scratch, sum(encoder_sessions) AS sessions, sum(gpu_memory_bytes) AS gpu_memory"
     " FROM attempts WHERE holder <> '' GROUP BY holder, gpu"
 )
 
 
-def charged(connection: Connection, offers: Collection[Offer]) -> tuple[Offer, ...]:
+def charged(connection: Connection, database: Database, offers: Collection[Offer]) -> tuple[Offer, ...]:
     """The offers less what their agents hold already."""
     taken: dict[str, list[AnyRow]] = {}
-    for row in connection.execute(_held):
+    for row in database.rows(connection, _HELD):
         taken.setdefault(row.holder, []).append(row)
     return tuple(_less(offer, taken[offer.agent_id]) if offer.agent_id in taken else offer for offer in offers)
 
@@ -180,7 +180,7 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 _NOBODY: frozenset[str] = frozenset()
 
 
-def candidate(task: AnyRow, now_us: int) -> Candidate:
+def candidate(task: Any, now_us: int) -> Candidate:
     """A tasks row as the matcher wants it."""
     return Candidate(
         task_id=task.id,
@@ -205,8 +205,7 @@ def _requirements(document: str) -> Requirements:
     return found
 
 
-_heads = text(
-    """
+_HEADS = """
     WITH RECURSIVE line(lane) AS (
         SELECT min(lane) FROM tasks WHERE state = 'PENDING'
         UNION ALL
@@ -216,12 +215,11 @@ _heads = text(
     SELECT lane,
         (SELECT ready_us FROM tasks WHERE state = 'PENDING' AND lane = line.lane ORDER BY seq LIMIT 1) AS ready_us
     FROM line WHERE lane IS NOT NULL
-    """
-)
+"""
 """Every lane that has waiting tasks, with the time since when its head waits: an index probe for each, whatever stands
 behind the heads (a "loose index scan")."""
 
-_page = text(
+_PAGE = (
     "SELECT tenant, id, job_id, requirements, require, paths, avoid, ready_us, seq FROM tasks"
     " WHERE state = 'PENDING' AND lane = :lane AND seq > :after ORDER BY seq LIMIT :most"
 )
@@ -236,7 +234,7 @@ class Line:
     lane_keys: dict[str, str] = field(default_factory=dict)
 
     def lanes(self) -> list[Lane]:
-        heads = self.tx.connection.execute(_heads).all()
+        heads = self.tx.rows(_HEADS)
         facts = known_lanes(self.tx, [row.lane for row in heads])
         return [
             Lane(
@@ -255,7 +253,7 @@ class Line:
 
     def _tasks(self, lane: str) -> Iterator[Candidate]:
         after, most = -1, 4
-        while rows := self.tx.connection.execute(_page, {"lane": lane, "after": after, "most": most}).all():
+        while rows := self.tx.rows(_PAGE, lane=lane, after=after, most=most):
             for row in rows:
                 self.job_keys[row.id] = (row.tenant, row.job_id)
                 self.lane_keys[row.id] = lane
@@ -288,14 +286,14 @@ class GrantLeases:
         # First: what an agent takes up here is charged before it is granted anything else.
         granted = _adopt_publications(tx, self.offers)
         if lanes:
-            granted += self._grant(tx, line, lanes, charged(tx.connection, self.offers))
+            granted += self._grant(tx, line, lanes, charged(tx.connection, tx.database, self.offers))
         return granted
 
     def _grant(self, tx: Tx, line: Line, lanes: list[Lane], offers: tuple[Offer, ...]) -> list[Leased]:
         before = _standings(tx)
         shares = Shares(before)
         shares.enter({lane.share for lane in lanes})
-        costs = {row.class_key: row.cost for row in tx.connection.execute(select(tables.classes))}
+        costs = {row.class_key: row.cost for row in tx.rows("SELECT class_key, cost FROM classes")}
 
         def cost(class_key: str) -> float:
             return float(costs.get(class_key, DEFAULT_COST))
@@ -304,9 +302,9 @@ class GrantLeases:
             lanes,
             offers,
             shares=shares,
-            room=room(tx.connection, lanes),
+            room=room(tx, lanes),
             costs=cost,
-            blocked=blocked(tx.connection, tx.now_us),
+            blocked=blocked(tx.connection, tx.database, tx.now_us),
             shunned=self.shunned,
             rules=self.rules,
             feasibility=self.feasibility,
@@ -321,31 +319,31 @@ class GrantLeases:
         return leased
 
 
-def room(connection: Connection, lanes: Iterable[Lane]) -> dict[str, int]:
+def room(tx: Tx, lanes: Iterable[Lane]) -> dict[str, int]:
     """What is left under each limit that these lanes count against."""
-    maxima = {row.key: row.maximum for row in connection.execute(select(tables.limits))}
+    maxima = {row.key: row.maximum for row in tx.rows("SELECT key, maximum FROM limits")}
     if not maxima:
         return {}
-    running = {row.key: row.running for row in connection.execute(select(tables.limit_counts))}
+    running = {row.key: row.running for row in tx.rows("SELECT key, running FROM limit_counts")}
     keys = {key for lane in lanes for key in lane.limit_keys if limit_of(key) in maxima}
     return {key: maxima[limit_of(key)] - running.get(key, 0) for key in keys}
 
 
-def blocked(connection: Connection, now_us: int) -> frozenset[tuple[str, str]]:
+def blocked(connection: Connection, database: Database, now_us: int) -> frozenset[tuple[str, str]]:
     """(agent, class) pairs at which two different tasks failed lately."""
-    rows = connection.execute(
-        select(failures.c.agent_id, failures.c.class_key)
-        .where(failures.c.at_us > now_us - int(BLOCK_S * 1e6))
-        .group_by(failures.c.agent_id, failures.c.class_key)
-        .having(func.count() >= 2)
+    rows = database.rows(
+        connection,
+        "SELECT agent_id, class_key FROM failures WHERE at_us > :since"
+        " GROUP BY agent_id, class_key HAVING count(*) >= 2",
+        {"since": now_us - int(BLOCK_S * 1e6)},
     )
     return frozenset((row.agent_id, row.class_key) for row in rows)
 
 
 def _standings(tx: Tx) -> dict[ShareKey, Standing]:
     return {
-        (row.tenant, row.queue): Standing(row.weight, row.passed, row.virtual_time, row.active)
-        for row in tx.connection.execute(select(tables.shares))
+        (row.tenant, row.queue): Standing(row.weight, row.passed, row.virtual_time, bool(row.active))
+        for row in tx.rows("SELECT tenant, queue, weight, passed, virtual_time, active FROM shares")
     }
 
 
@@ -361,7 +359,7 @@ def _refund(
                 standing.passed -= cost(lane.class_key) / standing.weight
 
 
-_advance = text(
+_ADVANCE = (
     "UPDATE shares SET passed = passed + :gained, virtual_time = :virtual_time, active = :active"
     " WHERE tenant = :tenant AND queue = :queue"
 )
@@ -379,8 +377,8 @@ def _write_standings(tx: Tx, before: Mapping[ShareKey, Standing], changed: Mappi
         else:
             known.append({**row, "gained": standing.passed - former.passed})
     tx.database.insert(tx.connection, tables.shares, new, if_new=True)
-    if known:
-        tx.connection.execute(_advance, known)
+    for row in known:
+        tx.database.execute(tx.connection, _ADVANCE, row)
 
 
 def _lease(
@@ -447,15 +445,13 @@ def _count(tx: Tx, counted: Mapping[str, int]) -> None:
 
 def _adopt_publications(tx: Tx, offers: Collection[Offer]) -> list[Leased]:
     """Give publications whose agent was lost to an agent that reaches the same places; the attempt stays the same."""
-    orphans = tx.connection.execute(
-        text(
-            "SELECT t.tenant, t.job_id, t.paths, t.attempt_id FROM attempts a"
-            " JOIN tasks t ON t.tenant = a.tenant AND t.id = a.task_id"
-            " WHERE a.holder = '' AND a.state = 'publishing' AND t.state = 'PUBLISHING' AND t.attempt_id = a.id"
-            " ORDER BY a.id LIMIT :most"
-        ),
-        {"most": ORPHANS},
-    ).all()
+    orphans = tx.rows(
+        "SELECT t.tenant, t.job_id, t.paths, t.attempt_id FROM attempts a"
+        " JOIN tasks t ON t.tenant = a.tenant AND t.id = a.task_id"
+        " WHERE a.holder = '' AND a.state = 'publishing' AND t.state = 'PUBLISHING' AND t.attempt_id = a.id"
+        " ORDER BY a.id LIMIT :most",
+        most=ORPHANS,
+    )
     leased: list[Leased] = []
     for orphan in orphans:
         paths = json.loads(orphan.paths)

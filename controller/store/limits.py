@@ -73,6 +73,8 @@ class SetLimit:
     locks_scheduling: ClassVar[bool] = True
 
     def apply(self, tx: Tx) -> None:
+        # Who stores tasks just now must not put them into lanes of before.
+        tx.database.lock_writing(tx.connection)
         tx.database.lock_scheduling(tx.connection)
         before = current_limits(tx.connection).keys()
         if self.maximum is None:

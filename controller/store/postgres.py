@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from controller.store.engine import Clock, Database, Stamp, Url
+from controller.store.engine import NOTHING, Clock, Database, Stamp, Url, driver_error
 from controller.store.tables import Document
 
 log = structlog.get_logger()
@@ -43,6 +43,7 @@ CHANNEL = "mediactl"
 PAYLOAD_BYTES = 7900
 """A notification holds fewer than 8000 bytes; what doesn't fit is told as "anything"."""
 SCHEDULING_LOCK = 0x6D656469
+WRITING_LOCK = SCHEDULING_LOCK + 1
 NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 FIRST_WINS = frozenset({"pk_requests", "pk_agents", "pk_documents"})
 """Keys that two controllers may be given at once: whoever is second looks again and finds what the first one wrote."""
@@ -94,7 +95,9 @@ class PostgresDatabase(Database):
     def begin(self, connection: Connection) -> Stamp:
         if self._offset is None:
             self._offset = self._read_offset(connection)
-        now_us, transaction = connection.exec_driver_sql(f"{NOW}, pg_current_xact_id()::text::bigint").one()
+        now_us, transaction, _ = connection.exec_driver_sql(
+            f"{NOW}, pg_current_xact_id()::text::bigint, pg_advisory_xact_lock_shared({WRITING_LOCK})"
+        ).one()
         return Stamp(self._clock_us() if self._clock_us else now_us, (transaction + self._offset) << TICKET_BITS)
 
     def now_us(self, connection: Connection) -> int:
@@ -116,6 +119,9 @@ class PostgresDatabase(Database):
     def any_of(self, column: str, name: str, values: Collection[str]) -> tuple[str, dict[str, Any]]:
         return f"{column} = ANY(:{name})", {name: list(values)}
 
+    def lock_writing(self, connection: Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITING_LOCK})")
+
     def lock_scheduling(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({SCHEDULING_LOCK})")
 
@@ -124,34 +130,32 @@ class PostgresDatabase(Database):
     ) -> None:
         if rows:
             columns = tuple(rows[0])
-            connection.exec_driver_sql(_insert(table, columns, if_new), _arrays(table, columns, rows))
+            _driver(connection).execute(_insert(table, columns, if_new), _arrays(table, columns, rows))
 
     def update(
         self, connection: Connection, table: Table, keys: Sequence[str], rows: Sequence[Mapping[str, Any]]
     ) -> None:
         if rows:
             columns = tuple(name for name in rows[0] if name not in keys)
-            connection.exec_driver_sql(_update(table, columns, tuple(keys)), _arrays(table, (*columns, *keys), rows))
+            _driver(connection).execute(_update(table, columns, tuple(keys)), _arrays(table, (*columns, *keys), rows))
 
     def fetch(self, connection: Connection, sql: str, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        driver: psycopg.Connection[tuple[Any, ...]] = connection.connection.driver_connection  # type: ignore[assignment] # of this dialect
-        try:
-            return driver.execute(_placeholders(sql), values).fetchall()
-        except psycopg.Error as error:
-            # As SQLAlchemy would: who catches errors of the database catches this one too.
-            raise DBAPIError.instance(
-                sql,
-                values,
-                error,
-                psycopg.Error,
-                connection_invalidated=driver.closed,
-            ) from error
+        return _driver(connection).execute(_placeholders(sql), values).fetchall()
+
+    def _described(
+        self, connection: Connection, sql: str, values: Mapping[str, Any]
+    ) -> tuple[Sequence[tuple[Any, ...]], tuple[str, ...]]:
+        cursor = _driver(connection).execute(_placeholders(sql), values or None)
+        return cursor.fetchall(), tuple(column.name for column in cursor.description or ())
+
+    def execute(self, connection: Connection, sql: str, values: Mapping[str, Any] = NOTHING) -> None:
+        _driver(connection).execute(_placeholders(sql), values or None)
 
     def notify(self, connection: Connection, sender: str, topics: Iterable[str]) -> None:
         payload = json.dumps([sender, *topics], separators=(",", ":"))
         if len(payload) > PAYLOAD_BYTES:
             payload = json.dumps([sender])
-        connection.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": payload})
+        self.execute(connection, "SELECT pg_notify(:channel, :payload)", {"channel": CHANNEL, "payload": payload})
 
     def listen(self, sender: str, heard: Callable[[Collection[str] | None], None]) -> Callable[[], None]:
         ending = threading.Event()
@@ -181,16 +185,24 @@ class PostgresDatabase(Database):
                 log.warning("not hearing of other controllers' changes", message=str(error).strip())
                 ending.wait(RECONNECT_S)
 
-    def is_conflict(self, error: DBAPIError) -> bool:
-        if isinstance(error.orig, psycopg.errors.UniqueViolation):
-            return error.orig.diag.constraint_name in FIRST_WINS
+    def is_conflict(self, error: BaseException) -> bool:
+        told = driver_error(error)
+        if isinstance(told, psycopg.errors.UniqueViolation):
+            # Another controller was first with the same request or agent; the next look finds what it wrote.
+            return told.diag.constraint_name in ("pk_requests", "pk_agents")
         return isinstance(
-            error.orig,
+            told,
             psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure | psycopg.errors.LockNotAvailable,
         )
 
-    def is_unavailable(self, error: DBAPIError) -> bool:
-        return error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError)
+    def is_unavailable(self, error: BaseException) -> bool:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        return isinstance(driver_error(error), psycopg.OperationalError | psycopg.InterfaceError)
+
+
+def _driver(connection: Connection) -> psycopg.Connection[tuple[Any, ...]]:
+    return connection.connection.driver_connection  # type: ignore[return-value] # of this dialect
 
 
 def _arrays(table: Table, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

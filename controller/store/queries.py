@@ -293,9 +293,35 @@ def declared_roots(connection: Connection) -> list[tuple[str, ...]]:
     ]
 
 
-def admission_grounds(connection: Connection, database: Database) -> tuple[list[tuple[str, ...]], int]:
-    """What a request is checked against: the declared media roots, and the time."""
-    return declared_roots(connection), database.now_us(connection)
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What a request is checked against. `before`: the jobs that the same request made already."""
+
+    before: list[JobId]
+    roots: list[tuple[str, ...]]
+    now_us: int
+    parents: Mapping[str, JobId | JobNotFound | JobAmbiguous]
+
+
+def admission_grounds(
+    connection: Connection, database: Database, tenant: Tenant, request_id: str, digest: str, after: Iterable[str]
+) -> Grounds:
+    """All of it in one snapshot; `after` are ids of jobs or prefixes of them."""
+    parents: dict[str, JobId | JobNotFound | JobAmbiguous] = {}
+    for prefix in set(after):
+        try:
+            parents[prefix] = resolve_job(connection, tenant, prefix)
+        except (JobNotFound, JobAmbiguous) as error:
+            parents[prefix] = error
+    return Grounds(
+        before=requested(connection, tenant, request_id, digest) if request_id else [],
+        roots=[
+            tuple(json.loads(row.media_roots))
+            for row in database.rows(connection, "SELECT DISTINCT media_roots FROM agents WHERE lost = false")
+        ],
+        now_us=database.now_us(connection),
+        parents=parents,
+    )
 
 
 def archived(connection: Connection, tenant: Tenant, job_id: JobId, attempt_id: str) -> list[tuple[str, str]]:

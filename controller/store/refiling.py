@@ -148,7 +148,7 @@ def _lane(unit: Work, task: TaskRecord, needs: Requirements) -> str:
         .where(tables.tasks.c.tenant == task.tenant, tables.tasks.c.id == task.id)
     ).one()
     facts = lane_of(
-        grounds(tx.connection),
+        grounds(tx),
         tenant=task.tenant,
         queue=row.queue,
         priority=task.priority,

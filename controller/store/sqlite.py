@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
-from controller.store.engine import Clock, Database, Stamp, Url
+from controller.store.engine import NOTHING, Clock, Database, Stamp, Url, driver_error
 
+_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
+"""Errors of the place, not of the statement."""
 TICKET_BITS = 12
 """Tickets begin at the time in microseconds with room for this many bits: they rise across restarts and restores."""
 
@@ -85,6 +94,9 @@ class SqliteDatabase(Database):
     def any_of(self, column: str, name: str, values: Collection[str]) -> tuple[str, dict[str, Any]]:
         return f"{column} IN (SELECT value FROM json_each(:{name}))", {name: json.dumps(list(values))}  # noqa: S608
 
+    def lock_writing(self, connection: Connection) -> None:
+        pass
+
     def lock_scheduling(self, connection: Connection) -> None:
         pass
 
@@ -93,7 +105,7 @@ class SqliteDatabase(Database):
     ) -> None:
         if rows:
             columns = tuple(rows[0])
-            connection.exec_driver_sql(_insert(table, columns, if_new), [tuple(row.values()) for row in rows])
+            _driver(connection).executemany(_insert(table, columns, if_new), [tuple(row.values()) for row in rows])
 
     def update(
         self, connection: Connection, table: Table, keys: Sequence[str], rows: Sequence[Mapping[str, Any]]
@@ -101,13 +113,21 @@ class SqliteDatabase(Database):
         if rows:
             columns = tuple(name for name in rows[0] if name not in keys)
             order = (*columns, *keys)
-            connection.exec_driver_sql(
+            _driver(connection).executemany(
                 _update(table, columns, tuple(keys)), [tuple(row[name] for name in order) for row in rows]
             )
 
     def fetch(self, connection: Connection, sql: str, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment] # of this dialect
-        return driver.execute(sql, values).fetchall()
+        return _driver(connection).execute(sql, dict(values)).fetchall()
+
+    def _described(
+        self, connection: Connection, sql: str, values: Mapping[str, Any]
+    ) -> tuple[Sequence[tuple[Any, ...]], tuple[str, ...]]:
+        cursor = _driver(connection).execute(sql, dict(values))
+        return cursor.fetchall(), tuple(column[0] for column in cursor.description)
+
+    def execute(self, connection: Connection, sql: str, values: Mapping[str, Any] = NOTHING) -> None:
+        _driver(connection).execute(sql, dict(values))
 
     def notify(self, connection: Connection, sender: str, topics: Iterable[str]) -> None:
         pass
@@ -115,11 +135,16 @@ class SqliteDatabase(Database):
     def listen(self, sender: str, heard: Callable[[Collection[str] | None], None]) -> Callable[[], None]:
         return lambda: None
 
-    def is_conflict(self, error: DBAPIError) -> bool:
+    def is_conflict(self, error: BaseException) -> bool:
         return False
 
-    def is_unavailable(self, error: DBAPIError) -> bool:
-        return isinstance(error.orig, sqlite3.OperationalError)
+    def is_unavailable(self, error: BaseException) -> bool:
+        told = driver_error(error)
+        return isinstance(told, sqlite3.OperationalError) and (told.sqlite_errorcode & 0xFF) in _AWAY
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    return connection.connection.driver_connection  # type: ignore[return-value] # of this dialect
 
 
 @cache

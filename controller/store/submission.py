@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select, tuple_
-
 from controller.core.states import JobState, TaskState
 from controller.store import tables, topics
 from controller.store.lanes import Grounds, grounds, lane_of, store_lanes
@@ -56,6 +54,14 @@ class NewJob:
     pinned_inputs: str = ""
 
 
+class Submitted(list[JobId]):
+    """Ids in the order of the request. `created_us`: when they were stored; None: by an earlier, equal request."""
+
+    def __init__(self, ids: Iterable[JobId], created_us: int | None) -> None:
+        super().__init__(ids)
+        self.created_us = created_us
+
+
 @dataclass(frozen=True, slots=True)
 class Submit:
     """Store jobs. Returns their ids; those of the first request where `request_id` was seen before.
@@ -72,28 +78,28 @@ class Submit:
     def weight(self) -> int:
         return 3 * len(self.new)
 
-    def apply(self, tx: Tx) -> list[JobId]:
+    def apply(self, tx: Tx) -> Submitted:
         [result] = self.apply_all(tx, [self])
         if isinstance(result, Exception):
             raise result
         return result
 
     @classmethod
-    def apply_all(cls, tx: Tx, commands: Sequence[Submit]) -> list[list[JobId] | RequestIdReused]:
+    def apply_all(cls, tx: Tx, commands: Sequence[Submit]) -> list[Submitted | RequestIdReused]:
         """The ids, or the refusal, for each."""
         before = _requested(tx, commands)
         rows = _Rows()
-        results: list[list[JobId] | RequestIdReused] = []
-        now = grounds(tx.connection)
+        results: list[Submitted | RequestIdReused] = []
+        now = grounds(tx)
         for command in commands:
             key = (command.tenant, command.request_id)
             known = before.get(key) if command.request_id else None
             if known is not None:
                 digest, ids = known
-                results.append(ids if digest == command.digest else RequestIdReused())
+                results.append(Submitted(ids, None) if digest == command.digest else RequestIdReused())
                 continue
             ids = [rows.add(tx, command.tenant, new, now) for new in command.new]
-            results.append(ids)
+            results.append(Submitted(ids, tx.now_us))
             if command.request_id:
                 before[key] = (command.digest, ids)
                 rows.requests.append(
@@ -113,7 +119,8 @@ def _requested(tx: Tx, commands: Sequence[Submit]) -> dict[tuple[str, str], tupl
     keys = [(command.tenant, command.request_id) for command in commands if command.request_id]
     if not keys:
         return {}
-    rows = tx.connection.execute(select(requests).where(tuple_(requests.c.tenant, requests.c.request_id).in_(keys)))
+    clause, values = tx.database.any_of("request_id", "ids", sorted({request_id for _, request_id in keys}))
+    rows = tx.rows(f"SELECT tenant, request_id, digest, job_ids FROM requests WHERE {clause}", **values)  # noqa: S608
     return {(row.tenant, row.request_id): (row.digest, json.loads(row.job_ids)) for row in rows}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, text
+from sqlalchemy import delete
 
 from controller.core.states import (
     HELD_BY_AGENT,
@@ -340,10 +340,8 @@ class Work:
             )
         self._dropped = []
         for limit_key, count in sorted(self._released.items()):
-            tx.connection.execute(
-                text("UPDATE limit_counts SET running = running - :count WHERE key = :key"),
-                {"count": count, "key": limit_key},
-            )
+            sql = "UPDATE limit_counts SET running = running - :count WHERE key = :key"
+            tx.database.execute(tx.connection, sql, {"count": count, "key": limit_key})
         self._released.clear()
         for (tenant, queue), core_seconds in sorted(self._corrections.items()):
             self._correct(tenant, "", core_seconds)
@@ -352,10 +350,9 @@ class Work:
 
     def _correct(self, tenant: str, queue: str, core_seconds: float) -> None:
         if core_seconds:
-            self.tx.connection.execute(
-                text("UPDATE shares SET passed = passed + :used / weight WHERE tenant = :tenant AND queue = :queue"),
-                {"used": core_seconds, "tenant": tenant, "queue": queue},
-            )
+            sql = "UPDATE shares SET passed = passed + :used / weight WHERE tenant = :tenant AND queue = :queue"
+            values = {"used": core_seconds, "tenant": tenant, "queue": queue}
+            self.tx.database.execute(self.tx.connection, sql, values)
 
     def _tell_dependants(self, turned: list[JobRecord]) -> None:
         """Settle what waits for jobs that ended, or that were brought back from their end."""
@@ -363,12 +360,10 @@ class Work:
         children: dict[JobKey, list[JobRecord]] = {}
         for tenant in sorted({tenant for tenant, _ in parents}):
             clause, values = self.tx.database.any_of("parent_id", "ids", sorted(i for t, i in parents if t == tenant))
-            for edge in self.tx.database.select(
-                self.tx.connection,
-                "tenant, parent_id, child_id",
-                "job_edges",
-                f"tenant = :tenant AND {clause}",
-                {"tenant": tenant, **values},
+            for edge in self.tx.rows(
+                f"SELECT parent_id, child_id FROM job_edges WHERE tenant = :tenant AND {clause}",  # noqa: S608
+                tenant=tenant,
+                **values,
             ):
                 children.setdefault((tenant, edge.child_id), []).append(parents[tenant, edge.parent_id])
         self.lock(children)

@@ -16,12 +16,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from controller.store.engine import Database, StoreUnavailable
 from controller.store.sqlite import SqliteDatabase
@@ -57,6 +57,10 @@ class Tx:
         """A number above all that were given before."""
         self.next_ticket += 1
         return self.next_ticket - 1
+
+    def rows(self, sql: str, **values: Any) -> Sequence[Any]:
+        """Rows of plain SQL with named columns."""
+        return self.database.rows(self.connection, sql, values)
 
     @property
     def now_s(self) -> float:
@@ -148,7 +152,7 @@ class Store:
             try:
                 with self._reader.begin() as connection:
                     return query(connection, *args, **kwargs)
-            except DBAPIError as error:
+            except Exception as error:
                 if self.database.is_unavailable(error):
                     raise StoreUnavailable from error
                 raise
@@ -176,7 +180,7 @@ class Store:
                         connection = self._writer.connect()
                     outcomes, tx = self._commit(connection, batch)
                 except Exception as error:  # noqa: BLE001 - the commit failed: every caller hears of it
-                    away = isinstance(error, DBAPIError) and self.database.is_unavailable(error)
+                    away = self.database.is_unavailable(error)
                     told: Exception = StoreUnavailable() if away else error
                     if away:
                         log.warning("the database is unavailable", message=str(error.__cause__ or error).strip())
@@ -225,7 +229,7 @@ class Store:
         for tries_left in reversed(range(TRIES)):
             try:
                 return self._transaction(connection, batch)
-            except DBAPIError as error:
+            except Exception as error:
                 if not tries_left or not self.database.is_conflict(error):
                     raise
         raise AssertionError("the last try raises or returns")
@@ -279,7 +283,7 @@ def apply_group(tx: Tx, commands: Sequence[Command[Any]]) -> list[Any]:
         try:
             return _in_savepoint(tx, lambda inner: type(commands[0]).apply_all(inner, commands))  # type: ignore[attr-defined] # it is Mergeable
         except Exception as error:
-            if isinstance(error, DBAPIError) and _of_the_transaction(tx, error):
+            if _of_the_transaction(tx, error):
                 raise
             # One of them is to blame: it alone is to fail.
             if len(commands) > 1:
@@ -289,21 +293,27 @@ def apply_group(tx: Tx, commands: Sequence[Command[Any]]) -> list[Any]:
         try:
             results.append(_in_savepoint(tx, command.apply))
         except Exception as error:
-            if isinstance(error, DBAPIError) and _of_the_transaction(tx, error):
+            if _of_the_transaction(tx, error):
                 raise
             results.append(error)
     return results
 
 
-def _of_the_transaction(tx: Tx, error: DBAPIError) -> bool:
+def _of_the_transaction(tx: Tx, error: Exception) -> bool:
     return tx.database.is_conflict(error) or tx.database.is_unavailable(error)
 
 
 def _in_savepoint(tx: Tx, apply: Callable[[Tx], R]) -> R:
     inner = Tx(tx.connection, tx.database, tx.now_us, tx.next_ticket)
+    execute = partial(tx.database.execute, tx.connection)
+    execute("SAVEPOINT command")
     try:
-        with tx.connection.begin_nested():
-            result = apply(inner)
+        result = apply(inner)
+    except BaseException:
+        execute("ROLLBACK TO SAVEPOINT command")
+        raise
+    else:
+        execute("RELEASE SAVEPOINT command")
     finally:
         # Tickets are never given twice, not even those of what was undone.
         tx.next_ticket = inner.next_ticket

@@ -14,14 +14,15 @@ from controller.store import queries
 from controller.store.lanes import Relane
 from controller.store.leasing import DEFAULT_COST
 from controller.store.limits import ReconcileLimits, SetLimit
-from controller.store.tables import attempts, jobs, limit_counts, tasks
+from controller.store.submission import Submit
+from controller.store.tables import DEFAULT_TENANT, attempts, jobs, limit_counts, tasks
 from controller.store.topics import RELANE
 from mediactl.v1 import agent_service_pb2 as pb
 from presets.reasons import Reason
 from tests.fakes.agent_peer import PATIENCE_S
 from tests.fakes.desks import cancel, complete, passed, two_desks, unfinished, until_blocked
 from tests.fakes.postgres import Postgres
-from tests.fakes.running import Desk, desk_on_engine, offer
+from tests.fakes.running import Desk, desk_on_engine, new_job, offer
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -167,6 +168,32 @@ async def test_two_controllers_never_exceed_a_limit_nor_an_agent(postgres: Postg
             await asyncio.gather(*(complete(desk, *half) for desk, half in zip(desks, halves, strict=True)))
         assert len(set(seen)) == len(seen)
         assert await one.do(ReconcileLimits()) == ()
+
+
+async def test_what_is_submitted_while_a_limit_is_set_stands_under_it(postgres: Postgres) -> None:
+    """The limit waits for those who store jobs at that moment, and then counts theirs too."""
+    async with two_desks(postgres) as (one, other):
+        await one.register("a")
+        with unfinished(other) as tx:
+            Submit(DEFAULT_TENANT, tuple(new_job() for _ in range(4)), "", "d").apply(tx)
+            setting = asyncio.create_task(one.do(SetLimit("global", 1)))
+            await until_blocked(one)
+        await setting
+        assert len(await one.grant("a")) == 1
+
+
+async def test_limits_set_and_grants_made_at_two_controllers_get_along(postgres: Postgres) -> None:
+    """However they fall, nobody is refused and no limit is passed in the end."""
+    async with two_desks(postgres) as desks:
+        one, other = desks
+        await one.register("a")
+        await one.submit(20)
+        setting = [desk.do(SetLimit("global", maximum)) for desk, maximum in zip(desks * 2, (2, 3, 4, 5), strict=True)]
+        granting = [desk.grant("a", cores=8) for desk in desks * 4]
+        await asyncio.gather(*granting[:4], *setting, *granting[4:])
+        await one.do(SetLimit("global", 5))
+        await asyncio.gather(one.grant("a", cores=8), other.grant("a", cores=8))
+        assert (await _counts(one))["global"] == sum((await _held(one)).values())
 
 
 async def test_a_task_that_another_controller_has_in_hand_is_passed_over(postgres: Postgres) -> None:

@@ -1,16 +1,15 @@
-"""A seeded nemesis for real processes: which faults, where, when and for how long is decided before the first of them.
+"""A seeded nemesis for real processes.
 
-    world = World(home, Shape(controllers=2, lost_s=2.0), database=postgres)
-    with world, world.load(seed) as load:
-        world.suffer(plan(seed, world.shape, lasts_s=10.0))
-    world.settle(load)
+    with World(home, shape, database=postgres) as world:
+        with world.load(seed) as load:
+            world.suffer(plan(seed, shape, lasts_s=10.0))
+        world.settle(load)
 
 Equal seeds make equal plans; what they hit is up to the processes. Every fault ends, and at the end all is well again.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import random
 import threading
@@ -19,7 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Self, assert_never
@@ -29,9 +29,10 @@ from mediactl.client import Client
 from mediactl.errors import MediactlError
 from mediactl.v1 import job_pb2
 from tests.fakes.cli import Home, until
-from tests.fakes.outside import check_history, check_logs, check_publications
+from tests.fakes.fault_plans import HOW, OF_DATABASE, Fault, Kind, Shape, plan
+from tests.fakes.outside import check_files, check_history, check_logs, check_publications
 from tests.fakes.postgres import Postgres, through
-from tests.fakes.programs import UP_S, ControllerProgram, FleetProgram, Link, Program, reserved_port
+from tests.fakes.programs import UP_S, AgentProgram, ControllerProgram, FleetProgram, Link, Program, reserved_port
 from tests.fakes.proxy import proxy_thread
 
 SETTLE_S = 90.0
@@ -43,77 +44,6 @@ _UNENDED = (
     job_pb2.JOB_STATE_PROCESSING,
     job_pb2.JOB_STATE_FAILED,
 )
-
-
-class Kind(StrEnum):
-    KILL_CONTROLLER = "kill controller"
-    PAUSE_CONTROLLER = "pause controller"
-    KILL_FLEET = "kill fleet"
-    PAUSE_FLEET = "pause fleet"
-    PAUSE_FLEET_PAST_LOST = "pause fleet past LOST"
-    CUT = "cut"
-    FREEZE = "freeze"
-    DELAY = "delay"
-    KILL_DATABASE = "kill database"
-    CUT_DATABASE = "cut database"
-    FREEZE_DATABASE = "freeze database"
-
-
-_OF_DATABASE = (Kind.KILL_DATABASE, Kind.CUT_DATABASE, Kind.FREEZE_DATABASE)
-_HOW = {Kind.CUT: "cut", Kind.CUT_DATABASE: "cut", Kind.FREEZE: "freeze", Kind.FREEZE_DATABASE: "freeze"}
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How many of what, and after how many seconds of silence an agent is LOST."""
-
-    controllers: int = 1
-    fleets: int = 3
-    agents: int = 2
-    lost_s: float = 1.6
-    postgres: bool = False
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Fault:
-    """`controller` and `fleet` count from 0; what a kind doesn't concern is ignored."""
-
-    at_s: float
-    lasts_s: float
-    kind: Kind
-    controller: int
-    fleet: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.at_s:6.2f} s, {self.lasts_s:.2f} s: {self.kind} (controller {self.controller} fleet {self.fleet})"
-        )
-
-
-def plan(seed: int, shape: Shape, *, lasts_s: float, every_s: float = 0.8) -> tuple[Fault, ...]:
-    """Faults for `lasts_s` seconds, one about `every_s` seconds: a function of its arguments alone."""
-    dice = random.Random(f"nemesis {seed}")  # noqa: S311 - no secret
-    kinds = [kind for kind in Kind if shape.postgres or kind not in _OF_DATABASE]
-    faults = []
-    # Each kind comes before any comes again.
-    deck: list[Kind] = []
-    at_s = 0.5
-    while at_s < lasts_s:
-        deck = deck or dice.sample(kinds, len(kinds))
-        kind = deck.pop()
-        longest = shape.lost_s * 1.8 if kind is Kind.PAUSE_FLEET_PAST_LOST else 1.5
-        shortest = shape.lost_s * 1.3 if kind is Kind.PAUSE_FLEET_PAST_LOST else 0.1
-        faults.append(
-            Fault(
-                round(at_s, 2),
-                round(dice.uniform(shortest, longest), 2),
-                kind,
-                dice.randrange(shape.controllers),
-                dice.randrange(shape.fleets),
-            )
-        )
-        at_s += dice.uniform(0.3, 1.7) * every_s
-    return tuple(faults)
 
 
 @dataclass
@@ -128,18 +58,28 @@ class Load:
 
 
 class World:
-    """Controllers on one database, fleets of simulated agents, and a proxy between each two that talk."""
+    """Controllers on one database, fleets of simulated agents, and a proxy between each two that talk.
 
-    def __init__(self, home: Home, shape: Shape, *, database: Postgres | None = None) -> None:
+    With a `recording`, each fleet is one real agent, and every job converts that.
+    """
+
+    def __init__(
+        self, home: Home, shape: Shape, *, database: Postgres | None = None, recording: Path | None = None
+    ) -> None:
         self.shape = shape
         self.controllers: list[ControllerProgram] = []
-        self.fleets: list[FleetProgram] = []
+        self.fleets: list[FleetProgram | AgentProgram] = []
+        self._outputs = home.folder / "published"
+        self._input = home.folder / "input.wav"
+        self._recording = recording
+        if recording:
+            self._outputs.mkdir()
+            self._input.write_bytes(recording.read_bytes())
         self._home = home
         self._postgres = database
         self._links: dict[tuple[int, int], Link] = {}
         self._database_links: list[Link] = []
         self._stack = ExitStack()
-        self._down: dict[int, int] = {}
 
     @property
     def address(self) -> str:
@@ -163,6 +103,9 @@ class World:
                 controller.up()
             for fleet in self.fleets:
                 fleet.start()
+            with self.client() as client:
+                wanted = self.shape.fleets * (1 if self._recording else self.shape.agents)
+                until(lambda: len(client.agents()) == wanted, "every agent is registered", within_s=UP_S)
             self._stack = stack.pop_all()
         return self
 
@@ -181,30 +124,28 @@ class World:
         port = stack.enter_context(reserved_port())
         return ControllerProgram(self._home, port, self._home.folder / f"controller-{number}", *flags)
 
-    def _fleet(self, stack: ExitStack, number: int) -> FleetProgram:
+    def _fleet(self, stack: ExitStack, number: int) -> FleetProgram | AgentProgram:
         addresses = []
         for index, controller in enumerate(self.controllers):
             proxy = stack.enter_context(proxy_thread(controller.address))
             self._links[index, number] = Link(proxy)
             addresses.append(proxy.address)
+        if self._recording:
+            return AgentProgram(self._home, f"agent{number}", addresses)
         return FleetProgram(self._home, f"fleet{number}-", addresses, "--agents", self.shape.agents, "--seed", number)
 
     # Faults
 
     def suffer(self, faults: tuple[Fault, ...]) -> None:
         """Do as planned; returns when the last fault has ended."""
-        order = itertools.count()
-        timeline: list[tuple[float, int, Callable[[], None]]] = []
-        for fault in faults:
-            heapq.heappush(timeline, (fault.at_s, next(order), lambda fault=fault: self._begin(fault)))
-            heapq.heappush(timeline, (fault.at_s + fault.lasts_s, next(order), lambda fault=fault: self._end(fault)))
+        timeline = [(fault.at_s, self._begin, fault) for fault in faults]
+        timeline += [(fault.at_s + fault.lasts_s, self._end, fault) for fault in faults]
         begun = time.monotonic()
         idle = threading.Event()
-        while timeline:
-            at_s, _, act = heapq.heappop(timeline)
+        for at_s, act, fault in sorted(timeline, key=itemgetter(0)):
             # The schedule itself: nothing is waited for.
             idle.wait(max(0.0, begun + at_s - time.monotonic()))
-            act()
+            act(fault)
 
     def _begin(self, fault: Fault) -> None:
         match fault.kind:
@@ -213,7 +154,7 @@ class World:
             case Kind.PAUSE_CONTROLLER | Kind.PAUSE_FLEET | Kind.PAUSE_FLEET_PAST_LOST:
                 self._program(fault).suspend()
             case Kind.CUT | Kind.FREEZE | Kind.DELAY | Kind.CUT_DATABASE | Kind.FREEZE_DATABASE:
-                self._link(fault).harm(_HOW.get(fault.kind, "delay"))
+                self._link(fault).harm(HOW.get(fault.kind, "delay"))
             case Kind.KILL_DATABASE:
                 assert self._postgres
                 self._postgres.kill()
@@ -228,7 +169,7 @@ class World:
             case Kind.PAUSE_CONTROLLER | Kind.PAUSE_FLEET | Kind.PAUSE_FLEET_PAST_LOST:
                 self._program(fault).resume()
             case Kind.CUT | Kind.FREEZE | Kind.DELAY | Kind.CUT_DATABASE | Kind.FREEZE_DATABASE:
-                self._link(fault).heal(_HOW.get(fault.kind, "delay"))
+                self._link(fault).heal(HOW.get(fault.kind, "delay"))
             case Kind.KILL_DATABASE:
                 assert self._postgres
                 if not self._postgres.running:
@@ -242,7 +183,7 @@ class World:
         return self.fleets[fault.fleet]
 
     def _link(self, fault: Fault) -> Link:
-        if fault.kind in _OF_DATABASE:
+        if fault.kind in OF_DATABASE:
             return self._database_links[fault.controller]
         return self._links[fault.controller, fault.fleet]
 
@@ -282,9 +223,10 @@ class World:
         numbers = itertools.count()
         with self.client() as client:
             for call in itertools.count():
-                specs = [spec(next(numbers)) for _ in range(dice.choice((1, 1, 3, 8, 20)))]
+                size = dice.choice((1, 1, 2) if self._recording else (1, 1, 3, 8, 20))
+                specs = [self._spec(next(numbers)) for _ in range(size)]
                 # As a caller does who wasn't answered: the same again.
-                jobs = self._insisting(lambda: client.submit_all(specs, request_id=f"{seed}-{call}"))
+                jobs = self._insisting(partial(client.submit_all, specs, request_id=f"{seed}-{call}"))
                 load.acknowledged += [job.id for job in jobs]
                 if dice.random() < 0.3:
                     victim = dice.choice(load.acknowledged[-30:])
@@ -292,6 +234,14 @@ class World:
                         client.cancel(victim)
                 if load.enough.wait(dice.uniform(0.05, 0.4)):
                     return
+
+    def _spec(self, number: int) -> job_pb2.JobSpec:
+        asked = spec(number)
+        if self._recording:
+            asked.inputs[0].uri = self._input.as_uri()
+            asked.outputs[0].uri = (self._outputs / f"{number}.flac").as_uri()
+            asked.outputs[0].profile = "flac"
+        return asked
 
     def _insisting(self, call: Callable[[], tuple[job_pb2.Job, ...]]) -> tuple[job_pb2.Job, ...]:
         deadline = time.monotonic() + SETTLE_S
@@ -325,7 +275,10 @@ class World:
             # Every fleet has told what it still owed.
             journal = self.journal()
             check_history(client, load.acknowledged, load.watched)
-            check_publications(jobs, journal)
+            if self._recording:
+                check_files(jobs, self._outputs)
+            else:
+                check_publications(jobs, journal)
             check_logs(client, journal)
         if load.watcher:
             load.watcher.close()
@@ -333,6 +286,9 @@ class World:
 
     def _until_ended(self, client: Client) -> None:
         def left() -> bool:
+            for controller in self.controllers:
+                # As any supervisor does: one that came up while its database was away has gone again.
+                controller.start()
             with suppress(MediactlError):
                 return not client.list_page({"states": [*map(job_pb2.JobState.Name, _UNENDED)]}, page_size=1).jobs
             return False
@@ -341,7 +297,7 @@ class World:
 
     def journal(self) -> list[dict[str, object]]:
         """What all agents noted in all their lives."""
-        return [entry for fleet in self.fleets for entry in fleet.journal()]
+        return [entry for fleet in self.fleets if isinstance(fleet, FleetProgram) for entry in fleet.journal()]
 
 
 def spec(number: int, **labels: str) -> job_pb2.JobSpec:
@@ -355,12 +311,20 @@ def spec(number: int, **labels: str) -> job_pb2.JobSpec:
     )
 
 
-def suffered(folder: Path, shape: Shape, seed: int, lasts_s: float, database: Postgres | None = None) -> Counter[str]:
+def suffered(
+    folder: Path,
+    shape: Shape,
+    seed: int,
+    lasts_s: float,
+    *,
+    database: Postgres | None = None,
+    recording: Path | None = None,
+) -> Counter[str]:
     """A world that a nemesis is let loose on, and all that must hold of it afterwards. Returns how often what happened:
     states of jobs and of attempts."""
     faults = plan(seed, shape, lasts_s=lasts_s)
     print(f"seed {seed}, {shape}:", *faults, sep="\n  ")  # noqa: T201 - pytest shows it where the test fails
-    with World(Home(folder), shape, database=database) as world:
+    with World(Home(folder), shape, database=database, recording=recording) as world:
         with world.load(seed) as load:
             world.suffer(faults)
         jobs = world.settle(load)

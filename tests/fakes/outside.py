@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from controller.core.states import TRANSITIONS, JobState, TaskState, next_state
@@ -102,6 +104,17 @@ def check_publications(jobs: Iterable[job_pb2.Job], journal: Journal) -> None:
         outputs = sorted([artifact.uri, artifact.sha256] for artifact in job.artifacts)
         assert all(sorted(entry["outputs"]) == outputs for entry in entries), (job.id, entries)
     assert not published, f"published for jobs that nobody knows: {published}"
+
+
+def check_files(jobs: Iterable[job_pb2.Job], folder: Path) -> None:
+    """What is in `folder` is exactly what COMPLETED jobs say they published there; hidden files aside."""
+    promised = {artifact.uri: artifact.sha256 for job in jobs for artifact in job.artifacts}
+    there = {
+        path.as_uri(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if not path.name.startswith(".")
+    }
+    assert there == promised
 
 
 def check_logs(client: Client, journal: Journal) -> None:

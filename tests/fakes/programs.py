@@ -127,6 +127,14 @@ class FleetProgram(Program):
         return read_journal(self._journal)
 
 
+class AgentProgram(Program):
+    """`mediactl-agent serve`, with FFmpeg. Its media root is the home."""
+
+    def __init__(self, home: Home, name: str, controllers: Sequence[str]) -> None:
+        arguments = ("--data-dir", home.folder / name, "--name", name, "--media-root", home.folder)
+        super().__init__(home, "agent.main", ("serve", "--controller", ",".join(controllers), *arguments))
+
+
 class Link:
     """A link that is broken for overlapping reasons: whole again when the last of them is gone."""
 

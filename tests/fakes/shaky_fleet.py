@@ -88,7 +88,7 @@ class ShakyAgent(SimulatedAgent):
             text = self._lines.pop((said.attempt_id, sequence), None)
             if text is None:
                 break
-            entry = {"what": "log_acknowledged", "agent": self.agent_id, "attempt": said.attempt_id}
+            entry: dict[str, object] = {"what": "log_acknowledged", "agent": self.agent_id, "attempt": said.attempt_id}
             entry |= {"stream": said.stream, "sequence": sequence, "text": text, "at": time.monotonic()}
             self._journal.write(json.dumps(entry) + "\n")
 

@@ -57,6 +57,9 @@ class SimulatedAgent(Process):
         self._turn = world.scheduler.dice.randint(0, 1)
 
     def start(self) -> None:
+        """Begin a new life, unless it lives."""
+        if self.up:
+            return
         self.scheduler.say(self.name, "starts")
         self.up = True
         self.dies_in = 0
@@ -212,9 +215,7 @@ class SimulatedAgent(Process):
         outbox.urgent = False
         frames.append(
             pb.SessionRequest(
-                status=pb.AgentStatus(
-                    holdings=outbox.holdings(), scratch_free_bytes=8 << 30, draining=self._stopping
-                )
+                status=pb.AgentStatus(holdings=outbox.holdings(), scratch_free_bytes=8 << 30, draining=self._stopping)
             )
         )
         self._told_us = self.scheduler.now_us
@@ -247,6 +248,7 @@ class SimulatedAgent(Process):
                 if self.outbox.ledger.publish(attempt_id) is Effect.PUBLISH:
                     self.scheduler.say(self.name, f"may publish {attempt_id}")
                     self._attempts[attempt_id].publish()
+                    self.world.nemesis.about_to_publish(self)
             case "acknowledgement":
                 self._acknowledged(frame.acknowledgement)
             case _:
@@ -303,5 +305,3 @@ class SimulatedAgent(Process):
 
     def forget(self, attempt_id: str) -> None:
         del self._attempts[attempt_id]
-
-

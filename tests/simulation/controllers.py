@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 TIMERS = Timers(heartbeat_s=2.0, unreachable_s=6.0, lost_s=15.0)
-SWEEP_S = 2.5
+SWEEP_S = 3.0
 DECLINE_PAUSE_S = 1.0
 REFUSALS = (AgentIdConflict, EpochSuperseded, JobEnded, StoreUnavailable)
 """What commands may raise; anything else is a defect."""
@@ -95,6 +95,9 @@ class SimulatedController(Process):
         self.lines: dict[str, Line] = {}
 
     def start(self) -> None:
+        """Begin a new life, unless it lives."""
+        if self.up:
+            return
         self.scheduler.say(self.name, "starts")
         self.up = True
         self.dies_in = 0
@@ -342,7 +345,7 @@ class SimulatedController(Process):
             if silent_us < TIMERS.unreachable_s * 1e6
         )
         if signs:
-            self.execute(Seen(signs, resolution_us=2_000_000))
+            self.execute(Seen(signs, resolution_us=2_000_000), self._superseded)
         if self.world.base.any(*TIMED):
             self.execute(FallDue())
             self.execute(EnforceStops())
@@ -350,6 +353,12 @@ class SimulatedController(Process):
         else:
             self._swept(now_s, None)
         self._dispatch()
+
+    def _superseded(self, result: Any) -> None:
+        for agent_id, epoch in result if isinstance(result, list) else ():
+            line = self.lines.get(agent_id)
+            if line is not None and line.exchange.speaker.epoch == epoch:
+                self._close(line, EpochSuperseded())
 
     def _swept(self, began_s: float, result: Any) -> None:
         if isinstance(result, Exception) or self.scheduler.now_us < self.world.database_away_until_us:
@@ -364,5 +373,3 @@ class SimulatedController(Process):
             self.scheduler.say(self.name, f"calls {agent_id} lost")
             if (line := self.lines.get(agent_id)) is not None:
                 self._close(line, EpochSuperseded())
-
-

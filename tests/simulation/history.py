@@ -146,7 +146,9 @@ def _of_acknowledged(connection: Connection, journal: Journal, tried: dict[str, 
         if chunk.attempt_id in tried and stored.get((chunk.attempt_id, chunk.stream, chunk.sequence)) != chunk.data:
             problems.append(f"log of {chunk.attempt_id} was acknowledged and is not there: {chunk.data.decode()!r}")
     lines = [line for data in stored.values() for line in data.decode().splitlines()]
-    problems += [f"log line {line!r} is there twice" for line in sorted({line for line in lines if lines.count(line) > 1})]
+    problems += [
+        f"log line {line!r} is there twice" for line in sorted({line for line in lines if lines.count(line) > 1})
+    ]
     for report in journal.ends:
         attempt = tried.get(report.attempt_id)
         if attempt is None:
@@ -157,9 +159,7 @@ def _of_acknowledged(connection: Connection, journal: Journal, tried: dict[str, 
             held = attempt.stop_reason or attempt.failure or ""
             if attempt.state not in ("lost", "cancelled") or _is_transform(connection, attempt):
                 problems.append(f"{attempt.id} was completed and acknowledged and is {attempt.state} ({held})")
-    found = {
-        row.cursor: (row.job_id, row.sequence, row.type) for row in connection.execute(select(events)).all()
-    }
+    found = {row.cursor: (row.job_id, row.sequence, row.type) for row in connection.execute(select(events)).all()}
     problems += [
         f"event {told} was seen and is gone" for cursor, told in journal.events.items() if found.get(cursor) != told
     ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from mediactl.v1 import agent_service_pb2 as pb
@@ -49,11 +50,10 @@ class Pipe(Generic[F]):
         times = 1 + (not once and weather.twice > 0 and scheduler.chance(weather.twice))
         for _ in range(times):
             self._sent += 1
-            number = self._sent
             slow = weather.slow > 0 and scheduler.chance(weather.slow)
             delay_s = scheduler.between(weather.least_s, weather.slowest_s if slow else weather.most_s)
             self._last_us = max(self._last_us, scheduler.now_us + int(delay_s * 1e6))
-            scheduler.at(self._last_us, self._to, lambda: self._deliver(number, frame))
+            scheduler.at(self._last_us, self._to, partial(self._deliver, self._sent, frame))
 
     def _deliver(self, number: int, frame: F) -> None:
         if not self._deaf and (self._cutoff is None or number <= self._cutoff):

@@ -24,7 +24,10 @@ FAULTS = (
     "controller dies soon",
     "pause controller",
     "database away",
+    "ambush",
 )
+AMBUSHES = ("pause agent past lost", "pause agent past lost", "partition", "kill agent", "kill controller", "cut")
+"""What may wait for the next agent that is allowed to publish: the moment at which most could be lost."""
 CHAOS_S = 30.0
 
 
@@ -36,16 +39,24 @@ class Nemesis:
         self._scheduler: Scheduler = world.scheduler
         self.active = True
         dice = self._scheduler.dice
+        self._ambush = dice.choice(("", *AMBUSHES))
         kinds = dice.sample(FAULTS, dice.randint(1, 5))
         for _ in range(dice.randint(0, 8)):
             kind = dice.choice(kinds)
             self._scheduler.after(self._scheduler.between(0.3, CHAOS_S), NOBODY, partial(self._strike, kind))
 
-    def _strike(self, kind: str) -> None:
+    def about_to_publish(self, agent: SimulatedAgent) -> None:
+        """An agent was just allowed to."""
+        kind, self._ambush = self._ambush, ""
+        if kind:
+            delay_s = self._scheduler.between(0.0, self._world.moods.longest_step_s)
+            self._scheduler.after(delay_s, NOBODY, partial(self._strike, kind, agent))
+
+    def _strike(self, kind: str, victim: SimulatedAgent | None = None) -> None:
         if not self.active:
             return
         scheduler, world, dice = self._scheduler, self._world, self._scheduler.dice
-        agent = dice.choice(world.agents)
+        agent = victim or dice.choice(world.agents)
         controller = dice.choice(world.controllers)
         scheduler.say("nemesis", f"{kind}: {agent.name if 'controller' not in kind else controller.name}")
         match kind:
@@ -75,6 +86,8 @@ class Nemesis:
                 scheduler.pause(controller, scheduler.between(0.5, TIMERS.lost_s * 2))
             case "database away":
                 world.database_away_until_us = scheduler.now_us + int(scheduler.between(0.2, 20.0) * 1e6)
+            case "ambush":
+                self._ambush = dice.choice(AMBUSHES)
             case _:
                 pass
 

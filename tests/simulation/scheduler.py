@@ -45,7 +45,7 @@ class Scheduler:
     """`trace` holds the last steps, or all of them where `whole_trace`."""
 
     def __init__(self, seed: int, *, whole_trace: bool = False) -> None:
-        self.dice = random.Random(seed)
+        self.dice = random.Random(seed)  # noqa: S311 - what a seed decides
         self.now_us = 0
         self.steps = 0
         self.trace: deque[tuple[int, str, str]] = deque(maxlen=None if whole_trace else LAST_STEPS)

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller.store import queries
-from controller.store.attempts import EpochSuperseded, RetryDue
-from controller.store.cancelling import CancelJob, EnforceStops, JobEnded
+from controller.store.attempts import EpochSuperseded
+from controller.store.cancelling import CancelJob, EnforceStops, ExpireJobs, JobEnded
 from controller.store.fleet import AgentIdConflict, ExpireAgents
+from controller.store.interventions import FallDue, HoldJobs, ReleaseJobs, RetryJobs
 from controller.store.leasing import Leased
 from controller.store.tables import DEFAULT_TENANT
 from mediactl.v1 import agent_service_pb2 as pb
@@ -31,7 +32,9 @@ REASONS = (
 _agent = st.sampled_from(AGENTS)
 _number = st.integers(0, 40)
 _actions = st.one_of(
-    st.tuples(st.just("submit"), st.integers(1, 3), st.integers(1, 2)),
+    st.tuples(st.just("submit"), st.integers(1, 3), st.integers(1, 2), st.none() | _number),
+    st.tuples(st.just("steer"), st.sampled_from([HoldJobs, ReleaseJobs, RetryJobs]), _number),
+    st.tuples(st.just("decline"), _number),
     st.tuples(st.just("register"), _agent, st.sets(_number, max_size=3), st.booleans()),
     st.tuples(st.just("grant"), st.sets(_agent)),
     st.tuples(st.just("report"), st.sampled_from(["start", "stage", "end", "stopped"]), _number, st.booleans()),
@@ -65,8 +68,26 @@ class _Story:
         with suppress(EpochSuperseded, JobEnded, AgentIdConflict):
             await step(*words)
 
-    async def _submit(self, count: int, cores: int) -> None:
-        self._jobs += await self._desk.submit(count, cores=cores)
+    async def _submit(self, count: int, cores: int, parent: int | None = None) -> None:
+        after = (self._jobs[parent % len(self._jobs)],) if parent is not None and self._jobs else ()
+        timeout_us = 50_000_000 if count == 2 else None
+        self._jobs += await self._desk.submit(count, cores=cores, after=after, timeout_us=timeout_us)
+
+    async def _steer(self, how: type[HoldJobs | ReleaseJobs | RetryJobs], number: int) -> None:
+        if self._jobs:
+            chosen = (self._jobs[number % len(self._jobs)],)
+            if how is RetryJobs:
+                await self._desk.do(RetryJobs(DEFAULT_TENANT, chosen, "", ""))
+            elif how is HoldJobs:
+                await self._desk.do(HoldJobs(DEFAULT_TENANT, chosen, ""))
+            else:
+                await self._desk.do(ReleaseJobs(DEFAULT_TENANT, chosen, ""))
+
+    async def _decline(self, number: int) -> None:
+        attempt = self._attempt(number)
+        agent = await self._holder(attempt)
+        if agent in self._desk.epochs:
+            await self._desk.decline(agent, attempt)
 
     async def _register(self, agent: str, held: set[int], truthful: bool) -> None:
         claims = {self._attempt(number) for number in held}
@@ -121,9 +142,10 @@ class _Story:
         self._desk.wait(seconds)
 
     async def _sweep(self) -> None:
-        await self._desk.do(RetryDue())
+        await self._desk.do(FallDue())
         await self._desk.do(EnforceStops())
-        await self._desk.do(ExpireAgents(self._desk.now_us - 60_000_000, jitter=0.5))
+        await self._desk.do(ExpireJobs())
+        await self._desk.do(ExpireAgents(60_000_000, jitter=0.5))
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])

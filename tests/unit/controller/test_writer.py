@@ -14,6 +14,8 @@ import pytest
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.exc import OperationalError
 
+from controller.store.engine import StoreUnavailable
+from controller.store.sqlite import SqliteDatabase
 from controller.store.submission import Submit
 from controller.store.tables import DEFAULT_TENANT, jobs
 from controller.store.writer import Store, Tx
@@ -54,7 +56,7 @@ async def _together(desk: Desk, *commands: Any) -> list[Any]:
 async def test_a_failing_command_undoes_itself_alone(desk: Desk) -> None:
     """Those before and behind it in the same batch are committed; nobody hears of what was undone."""
     heard: list[Any] = []
-    desk.store.on_event = heard.append
+    desk.store.on_events = heard.extend
     first, error, second = await _together(desk, _submit(), _Storing(), _submit())
     assert isinstance(error, RuntimeError)
     assert await _stored(desk.store) == {*first, *second}
@@ -76,10 +78,10 @@ async def test_a_full_disk_is_told_to_all_and_is_not_the_end(desk: Desk) -> None
     """What could not be committed is not stored, every caller knows, and with room again work goes on."""
     first = await desk.submit()
     heard: list[Any] = []
-    desk.store.on_event = heard.append
+    desk.store.on_events = heard.extend
     with _full_disk():
         answers = await _together(desk, *(_submit(count=400) for _ in range(3)))
-    assert all(isinstance(answer, OperationalError) for answer in answers)
+    assert all(isinstance(answer, StoreUnavailable) for answer in answers)
     assert heard == []
     second = await desk.submit()
     assert await _stored(desk.store) == {*first, *second}
@@ -104,12 +106,12 @@ async def test_a_caller_that_goes_away_does_not_take_its_command_back(desk: Desk
 async def test_closing_finishes_what_is_in_line(desk: Desk) -> None:
     """An orderly end applies every command that was taken."""
     with sqlite_database() as path:
-        store = Store(path)
+        store = Store(SqliteDatabase(path))
         store.open()
         waiting = [store.enqueue(_submit()) for _ in range(600)]
         await store.close()
         ids = [job_id for answer in await asyncio.gather(*waiting) for job_id in answer]
-        again = Store(path)
+        again = Store(SqliteDatabase(path))
         again.open()
         assert await _stored(again) == set(ids)
         await again.close()
@@ -139,6 +141,7 @@ _VICTIM = """
 import asyncio, sys
 from pathlib import Path
 from controller.store.submission import Submit
+from controller.store.sqlite import SqliteDatabase
 from controller.store.tables import DEFAULT_TENANT
 from controller.store.writer import Store
 from tests.fakes.running import new_job
@@ -149,7 +152,7 @@ async def one(store, number):
         print(job_id, flush=True)
 
 async def main():
-    store = Store(Path(sys.argv[1]))
+    store = Store(SqliteDatabase(Path(sys.argv[1])))
     store.open()
     await asyncio.gather(*(one(store, number) for number in range(8)))
 
@@ -169,7 +172,7 @@ async def test_kill_nine_loses_nothing_acknowledged() -> None:
         rest = (await process.stdout.read()).splitlines(keepends=True)
         acknowledged += [line for line in rest if line.endswith(b"\n")]
         assert await process.wait() == -signal.SIGKILL
-        store = Store(path)
+        store = Store(SqliteDatabase(path))
         store.open()
         try:
             assert {line.decode().strip() for line in acknowledged} <= await _stored(store)

@@ -1,0 +1,58 @@
+"""Proof that the simulation finds what is broken, and that a seed plays the same way every time.
+
+The seeds themselves are in `test_even_seeds.py` and `test_odd_seeds.py`, which run beside each other. SIM_SEED=n plays
+one seed alone, as does `python -m tests.simulation n [--trace]`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.sabotage import SABOTAGES
+from tests.simulation.world import play, simulate
+
+FOUND_WITHIN = 300
+SOAK_SEEDS = 50_000
+SOAK_PIECE = 2_500
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_a_broken_rule_is_found(name: str) -> None:
+    """Within a few hundred seeds, all of which pass while the rule stands."""
+    with SABOTAGES[name]():
+        failed = next((seed for seed in range(FOUND_WITHIN) if simulate(seed, patient=False).problems), None)
+    assert failed is not None
+    assert simulate(failed).problems == ()
+
+
+@pytest.mark.parametrize("seed", [3, 44])
+def test_a_seed_plays_the_same_way_again(seed: int) -> None:
+    """In another process, where sets have another order, and after other seeds in this one."""
+    command = [sys.executable, "-m", "tests.simulation", str(seed), "--trace"]
+    environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
+    elsewhere = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY, env=environment)
+    simulate(seed + 1)
+    here = simulate(seed, whole_trace=True)
+    assert here.trace in elsewhere.stdout
+    assert len(here.trace.splitlines()) > 20
+
+
+@pytest.mark.skipif("SIM_SEED" not in os.environ, reason="SIM_SEED names a seed to be played alone")
+def test_the_seed_that_was_asked_for() -> None:
+    """Its message has every step."""
+    outcome = simulate(int(os.environ["SIM_SEED"]), whole_trace=True)
+    assert not outcome.problems, outcome.told()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("first", range(1_000_000, 1_000_000 + SOAK_SEEDS, SOAK_PIECE))
+def test_many_more_seeds(first: int) -> None:
+    """Fifty thousand that `make test` does not play."""
+    play(range(first, first + SOAK_PIECE))
