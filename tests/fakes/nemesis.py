@@ -204,9 +204,14 @@ class World:
             yield load
         finally:
             load.enough.set()
-            threads[0].join(SETTLE_S)
-        assert not threads[0].is_alive(), "a submission was never acknowledged"
+        until(lambda: self._supervised() and not threads[0].is_alive(), "all is acknowledged", within_s=SETTLE_S)
         self._check(load)
+
+    def _supervised(self) -> bool:
+        """Starts controllers that have gone, as any supervisor does: they do where their database was away."""
+        for controller in self.controllers:
+            controller.start()
+        return True
 
     def _check(self, load: Load) -> None:
         if load.errors:
@@ -286,9 +291,7 @@ class World:
 
     def _until_ended(self, client: Client) -> None:
         def left() -> bool:
-            for controller in self.controllers:
-                # As any supervisor does: one that came up while its database was away has gone again.
-                controller.start()
+            self._supervised()
             with suppress(MediactlError):
                 return not client.list_page({"states": [*map(job_pb2.JobState.Name, _UNENDED)]}, page_size=1).jobs
             return False

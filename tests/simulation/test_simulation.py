@@ -1,7 +1,7 @@
 """Proof that the simulation finds what is broken, and that a seed plays the same way every time.
 
-The seeds themselves are in `test_even_seeds.py` and `test_odd_seeds.py`, which run beside each other. SIM_SEED=n plays
-one seed alone, as does `python -m tests.simulation n [--trace]`.
+The seeds themselves are in `test_even_seeds.py` and `test_odd_seeds.py`, which run beside each other.
+`python -m tests.simulation SEED [--trace]` plays one alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from tests.simulation.sabotage import SABOTAGES
 from tests.simulation.world import play, simulate
 
-FOUND_WITHIN = 300
+FOUND_WITHIN = 600
 SOAK_SEEDS = 50_000
 SOAK_PIECE = 2_500
 REPOSITORY = Path(__file__).parents[2]
@@ -41,13 +41,6 @@ def test_a_seed_plays_the_same_way_again(seed: int) -> None:
     here = simulate(seed, whole_trace=True)
     assert here.trace in elsewhere.stdout
     assert len(here.trace.splitlines()) > 20
-
-
-@pytest.mark.skipif("SIM_SEED" not in os.environ, reason="SIM_SEED names a seed to be played alone")
-def test_the_seed_that_was_asked_for() -> None:
-    """Its message has every step."""
-    outcome = simulate(int(os.environ["SIM_SEED"]), whole_trace=True)
-    assert not outcome.problems, outcome.told()
 
 
 @pytest.mark.soak
