@@ -22,11 +22,11 @@ from controller.store.cancelling import EnforceStops, ExpireJobs
 from controller.store.fleet import ExpireAgents, Seen
 from controller.store.interventions import FallDue
 from controller.store.lanes import Relane
-from controller.store.leasing import MOST_GRANTS, GrantLeases
+from controller.store.leasing import MOST_GRANTS, GrantLeases, Leased
 from controller.store.limits import ReconcileLimits
 from controller.store.retention import DropEnded, DropRequests
 from controller.store.topics import DISPATCH, RELANE
-from controller.store.writer import Store
+from controller.store.writer import Store, Tx
 
 log = structlog.get_logger()
 
@@ -52,21 +52,54 @@ async def forever(name: str, step: Callable[[], Awaitable[None]], pause_s: float
         await asyncio.sleep(pause_s)
 
 
-async def dispatch(store: Store, sessions: Sessions, rules: Rules, metrics: Metrics) -> None:
-    """Lease whenever something changed that could allow it."""
-    feasibility = Feasibility()
-    with store.topics.subscribe(DISPATCH) as changes:
-        while True:
-            offers = sessions.offers()
-            leases = await store.execute(GrantLeases(offers, rules, feasibility)) if offers else []
-            for leased in leases:
-                metrics.leased(leased.queue_wait_s)
-                session = sessions.get(leased.agent_id)
-                # Without a session it is sent again when the agent's next one begins.
-                if session is not None:
-                    session.send(session.exchange.lease(leased))
-            if len(leases) < MOST_GRANTS:
-                await changes.wait(POLL_S)
+class Dispatcher:
+    """Leases whenever something changed that could allow it.
+
+    On SQLite it does so in the very transaction that brought the change: what was submitted is leased with the same
+    commit. Where several controllers share a database, granting has a transaction of its own.
+    """
+
+    def __init__(self, store: Store, sessions: Sessions, rules: Rules, metrics: Metrics) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._rules = rules
+        self._metrics = metrics
+        self._feasibility = Feasibility()
+
+    def _command(self) -> GrantLeases | None:
+        offers = self._sessions.offers()
+        return GrantLeases(offers, self._rules, self._feasibility) if offers else None
+
+    def follow_up(self, tx: Tx) -> Callable[[], None]:
+        """Grant within a transaction, on its thread; what is returned sends the leases once they are durable."""
+        if DISPATCH not in tx.changed or (command := self._command()) is None:
+            return _nothing
+        leases = command.apply(tx)
+        if len(leases) < MOST_GRANTS:
+            tx.changed.discard(DISPATCH)
+        return lambda: self._send(leases)
+
+    async def run(self) -> None:
+        """Grant at every change that `follow_up` did not take care of, and every second for what only time changes."""
+        with self._store.topics.subscribe(DISPATCH) as changes:
+            while True:
+                command = self._command()
+                leases = await self._store.execute(command) if command is not None else []
+                self._send(leases)
+                if len(leases) < MOST_GRANTS:
+                    await changes.wait(POLL_S)
+
+    def _send(self, leases: list[Leased]) -> None:
+        for leased in leases:
+            self._metrics.leased(leased.queue_wait_s)
+            session = self._sessions.get(leased.agent_id)
+            # Without a session it is sent again when the agent's next one begins.
+            if session is not None:
+                session.send(session.exchange.lease(leased))
+
+
+def _nothing() -> None:
+    pass
 
 
 async def relane(store: Store) -> None:

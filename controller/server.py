@@ -26,9 +26,9 @@ from controller.library import Library
 from controller.loops import (
     HOUSEKEEPING_S,
     SWEEP_S,
+    Dispatcher,
     Housekeeper,
     Sweeper,
-    dispatch,
     forever,
     relane,
     until_idle,
@@ -189,10 +189,12 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
     await server.start()
     # Whatever goes wrong from here on: a server must not outlive its loop.
     stack.push_async_callback(server.stop, None)
+    dispatcher = Dispatcher(store, sessions, settings.rules, metrics)
+    store.follow_up = dispatcher.follow_up
     sweeper = Sweeper(store, sessions, settings.timers, dice)
     housekeeper = Housekeeper(store, archive, settings.keeping)
     loops = [
-        asyncio.create_task(forever("dispatch", lambda: dispatch(store, sessions, settings.rules, metrics), 0.1)),
+        asyncio.create_task(forever("dispatch", dispatcher.run, 0.1)),
         asyncio.create_task(forever("relane", lambda: relane(store), 1.0)),
         asyncio.create_task(forever("sweep", sweeper.sweep, SWEEP_S)),
         asyncio.create_task(forever("housekeeping", housekeeper.keep, HOUSEKEEPING_S)),

@@ -22,10 +22,14 @@ from presets.capabilities import Requirements
 KINDS = {pb.TASK_KIND_TRANSFORM: "transform", pb.TASK_KIND_PLAN: "plan", pb.TASK_KIND_PART: "part"}
 MOST_TASKS = 10_000
 """In one job."""
+MOST_REFILES = 20
+"""Attempts that cost a task nothing, after which an agent that refiles once more is taken to go in circles."""
 
 
 def refile(unit: Work, attempt: AttemptRecord, task: TaskRecord, report: pb.EndReport, used: dict[str, Any]) -> str:
     """Put the task in line again under better requirements. Returns what is wrong with the report, empty: nothing."""
+    if task.attempts_made - task.attempts_used > MOST_REFILES:
+        return f"the task was refiled {MOST_REFILES} times without getting any further"
     needs = _requirements(report.requirements_json)
     if needs is None:
         return "the agent refiled the task with requirements that can't be read"

@@ -52,6 +52,7 @@ class Tx:
     next_ticket: int
     changed: set[str] = field(default_factory=set)
     events: list[Mapping[str, Any]] = field(default_factory=list)
+    then: Callable[[], None] = lambda: None
 
     def ticket(self) -> int:
         """A number above all that were given before."""
@@ -114,6 +115,9 @@ class Store:
         self.topics = Topics()
         self.on_events: Callable[[Sequence[Mapping[str, Any]]], None] = lambda events: None
         """Hears of the events of every commit, on the loop."""
+        self.follow_up: Callable[[Tx], Callable[[], None]] | None = None
+        """What is done in each transaction after its commands, on the writer's thread; what it returns is done on the
+        loop, once that is committed. Not where granting needs a transaction of its own."""
         self.on_commit: Callable[[int, float], None] = lambda commands, seconds: None
         """Hears of every commit: how many commands, how long the transaction took; on the writer's thread."""
 
@@ -246,8 +250,19 @@ class Store:
                         outcomes.append((item.reply, None, result))
                     else:
                         outcomes.append((item.reply, result, None))
+            if self.follow_up is not None and not self.database.grants_alone:
+                tx.then = self._followed_up(tx, self.follow_up)
             end(tx, self._name)
         return outcomes, tx
+
+    def _followed_up(self, tx: Tx, follow_up: Callable[[Tx], Callable[[], None]]) -> Callable[[], None]:
+        try:
+            return _in_savepoint(tx, follow_up)
+        except Exception as error:
+            if _of_the_transaction(tx, error):
+                raise
+            log.error("what follows the commands failed", exc_info=error)
+            return tx.then
 
     def _reply(self, outcomes: list[_Outcome], tx: Tx | None) -> None:
         for reply, result, error in outcomes:
@@ -258,6 +273,7 @@ class Store:
             else:
                 reply.set_exception(error)
         if tx is not None:
+            tx.then()
             self.topics.publish(tx.changed)
             if tx.events:
                 self.on_events(tx.events)
@@ -304,7 +320,7 @@ def _of_the_transaction(tx: Tx, error: Exception) -> bool:
 
 
 def _in_savepoint(tx: Tx, apply: Callable[[Tx], R]) -> R:
-    inner = Tx(tx.connection, tx.database, tx.now_us, tx.next_ticket)
+    inner = Tx(tx.connection, tx.database, tx.now_us, tx.next_ticket, changed=set(tx.changed))
     execute = partial(tx.database.execute, tx.connection)
     execute("SAVEPOINT command")
     try:
@@ -317,6 +333,6 @@ def _in_savepoint(tx: Tx, apply: Callable[[Tx], R]) -> R:
     finally:
         # Tickets are never given twice, not even those of what was undone.
         tx.next_ticket = inner.next_ticket
-    tx.changed |= inner.changed
+    tx.changed = inner.changed
     tx.events += inner.events
     return result

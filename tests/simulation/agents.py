@@ -42,8 +42,11 @@ class Moods:
 class SimulatedAgent(Process):
     """`kill` takes everything that is in memory; its identity and what it put into places stay."""
 
-    def __init__(self, world: World, name: str, *, cores: int, bundles: bool) -> None:
+    def __init__(self, world: World, name: str, *, cores: int, bundles: bool, agent_id: str = "") -> None:
         super().__init__(name)
+        self.agent_id = agent_id or name
+        self.gone = False
+        """It never comes back."""
         self.world = world
         self.cores = cores
         self.scheduler: Scheduler = world.scheduler
@@ -58,7 +61,7 @@ class SimulatedAgent(Process):
 
     def start(self) -> None:
         """Begin a new life, unless it lives."""
-        if self.up:
+        if self.up or self.gone:
             return
         self.scheduler.say(self.name, "starts")
         self.up = True
@@ -136,7 +139,7 @@ class SimulatedAgent(Process):
         stream.down.over = partial(self._over, stream)
         controller.accept(stream)
         hello = pb.Hello(
-            agent_id=self.name,
+            agent_id=self.agent_id,
             instance_id=f"machine of {self.name}",
             name=f"box-{self.name}",
             version="0",

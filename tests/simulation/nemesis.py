@@ -25,6 +25,7 @@ FAULTS = (
     "pause controller",
     "database away",
     "ambush",
+    "clone",
 )
 AMBUSHES = ("pause agent past lost", "pause agent past lost", "partition", "kill agent", "kill controller", "cut")
 """What may wait for the next agent that is allowed to publish: the moment at which most could be lost."""
@@ -86,6 +87,15 @@ class Nemesis:
                 scheduler.pause(controller, scheduler.between(0.5, TIMERS.lost_s * 2))
             case "database away":
                 world.database_away_until_us = scheduler.now_us + int(scheduler.between(0.2, 20.0) * 1e6)
+            case "clone":
+                # An image of its disk on another machine: the same agent id, another instance.
+                clone = SimulatedAgent(
+                    world, f"image-{agent.name}", cores=agent.cores, bundles=True, agent_id=agent.name
+                )
+                world.clones.append(clone)
+                clone.start()
+                if scheduler.chance(0.5):
+                    self._strike("pause agent past lost", agent)
             case "ambush":
                 self._ambush = dice.choice(AMBUSHES)
             case _:
@@ -105,6 +115,10 @@ class Nemesis:
         weather.slow = weather.twice = weather.late = 0.0
         moods.fail = moods.refile = moods.decline = 0.0
         world.database_away_until_us = min(world.database_away_until_us, now_us)
+        for clone in world.clones:
+            clone.gone = True
+            if clone.up:
+                clone.kill()
         for agent in world.agents:
             agent.unreachable_until_us = min(agent.unreachable_until_us, now_us)
             agent.dies_in = 0

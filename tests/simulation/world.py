@@ -73,6 +73,7 @@ class World:
             SimulatedAgent(self, f"agent-{n}", cores=dice.randint(2, 3), bundles=self.scheduler.chance(0.7))
             for n in range(dice.randint(1, 3))
         ]
+        self.clones: list[SimulatedAgent] = []
         self.cores = {agent.name: agent.cores for agent in self.agents}
         if self.scheduler.chance(0.3):
             self.base.transact([SetLimit("global", dice.randint(1, 3))])
