@@ -17,7 +17,7 @@ from controller.exchange import offer_of
 from controller.library import Library
 from controller.rpc import messages, pages
 from controller.sessions import Sessions
-from controller.store import queries, topics
+from controller.store import queries, topics, views
 from controller.store.cancelling import CancelJob, JobEnded
 from controller.store.explaining import explain
 from controller.store.interventions import HoldJobs, Outcome, ReleaseJobs, RetryJobs
@@ -70,7 +70,9 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         return await self._store.read(queries.resolve_job, DEFAULT_TENANT, prefix)
 
     async def _jobs(self, ids: list[JobId], *, with_attempts: bool = False) -> list[job_pb2.Job]:
-        rows = await self._store.read(queries.get_jobs, DEFAULT_TENANT, ids, with_attempts=with_attempts)
+        rows = await self._store.read(
+            views.get_jobs, self._store.database, DEFAULT_TENANT, ids, with_attempts=with_attempts
+        )
         return [messages.job(row, self._sessions.progress(row.job.id)) for row in rows]
 
     async def SubmitJobs(
@@ -116,7 +118,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         return admit(catalog, specs, roots=grounds.roots, now_us=grounds.now_us, after=after, kind=kind, field=field)
 
     async def GetJob(self, request: job_service_pb2.GetJobRequest, context: _Context) -> job_service_pb2.GetJobResponse:
-        rows = await self._store.read(queries.find_job, DEFAULT_TENANT, request.job_id)
+        rows = await self._store.read(views.find_job, self._store.database, DEFAULT_TENANT, request.job_id)
         return job_service_pb2.GetJobResponse(job=messages.job(rows, self._sessions.progress(rows.job.id)))
 
     async def _chosen(self, message: job_pb2.JobFilter) -> tuple[JobId, ...]:
@@ -166,7 +168,9 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     ) -> job_service_pb2.ListJobsResponse:
         limit = pages.size(request.page_size, default=50)
         before = pages.position(request.page_token, request.filter)
-        rows = await self._store.read(queries.list_jobs, _filter(request.filter), before_seq=before, limit=limit + 1)
+        rows = await self._store.read(
+            views.list_jobs, self._store.database, _filter(request.filter), before_seq=before, limit=limit + 1
+        )
         more = len(rows) > limit
         rows = rows[:limit]
         return job_service_pb2.ListJobsResponse(

@@ -10,9 +10,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.core.liveness import Health, Timers, health
 from controller.core.states import JobState
-from controller.store.queries import JobRows, Record
+from controller.store.queries import Record
 from controller.store.submission import NewJob
 from controller.store.tables import JobId, Tenant
+from controller.store.views import JobRows
 from mediactl.v1 import fleet_service_pb2, job_pb2, preset_service_pb2
 from presets.catalog import Preset, Profile
 from presets.document import (
@@ -85,13 +86,13 @@ def job(rows: JobRows, progress: job_pb2.Progress | None) -> job_pb2.Job:
         preset_digest=row.preset_digest,
         attempt_count=row.attempt_count,
         failure=failure(row.failure) if row.state in (JobState.FAILED, JobState.DEAD) else None,
-        cancel_requested=row.cancel_requested,
+        cancel_requested=bool(row.cancel_requested),
         create_time=timestamp(row.created_us),
         start_time=timestamp(row.started_us),
         end_time=timestamp(row.ended_us),
         attempts=[attempt(item) for item in rows.attempts],
         replay_of=row.replay_of,
-        held=row.held,
+        held=bool(row.held),
         expire_time=timestamp(row.expires_us),
         tasks=[task(item, jobs_awaited=row.waits_for) for item in rows.tasks],
     )

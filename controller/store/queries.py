@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, func, or_, select, text
 
 from controller.core.states import JOB_ENDS, JobState
 from controller.store.archiving import NOTHING_LOGGED
@@ -16,7 +16,6 @@ from controller.store.tables import (
     JobId,
     Tenant,
     agents,
-    artifacts,
     attempts,
     documents,
     events,
@@ -87,86 +86,10 @@ def resolve_job(connection: Connection, tenant: Tenant, prefix: str) -> JobId:
     return JobId(prefix if prefix in found else found[0])
 
 
-@dataclass(frozen=True, slots=True)
-class JobRows:
-    job: AnyRow
-    artifacts: tuple[AnyRow, ...] = ()
-    attempts: tuple[AnyRow, ...] = ()
-    tasks: tuple[AnyRow, ...] = ()
-
-
-_shown = select(*(column for column in jobs.columns if column.name not in ("intent", "pinned_inputs", "labels")))
-"""Of a job what is told of it."""
-
-
-def find_job(connection: Connection, tenant: Tenant, prefix: str) -> JobRows:
-    """The one job whose id is or begins with `prefix`, with all its parts. Raises JobNotFound, JobAmbiguous."""
-    row = connection.execute(_shown.where(jobs.c.tenant == tenant, jobs.c.id == prefix)).one_or_none()
-    if row is None:
-        job_id = resolve_job(connection, tenant, prefix)
-        row = connection.execute(_shown.where(jobs.c.tenant == tenant, jobs.c.id == job_id)).one()
-    [rows] = _with_parts(connection, tenant, [row], with_attempts=True)
-    return rows
-
-
 def find_jobs(connection: Connection, chosen: Filter, *, most: int) -> list[JobId]:
     """Ids of the chosen jobs in the order of submission."""
     return [
         JobId(i) for i in connection.scalars(select(jobs.c.id).where(*chosen.where()).order_by(jobs.c.seq).limit(most))
-    ]
-
-
-def get_jobs(
-    connection: Connection, tenant: Tenant, ids: Iterable[JobId], *, with_attempts: bool = False
-) -> list[JobRows]:
-    """These jobs in this order."""
-    wanted = list(ids)
-    rows = {row.id: row for row in connection.execute(_shown.where(jobs.c.tenant == tenant, jobs.c.id.in_(wanted)))}
-    return _with_parts(connection, tenant, [rows[i] for i in wanted], with_attempts=with_attempts)
-
-
-def list_jobs(connection: Connection, chosen: Filter, *, before_seq: int | None, limit: int) -> list[JobRows]:
-    """Newest first."""
-    query = _shown.where(*chosen.where()).order_by(jobs.c.seq.desc()).limit(limit)
-    if before_seq is not None:
-        query = query.where(jobs.c.seq < before_seq)
-    return _with_parts(connection, chosen.tenant, list(connection.execute(query)), with_attempts=False)
-
-
-_artifacts = (
-    select(artifacts)
-    .where(artifacts.c.tenant == bindparam("tenant"), artifacts.c.job_id.in_(bindparam("ids", expanding=True)))
-    .order_by(artifacts.c.job_id, artifacts.c.ordinal)
-)
-_tasks = (
-    select(
-        tasks.c.job_id, tasks.c.id, tasks.c.name, tasks.c.kind, tasks.c.state, tasks.c.waits_for, tasks.c.attempts_used
-    )
-    .where(tasks.c.tenant == bindparam("tenant"), tasks.c.job_id.in_(bindparam("ids", expanding=True)))
-    .order_by(tasks.c.seq)
-)
-
-
-def _with_parts(connection: Connection, tenant: Tenant, rows: list[AnyRow], *, with_attempts: bool) -> list[JobRows]:
-    ids = [row.id for row in rows]
-    published: dict[str, list[AnyRow]] = {}
-    done = [row.id for row in rows if row.state == JobState.COMPLETED]
-    for artifact in connection.execute(_artifacts, {"tenant": tenant, "ids": done}) if done else ():
-        published.setdefault(artifact.job_id, []).append(artifact)
-    tried: dict[str, list[AnyRow]] = {}
-    parts: dict[str, list[AnyRow]] = {}
-    if with_attempts:
-        for task in connection.execute(_tasks, {"tenant": tenant, "ids": ids}):
-            parts.setdefault(task.job_id, []).append(task)
-        for attempt in connection.execute(
-            select(attempts)
-            .where(attempts.c.tenant == tenant, attempts.c.job_id.in_(ids))
-            .order_by(attempts.c.leased_us, attempts.c.number)
-        ):
-            tried.setdefault(attempt.job_id, []).append(attempt)
-    return [
-        JobRows(row, tuple(published.get(row.id, ())), tuple(tried.get(row.id, ())), tuple(parts.get(row.id, ())))
-        for row in rows
     ]
 
 

@@ -53,6 +53,10 @@ def expand(unit: Work, attempt: AttemptRecord, task: TaskRecord, report: pb.EndR
     older = {other.name: other for other in unit.tasks_of(job)}
     if wrong := _unfit(report.tasks, older.keys()):
         return wrong
+    publishers = [new.name for new in report.tasks if new.kind == pb.TASK_KIND_TRANSFORM]
+    publishers += [other.name for other in older.values() if other.kind == "transform" and not _done(other, task)]
+    if len(publishers) > 1:
+        return f"only one task of a job publishes its outputs; {' and '.join(sorted(publishers))} would"
     whole = tx.connection.execute(
         select(tables.tasks).where(tables.tasks.c.tenant == task.tenant, tables.tasks.c.id == task.id)
     ).one()
@@ -100,6 +104,10 @@ def expand(unit: Work, attempt: AttemptRecord, task: TaskRecord, report: pb.EndR
     for record in added:
         unit.unblock(record)
     return ""
+
+
+def _done(other: TaskRecord, expanding: TaskRecord) -> bool:
+    return other is expanding or other.state == TaskState.COMPLETED
 
 
 def _unfit(new: Collection[pb.NewTask], older: Collection[str]) -> str:

@@ -28,19 +28,19 @@ from tests.fakes.programs import UP_S, ControllerProgram, FleetProgram, reserved
 @pytest.mark.parametrize("seed", [1])
 def test_nemesis_of_one_controller(tmp_path: Path, seed: int) -> None:
     """One controller on SQLite."""
-    suffered(tmp_path / "user", Shape(), seed, 8.0)
+    suffered(tmp_path / "user", Shape(), seed, 7.0)
 
 
 @pytest.mark.parametrize("seed", [1])
 def test_nemesis_of_two_controllers(tmp_path: Path, seed: int, own_postgres: Postgres) -> None:
     """Two controllers on one PostgreSQL, which is killed too."""
-    suffered(tmp_path / "user", Shape(controllers=2, postgres=True), seed, 8.0, database=own_postgres)
+    suffered(tmp_path / "user", Shape(controllers=2, postgres=True), seed, 7.0, database=own_postgres)
 
 
 @pytest.mark.parametrize("seed", [1])
 def test_nemesis_of_a_real_agent(tmp_path: Path, recordings: Recordings, seed: int) -> None:
     """The real agent and FFmpeg: every file that a job says it published is there, whole, and no other."""
-    suffered(tmp_path / "user", Shape(fleets=1, lost_s=2.0), seed, 8.0, recording=recordings.synth("blip"))
+    suffered(tmp_path / "user", Shape(fleets=1, lost_s=2.0), seed, 7.0, recording=recordings.synth("blip"))
 
 
 def _controller(home: Home, stack: ExitStack, name: str, *flags: object) -> ControllerProgram:

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, insert
 
 from controller.store import tables
 from controller.store.sqlite import SqliteDatabase
+from controller.store.topics import DISPATCH
 from controller.store.writer import Command, apply_group, begin, end
 from tests.simulation.scheduler import Scheduler
 
@@ -67,16 +68,22 @@ class Base:
         """Forget what processes remember of it."""
         self.database = SqliteDatabase(None, clock_us=self._scheduler.database_us)
 
-    def transact(self, commands: Sequence[Command[Any]], *, roll_back: bool = False) -> tuple[list[Any], set[str]]:
+    def transact(
+        self, commands: Sequence[Command[Any]], *, follow_up: Command[Any] | None = None, roll_back: bool = False
+    ) -> tuple[list[Any], set[str]]:
         """Apply commands as the writer does. Returns what each returned or raised, and the topics that changed.
 
-        Raises RolledBack where told to.
+        `follow_up` comes last, in the same transaction, if what was changed could allow a lease; it has a result more
+        then. Raises RolledBack where told to.
         """
         results: list[Any] = []
         with self.connection.begin():
             tx = begin(self.database, self.connection)
             for _, group in groupby(commands, key=type):
                 results += apply_group(tx, list(group))
+            if follow_up is not None and DISPATCH in tx.changed:
+                results += apply_group(tx, [follow_up])
+                tx.changed.discard(DISPATCH)
             end(tx, "simulation")
             if roll_back:
                 raise RolledBack

@@ -139,9 +139,12 @@ class SimulatedController(Process):
         away = self.scheduler.now_us < self.world.database_away_until_us
         commands = [command for command, _ in batch]
         try:
-            results, changed = self.world.base.transact(commands, roll_back=before or away)
+            follow_up = self._follow_up()
+            results, changed = self.world.base.transact(commands, follow_up=follow_up, roll_back=before or away)
+            if follow_up is not None and len(results) > len(commands):
+                commands.append(follow_up)
         except RolledBack:
-            results, changed = [StoreUnavailable()] * len(batch), set()
+            results, changed = [StoreUnavailable()] * len(commands), set()
         if before or after:
             self.scheduler.say(self.name, f"dies {'before' if before else 'after'} a commit")
             self._check(commands, results)
@@ -165,7 +168,9 @@ class SimulatedController(Process):
         self._committing = bool(self._queue)
         if self._committing:
             self.scheduler.after(self.scheduler.between(0.0, 0.005), self, self._commit)
-        for (_, reply), result in zip(batch, results, strict=True):
+        # What was granted with it is sent before anybody goes on who waited for an answer.
+        self._send_leases(results[len(batch)] if len(results) > len(batch) else [])
+        for (_, reply), result in zip(batch, results, strict=False):
             reply(result)
         for controller in self.world.controllers:
             # To others it is a hint that may be lost.
@@ -320,16 +325,24 @@ class SimulatedController(Process):
             self._dispatching, self._again = True, False
             self.execute(GrantLeases(offers, Rules(), self._feasibility), self._granted)
 
+    def _follow_up(self) -> GrantLeases | None:
+        """A controller that has the database for itself grants in the transaction that brought the change."""
+        offers = self._offers() if len(self.world.controllers) == 1 else ()
+        return GrantLeases(offers, Rules(), self._feasibility) if offers else None
+
     def _granted(self, result: Any) -> None:
         self._dispatching = False
+        self._send_leases(result)
+        if self._again:
+            self._dispatch()
+
+    def _send_leases(self, result: Any) -> None:
         leases: list[Leased] = result if isinstance(result, list) else []
         for leased in leases:
             self.scheduler.say(self.name, f"grants {leased.attempt_id} to {leased.agent_id}")
             line = self.lines.get(leased.agent_id)
             if line is not None:
                 self._send(line, [line.exchange.lease(leased)])
-        if self._again:
-            self._dispatch()
 
     # Sweeping
 

@@ -87,7 +87,7 @@ class Nemesis:
                 scheduler.pause(controller, scheduler.between(0.5, TIMERS.lost_s * 2))
             case "database away":
                 world.database_away_until_us = scheduler.now_us + int(scheduler.between(0.2, 20.0) * 1e6)
-            case "clone":
+            case "clone" if all(clone.agent_id != agent.name for clone in world.clones):
                 # An image of its disk on another machine: the same agent id, another instance.
                 clone = SimulatedAgent(
                     world, f"image-{agent.name}", cores=agent.cores, bundles=True, agent_id=agent.name

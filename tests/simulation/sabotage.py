@@ -64,14 +64,16 @@ def _sessions_repeat_nothing() -> Iterator[None]:
 def _answers_come_before_the_commit() -> Iterator[None]:
     transact = Base.transact
 
-    def sabotaged(self: Base, commands: Any, *, roll_back: bool = False) -> tuple[list[Any], set[str]]:
+    def sabotaged(
+        self: Base, commands: Any, *, follow_up: Any = None, roll_back: bool = False
+    ) -> tuple[list[Any], set[str]]:
         told: list[tuple[list[Any], set[str]]] = []
         if not roll_back:
-            return transact(self, commands)
+            return transact(self, commands, follow_up=follow_up)
         try:
             with self.connection.begin():
                 with patch.object(self.connection, "begin", self.connection.begin_nested):
-                    told.append(transact(self, commands))
+                    told.append(transact(self, commands, follow_up=follow_up))
                 raise RolledBack
         except RolledBack:
             return told[0]

@@ -95,12 +95,14 @@ class World:
         self.scheduler.say("world", "nothing goes wrong any more")
         self.nemesis.stop()
         last_s = until_s + patience_s
-        while until_s < last_s and not self._settled():
+        settled = False
+        while until_s < last_s and not settled:
             # Nothing may stay paused for ever, and a late request to hold may come at any time.
             if self.base.any("SELECT 1 FROM jobs WHERE held AND ended_us IS NULL LIMIT 1"):
                 self.callers.release_all()
             until_s += LOOK_EVERY_S
             self.scheduler.run(until_s)
+            settled = self._settled()
         self.scheduler.run(until_s + QUIET_S)
         self._watch()
 
