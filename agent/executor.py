@@ -134,7 +134,12 @@ class Attempt:
         if self._lease.redo:
             self._known.staged = list(self._lease.redo)
             self._leave_staged = True
-            await self._publish()
+            try:
+                await self._publish()
+            except (MediaFailure, OSError):
+                # The attempt ends with this: whoever held it before must find nothing to publish when it comes back.
+                self._leave_staged = False
+                raise
             return
         binary = self._choose_binary()
         await self._fetch(intent)

@@ -130,12 +130,14 @@ class Sweeper:
             self._awake_since = now
         heard = [s for s in self._sessions.all() if s.silent_s < self._timers.unreachable_s]
         if heard:
-            await self._store.execute(
-                Seen(
-                    tuple((s.agent_id, s.exchange.speaker.epoch, int(s.silent_s * 1e6)) for s in heard),
-                    resolution_us=int(min(SEEN_RESOLUTION_S, self._timers.lost_s / 4) * 1e6),
-                )
+            seen = Seen(
+                tuple((s.agent_id, s.exchange.speaker.epoch, int(s.silent_s * 1e6)) for s in heard),
+                resolution_us=int(min(SEEN_RESOLUTION_S, self._timers.lost_s / 4) * 1e6),
             )
+            for agent_id, epoch in await self._store.execute(seen):
+                session = self._sessions.get(agent_id)
+                if session is not None and session.exchange.speaker.epoch == epoch:
+                    session.close(EpochSuperseded())
         while await self._store.execute(FallDue()):
             pass
         await self._store.execute(EnforceStops())

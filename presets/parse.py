@@ -80,6 +80,9 @@ def load(text: str) -> dict[str, Any]:
         else:
             line, column, message = int(at[1]), int(at[2]), told[: at.start()]
         raise InvalidDocument([Complaint(line, column, "", f"not TOML: {message}")]) from error
+    except (ValueError, RecursionError) as error:
+        # What the reader trips over without saying where: numbers of thousands of digits, brackets thousands deep.
+        raise InvalidDocument([Complaint(1, 1, "", "a number is too long or brackets are nested too deep")]) from error
 
 
 def findings_of(error: ValidationError, model: type[Document]) -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -34,16 +35,34 @@ POLL_S = 1.0
 """A wake-up that was missed delays by this much."""
 PAGE = 500
 MOST_CHOSEN = 10_000
-"""Jobs that one hold, release or retry takes at the most."""
+"""Jobs that one hold, release or retry takes at the most, and ids that a filter may name."""
+MOST_MESSAGE = 4096
+MOST_REQUEST_ID = 256
+MOST_OF_A_FILTER = 100
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 def _filter(message: job_pb2.JobFilter) -> queries.Filter:
+    """Raises InvalidRequest where it asks for what no job can be, or for too much at once."""
+    problems = []
+    if len(message.ids) > MOST_CHOSEN:
+        problems.append(_wrong("filter.ids", f"at most {MOST_CHOSEN} ids are expected, got {len(message.ids)}"))
+    for field, texts in (
+        ("preset", [message.preset]),
+        ("queue", [message.queue]),
+        ("reasons", message.reasons),
+        ("labels", [*message.labels, *message.labels.values()]),
+    ):
+        if len(texts) > MOST_OF_A_FILTER or any(len(text) > 256 or not text.isprintable() for text in texts):
+            told = f"at most {MOST_OF_A_FILTER} texts of at most 256 printable characters are expected"
+            problems.append(_wrong(f"filter.{field}", told))
+    if problems:
+        raise InvalidRequest(*problems)
     return queries.Filter(
         tenant=DEFAULT_TENANT,
         ids=tuple(message.ids),
-        states=tuple(_state_name(state) for state in message.states),
+        states=tuple(dict.fromkeys(_state_name(state) for state in message.states)),
         preset=message.preset,
         queue=message.queue,
         labels=dict(message.labels),
@@ -55,6 +74,19 @@ def _state_name(state: job_pb2.JobState.ValueType) -> str:
     if state not in job_pb2.JobState.values() or state == job_pb2.JOB_STATE_UNSPECIFIED:
         raise InvalidRequest(Problem(Reason.INVALID_ARGUMENT, "filter.states", f"{state} is no state of a job"))
     return job_pb2.JobState.Name(state).removeprefix("JOB_STATE_")
+
+
+def _wrong(field: str, message: str) -> Problem:
+    return Problem(Reason.INVALID_ARGUMENT, field, message)
+
+
+def _check(*, request_id: str = "", message: str = "") -> None:
+    """Raises InvalidRequest where a caller's text is none that can be kept."""
+    if len(request_id) > MOST_REQUEST_ID or not request_id.isprintable():
+        told = f"at most {MOST_REQUEST_ID} printable characters are expected"
+        raise InvalidRequest(_wrong("request_id", told))
+    if len(message) > MOST_MESSAGE:
+        raise InvalidRequest(_wrong("message", f"at most {MOST_MESSAGE} characters are expected, got {len(message)}"))
 
 
 class JobServicer(job_service_pb2_grpc.JobServiceServicer):
@@ -78,6 +110,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def SubmitJobs(
         self, request: job_service_pb2.SubmitJobsRequest, context: _Context
     ) -> job_service_pb2.SubmitJobsResponse:
+        _check(request_id=request.request_id)
         known = digest(request)
         new = await self._admitted(request.jobs, request.request_id, known)
         if not isinstance(new, tuple):
@@ -123,13 +156,15 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
 
     async def _chosen(self, message: job_pb2.JobFilter) -> tuple[JobId, ...]:
         """Jobs named by id, whatever became of them, or all that a filter selects."""
-        if message.ids:
-            return tuple(dict.fromkeys([await self._resolve(prefix) for prefix in message.ids]))
-        return tuple(await self._store.read(queries.find_jobs, _filter(message), most=MOST_CHOSEN))
+        chosen = _filter(message)
+        if chosen.ids:
+            return tuple(await self._store.read(queries.resolve_jobs, DEFAULT_TENANT, chosen.ids))
+        return tuple(await self._store.read(queries.find_jobs, chosen, most=MOST_CHOSEN))
 
     async def RetryJobs(
         self, request: job_service_pb2.RetryJobsRequest, context: _Context
     ) -> job_service_pb2.RetryJobsResponse:
+        _check(request_id=request.request_id)
         if not request.filter.ids and not request.filter.states:
             request.filter.states.append(job_pb2.JOB_STATE_DEAD)
         known = digest(request)
@@ -140,6 +175,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def HoldJobs(
         self, request: job_service_pb2.HoldJobsRequest, context: _Context
     ) -> job_service_pb2.HoldJobsResponse:
+        _check(message=request.message)
         ids = await self._chosen(request.filter)
         outcome = await self._store.execute(HoldJobs(DEFAULT_TENANT, ids, request.message))
         return job_service_pb2.HoldJobsResponse(job_ids=outcome.done, refused=_refused(outcome, request.filter))
@@ -147,6 +183,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def ReleaseJobs(
         self, request: job_service_pb2.ReleaseJobsRequest, context: _Context
     ) -> job_service_pb2.ReleaseJobsResponse:
+        _check(message=request.message)
         ids = await self._chosen(request.filter)
         outcome = await self._store.execute(ReleaseJobs(DEFAULT_TENANT, ids, request.message))
         return job_service_pb2.ReleaseJobsResponse(job_ids=outcome.done, refused=_refused(outcome, request.filter))
@@ -154,6 +191,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def ReplayJob(
         self, request: job_service_pb2.ReplayJobRequest, context: _Context
     ) -> job_service_pb2.ReplayJobResponse:
+        _check(request_id=request.request_id)
         known = digest(request)
         ids = await self._store.read(queries.requested, DEFAULT_TENANT, request.request_id, known)
         if not (request.request_id and ids):
@@ -181,6 +219,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def CancelJob(
         self, request: job_service_pb2.CancelJobRequest, context: _Context
     ) -> job_service_pb2.CancelJobResponse:
+        _check(message=request.message)
         job_id = await self._resolve(request.job_id)
         await self._store.execute(CancelJob(DEFAULT_TENANT, job_id, request.message))
         [job] = await self._jobs([job_id])
@@ -189,8 +228,9 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def WatchJobs(
         self, request: job_service_pb2.WatchJobsRequest, context: _Context
     ) -> AsyncIterator[job_service_pb2.WatchJobsResponse]:
-        ids = [await self._resolve(prefix) for prefix in request.filter.ids]
         chosen = _filter(request.filter)
+        ids = await self._store.read(queries.resolve_jobs, DEFAULT_TENANT, chosen.ids)
+        chosen = replace(chosen, ids=tuple(ids))
         cursor = request.after_sequence
         told: dict[str, job_pb2.Progress] = {}
         with self._store.topics.subscribe(*([topics.job(i) for i in ids] or [topics.JOBS])) as changes:
@@ -238,6 +278,8 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         self, request: job_service_pb2.StreamLogsRequest, context: _Context
     ) -> AsyncIterator[job_service_pb2.StreamLogsResponse]:
         job_id = await self._resolve(request.job_id)
+        if not request.attempt_id.isprintable():
+            raise InvalidRequest(_wrong("attempt_id", "the id of an attempt is expected"))
         log = _Log(self._store, self._archive, job_id, request.attempt_id)
         with self._store.topics.subscribe(topics.log(job_id), topics.job(job_id)) as changes:
             while True:

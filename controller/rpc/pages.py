@@ -37,9 +37,9 @@ def position(page_token: str, scope: Message) -> int | None:
         return None
     try:
         begin, bound = json.loads(base64.b64decode(page_token.encode(), altchars=b"-_", validate=True))
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, binascii.Error, RecursionError):
         bound = begin = None
-    if bound != _bound_to(scope) or not isinstance(begin, int):
+    if bound != _bound_to(scope) or type(begin) is not int or not 0 <= begin < 2**63:
         raise InvalidRequest(
             Problem(
                 Reason.PAGE_TOKEN_INVALID,

@@ -56,7 +56,7 @@ def queue_depths(connection: Connection) -> list[Depth]:
     ready = oldest_ready_us(connection)
     line = select(tasks.c.lane, func.count().label("total")).where(_PENDING).group_by(tasks.c.lane).subquery()
     depths = [
-        Depth(row.tenant, row.queue, "PENDING", row.total, ready.get((row.tenant, row.queue)))
+        Depth(row.tenant, row.queue, "PENDING", int(row.total), ready.get((row.tenant, row.queue)))
         for row in connection.execute(
             select(lanes.c.tenant, lanes.c.queue, func.sum(line.c.total).label("total"))
             .join(line, line.c.lane == lanes.c.key)

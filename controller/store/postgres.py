@@ -47,6 +47,8 @@ WRITING_LOCK = SCHEDULING_LOCK + 1
 NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 FIRST_WINS = frozenset({"pk_requests", "pk_agents", "pk_documents"})
 """Keys that two controllers may be given at once: whoever is second looks again and finds what the first one wrote."""
+STATEMENT_TOO_BIG = "54"
+"""Class of "program limit exceeded": a key too long for its index, too many parameters, expressions too deep."""
 LISTEN_POLL_S = 0.5
 RECONNECT_S = 1.0
 
@@ -198,7 +200,11 @@ class PostgresDatabase(Database):
     def is_unavailable(self, error: BaseException) -> bool:
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return True
-        return isinstance(driver_error(error), psycopg.OperationalError | psycopg.InterfaceError)
+        told = driver_error(error)
+        if isinstance(told, psycopg.Error) and (told.sqlstate or "")[:2] == STATEMENT_TOO_BIG:
+            # The driver files it under "operational", but it is the statement's own fault and stays so.
+            return False
+        return isinstance(told, psycopg.OperationalError | psycopg.InterfaceError)
 
 
 def _driver(connection: Connection) -> psycopg.Connection[tuple[Any, ...]]:

@@ -17,6 +17,11 @@ from presets.reasons import TABLE, Reason
 DOMAIN: Final = "mediactl"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 
+# gRPC drops a status of more than 8 KiB at random and one of 16 KiB always, with words of its own.
+_MOST_FIELDS_BYTES: Final = 2500
+_MOST_MESSAGE_BYTES: Final = 1200
+_MOST_TEXT: Final = 1000
+
 # Exit codes for reasons which only a newer server knows: what the canonical code says about them.
 _EXIT_CODES: Final = {
     "INVALID_ARGUMENT": 2,
@@ -89,24 +94,28 @@ class WaitTimeout(TimeoutError):
 def status_of(error: MediactlError | InvalidRequest | MediaFailure) -> status_pb2.Status:
     """The rich status of an error, for `context.abort_with_status(rpc_status.to_status(status_of(error)))`.
 
-    An InvalidRequest takes the reason of its first problem; each violation carries its own.
+    An InvalidRequest takes the reason of its first problem; each violation carries its own. A status has little room:
+    long texts are cut, and of very many problems the first are told with how many more there are.
     """
     metadata: Mapping[str, str] = {}
     fields: tuple[tuple[str, str, str], ...] = ()
     match error:
         case InvalidRequest():
-            fields = tuple((problem.field, problem.message, problem.reason) for problem in error.problems)
+            fields = tuple((_cut(one.field), _cut(one.message), one.reason) for one in error.problems)
             reason: str = error.problems[0].reason
             code = TABLE[error.problems[0].reason].code
+            fields, left_out = _first(fields)
             message = "; ".join(f"{field}: {text}" if field else text for field, text, _ in fields)
+            if left_out:
+                message = f"{_brief(message)}; and {left_out} more"
         case MediaFailure():
             reason, code, message = error.reason, TABLE[error.reason].code, error.message
         case MediactlError():
             reason, code, message, metadata = error.reason, error.code, error.message, error.metadata
-            fields = tuple((field, text, error.reason) for field, text in error.fields)
+            fields, _ = _first(tuple((_cut(field), _cut(text), error.reason) for field, text in error.fields))
         case _:
             assert_never(error)
-    status = status_pb2.Status(code=_NUMBERS.get(code, _NUMBERS["UNKNOWN"]), message=message)
+    status = status_pb2.Status(code=_NUMBERS.get(code, _NUMBERS["UNKNOWN"]), message=_brief(message, room=100))
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=str(reason), domain=DOMAIN, metadata=dict(metadata)))
     if fields:
         status.details.add().Pack(
@@ -118,6 +127,29 @@ def status_of(error: MediactlError | InvalidRequest | MediaFailure) -> status_pb
             )
         )
     return status
+
+
+def _first(fields: tuple[tuple[str, str, str], ...]) -> tuple[tuple[tuple[str, str, str], ...], int]:
+    """As many as there is room for, and how many that leaves out."""
+    size = 0
+    for number, field in enumerate(fields):
+        size += sum(len(text.encode(errors="replace")) for text in field)
+        if size > _MOST_FIELDS_BYTES and number:
+            return fields[:number], len(fields) - number
+    return fields, 0
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT // 2]} … {text[-_MOST_TEXT // 2 :]}"
+
+
+def _brief(text: str, room: int = 0) -> str:
+    # A message travels with three bytes for every one that isn't plain ASCII.
+    most = _MOST_MESSAGE_BYTES + room
+    short = text[:most]
+    while (size := len(short) + 2 * sum(not " " <= c <= "~" for c in short) * 2) > most:
+        short = short[: len(short) * most // size]
+    return text if short == text else f"{short} …"
 
 
 def from_rpc_error(error: grpc.RpcError) -> MediactlError:

@@ -44,6 +44,7 @@ async def test_reflection_lists_the_services(tmp_path: Path) -> None:
             "mediactl.v1.JobService",
             "mediactl.v1.PresetService",
             "mediactl.v1.FleetService",
+            "mediactl.v1.QueueService",
             "mediactl.v1.AgentService",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
@@ -80,6 +81,8 @@ async def test_buf_curl_submits_and_gets_a_job(tmp_path: Path) -> None:
         [job] = (await _call(box.address, "SubmitJobs", {"jobs": [SPEC], "requestId": "r"}))["jobs"]
         assert job["state"] == "JOB_STATE_PENDING"
         got = (await _call(box.address, "GetJob", {"jobId": job["id"]}))["job"]
+        assert [task.pop("id") for task in got["tasks"]] == [f"{job['id']}-1"]
+        assert got.pop("tasks") == [{"name": "main", "kind": "transform", "state": "PENDING"}]
         assert got == job
         assert (await box.client.get(job["id"])).preset == job["preset"] == "loudness_podcast_v1"
 

@@ -495,7 +495,7 @@ class LogChunk(_message.Message):
     stream: _builtins.str
     """`agent` or `ffmpeg`."""
     sequence: _builtins.int
-    """Counted from 1 within (attempt, stream). A repeat is stored once."""
+    """Rising within (attempt, stream), from any number, also over lives of the agent. A repeat is stored once."""
     data: _builtins.bytes
     """At most 64 KiB."""
     def __init__(

@@ -658,7 +658,7 @@ class StreamLogsResponse(_message.Message):
     stream: _builtins.str
     """Name of the stream, e.g. `agent` or `ffmpeg`."""
     sequence: _builtins.int
-    """Counted from 1 within (attempt, stream)."""
+    """Rising within (attempt, stream)."""
     data: _builtins.bytes
     """As it was captured: UTF-8 as a rule, whole lines, not guaranteed to be either."""
     def __init__(
