@@ -32,6 +32,9 @@ DEFAULT_PRIORITY = 5
 DEFAULT_QUEUE = "default"
 DEFAULT_MAX_ATTEMPTS = 3
 MOST_JOBS = 10_000
+MOST_BYTES = 64 * 1024
+"""Of one job as it was asked for: lists of jobs must fit into a message."""
+MOST_LABELS = 64
 _Time: TypeAlias = Literal["not_before", "timeout", "deadline"]
 _TIMES: tuple[_Time, ...] = get_args(_Time)
 LATEST_US = 7_258_118_400_000_000
@@ -72,6 +75,10 @@ def admit(
         raise InvalidRequest(*problems)
     taken: dict[str, int] = {}
     for index, spec in enumerate(specs):
+        if spec.ByteSize() > MOST_BYTES:
+            told = f"at most {MOST_BYTES // 1024} KiB for one job, got {spec.ByteSize() // 1024}"
+            problems.append(Problem(Reason.INVALID_ARGUMENT, field.format(index=index).rstrip("."), told))
+            continue
         found = [*_numbers(spec), *_names(spec), *_times(spec, now_us)]
         found += [
             Problem(meant.reason, f"after[{number}]", meant.message)
@@ -152,6 +159,9 @@ def _names(spec: job_pb2.JobSpec) -> list[Problem]:
     if spec.queue and (unfit := name_problem(spec.queue)):
         problems.append(Problem(Reason.INVALID_ARGUMENT, "queue", unfit))
     for field, pairs in (("labels", spec.labels), ("require", spec.require)):
+        if len(pairs) > MOST_LABELS:
+            problems.append(Problem(Reason.INVALID_ARGUMENT, field, f"at most {MOST_LABELS} are expected"))
+            continue
         for key, value in pairs.items():
             if not _LABEL_KEY.fullmatch(key):
                 told = f"{key!r}: letters, digits and `._-/` are expected, 63 at the most"

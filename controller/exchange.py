@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from google.protobuf import json_format
 
+from controller import frames
 from controller.core.fitting import Gpu, Offer
 from controller.store.attempts import Decline, End, Item, Log, Speaker, Stage, Start
 from controller.store.fleet import Reconciled, Register
@@ -182,6 +183,7 @@ class Exchange:
 
     def hear(self, frame: pb.SessionRequest) -> list[Item]:
         """What a frame asks the store for, in order. Raises InvalidRequest."""
+        frames.check(frame)
         match frame.WhichOneof("frame"):
             case "bundle":
                 if any(inner.HasField("bundle") for inner in frame.bundle.frames):
@@ -189,6 +191,7 @@ class Exchange:
                 return [item for inner in frame.bundle.frames for item in self.hear(inner)]
             case "status":
                 self.status = frame.status
+                self._begun &= {holding.attempt_id for holding in frame.status.holdings}
                 if frame.status.scratch_free_bytes != self._scratch:
                     self._scratch, self._offer = frame.status.scratch_free_bytes, None
                 return [

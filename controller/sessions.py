@@ -19,6 +19,8 @@ from mediactl.v1 import job_pb2
 
 DECLINE_PAUSE_S = 1.0
 """How long an agent that declined a lease gets no other: it is about to say what has changed."""
+MOST_PROGRESS = 50_000
+"""Jobs whose progress is remembered: agents may name any."""
 
 
 class Session:
@@ -117,6 +119,8 @@ class Sessions:
     def report_progress(self, holding: pb.Holding) -> None:
         """Keep the newest; within an attempt it never falls."""
         job_id = job_of(holding.attempt_id)
+        if len(self._progress) >= MOST_PROGRESS and job_id not in self._progress:
+            self._progress.pop(next(iter(self._progress)))
         before = self._progress.get(job_id)
         floor = before.fraction if before is not None and before.attempt_id == holding.attempt_id else 0.0
         self._progress[job_id] = job_pb2.Progress(

@@ -22,6 +22,11 @@ def report(error: Exception) -> int:
         case OSError():
             _say(str(error))
             return 1
+        case UnicodeEncodeError():
+            # Bytes of the command line that are no text. Names of files may be such; nothing else that travels can.
+            shown = ascii(error.object)
+            _say(f"INVALID_ARGUMENT: {shown} is not UTF-8: names of files may be anything, all else must be text")
+            return 2
         case _:
             _say(f"INTERNAL: {type(error).__name__}: {error} (MEDIACTL_DEBUG=1 shows where)")
             return 1

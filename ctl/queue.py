@@ -87,7 +87,7 @@ def overview(settings: Settings) -> int:
     type=click.FloatRange(0, 1000, min_open=True),
     required=True,
     metavar="W",
-    help="Share relative to other queues, which have 1 unless set; above 0, at most 1000.",
+    help="Share relative to other queues, which have 1 unless set; 0.001 to 1000.",
 )
 def set_queue(settings: Settings, *, name: str, weight: float) -> int:
     """Set the weight of a queue, which need not exist yet. Under load, queues get core-seconds in proportion.

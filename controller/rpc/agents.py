@@ -14,6 +14,7 @@ import structlog
 from controller import sessions as live
 from controller.core.liveness import Timers
 from controller.exchange import Exchange
+from controller.frames import check_hello
 from controller.sessions import Sessions
 from controller.store import queries, topics
 from controller.store.attempts import Decline, EpochSuperseded, Item, Report
@@ -48,6 +49,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 Problem(Reason.INVALID_ARGUMENT, "hello.agent_id", "the first frame must introduce the agent")
             )
         hello = first.hello
+        check_hello(hello)
         exchange = Exchange(hello, self._dice.random)
         found = await self._store.execute(exchange.register())
         welcome = exchange.welcome(found, self._timers.heartbeat_s)

@@ -16,7 +16,7 @@ from controller.core.fitting import Offer
 from controller.core.states import JOB_ENDS
 from controller.exchange import offer_of
 from controller.library import Library
-from controller.rpc import messages, pages
+from controller.rpc import asked, messages, pages
 from controller.sessions import Sessions
 from controller.store import queries, topics, views
 from controller.store.cancelling import CancelJob, JobEnded
@@ -34,59 +34,8 @@ from presets.reasons import Reason
 POLL_S = 1.0
 """A wake-up that was missed delays by this much."""
 PAGE = 500
-MOST_CHOSEN = 10_000
-"""Jobs that one hold, release or retry takes at the most, and ids that a filter may name."""
-MOST_MESSAGE = 4096
-MOST_REQUEST_ID = 256
-MOST_OF_A_FILTER = 100
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-
-
-def _filter(message: job_pb2.JobFilter) -> queries.Filter:
-    """Raises InvalidRequest where it asks for what no job can be, or for too much at once."""
-    problems = []
-    if len(message.ids) > MOST_CHOSEN:
-        problems.append(_wrong("filter.ids", f"at most {MOST_CHOSEN} ids are expected, got {len(message.ids)}"))
-    for field, texts in (
-        ("preset", [message.preset]),
-        ("queue", [message.queue]),
-        ("reasons", message.reasons),
-        ("labels", [*message.labels, *message.labels.values()]),
-    ):
-        if len(texts) > MOST_OF_A_FILTER or any(len(text) > 256 or not text.isprintable() for text in texts):
-            told = f"at most {MOST_OF_A_FILTER} texts of at most 256 printable characters are expected"
-            problems.append(_wrong(f"filter.{field}", told))
-    if problems:
-        raise InvalidRequest(*problems)
-    return queries.Filter(
-        tenant=DEFAULT_TENANT,
-        ids=tuple(message.ids),
-        states=tuple(dict.fromkeys(_state_name(state) for state in message.states)),
-        preset=message.preset,
-        queue=message.queue,
-        labels=dict(message.labels),
-        reasons=tuple(message.reasons),
-    )
-
-
-def _state_name(state: job_pb2.JobState.ValueType) -> str:
-    if state not in job_pb2.JobState.values() or state == job_pb2.JOB_STATE_UNSPECIFIED:
-        raise InvalidRequest(Problem(Reason.INVALID_ARGUMENT, "filter.states", f"{state} is no state of a job"))
-    return job_pb2.JobState.Name(state).removeprefix("JOB_STATE_")
-
-
-def _wrong(field: str, message: str) -> Problem:
-    return Problem(Reason.INVALID_ARGUMENT, field, message)
-
-
-def _check(*, request_id: str = "", message: str = "") -> None:
-    """Raises InvalidRequest where a caller's text is none that can be kept."""
-    if len(request_id) > MOST_REQUEST_ID or not request_id.isprintable():
-        told = f"at most {MOST_REQUEST_ID} printable characters are expected"
-        raise InvalidRequest(_wrong("request_id", told))
-    if len(message) > MOST_MESSAGE:
-        raise InvalidRequest(_wrong("message", f"at most {MOST_MESSAGE} characters are expected, got {len(message)}"))
 
 
 class JobServicer(job_service_pb2_grpc.JobServiceServicer):
@@ -110,7 +59,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def SubmitJobs(
         self, request: job_service_pb2.SubmitJobsRequest, context: _Context
     ) -> job_service_pb2.SubmitJobsResponse:
-        _check(request_id=request.request_id)
+        asked.check(request_id=request.request_id)
         known = digest(request)
         new = await self._admitted(request.jobs, request.request_id, known)
         if not isinstance(new, tuple):
@@ -136,6 +85,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         field: str = "jobs[{index}].",
     ) -> tuple[NewJob, ...] | list[JobId]:
         """New jobs, or those that the same request made before. Raises InvalidRequest."""
+        asked.check_parents(specs, field)
         catalog = await self._library.catalog(DEFAULT_TENANT)
         grounds = await self._store.read(
             queries.admission_grounds,
@@ -156,15 +106,15 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
 
     async def _chosen(self, message: job_pb2.JobFilter) -> tuple[JobId, ...]:
         """Jobs named by id, whatever became of them, or all that a filter selects."""
-        chosen = _filter(message)
+        chosen = asked.chosen(message)
         if chosen.ids:
             return tuple(await self._store.read(queries.resolve_jobs, DEFAULT_TENANT, chosen.ids))
-        return tuple(await self._store.read(queries.find_jobs, chosen, most=MOST_CHOSEN))
+        return tuple(await self._store.read(queries.find_jobs, chosen, most=asked.MOST_CHOSEN))
 
     async def RetryJobs(
         self, request: job_service_pb2.RetryJobsRequest, context: _Context
     ) -> job_service_pb2.RetryJobsResponse:
-        _check(request_id=request.request_id)
+        asked.check(request_id=request.request_id)
         if not request.filter.ids and not request.filter.states:
             request.filter.states.append(job_pb2.JOB_STATE_DEAD)
         known = digest(request)
@@ -175,7 +125,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def HoldJobs(
         self, request: job_service_pb2.HoldJobsRequest, context: _Context
     ) -> job_service_pb2.HoldJobsResponse:
-        _check(message=request.message)
+        asked.check(message=request.message)
         ids = await self._chosen(request.filter)
         outcome = await self._store.execute(HoldJobs(DEFAULT_TENANT, ids, request.message))
         return job_service_pb2.HoldJobsResponse(job_ids=outcome.done, refused=_refused(outcome, request.filter))
@@ -183,7 +133,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def ReleaseJobs(
         self, request: job_service_pb2.ReleaseJobsRequest, context: _Context
     ) -> job_service_pb2.ReleaseJobsResponse:
-        _check(message=request.message)
+        asked.check(message=request.message)
         ids = await self._chosen(request.filter)
         outcome = await self._store.execute(ReleaseJobs(DEFAULT_TENANT, ids, request.message))
         return job_service_pb2.ReleaseJobsResponse(job_ids=outcome.done, refused=_refused(outcome, request.filter))
@@ -191,7 +141,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def ReplayJob(
         self, request: job_service_pb2.ReplayJobRequest, context: _Context
     ) -> job_service_pb2.ReplayJobResponse:
-        _check(request_id=request.request_id)
+        asked.check(request_id=request.request_id)
         known = digest(request)
         ids = await self._store.read(queries.requested, DEFAULT_TENANT, request.request_id, known)
         if not (request.request_id and ids):
@@ -207,7 +157,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         limit = pages.size(request.page_size, default=50)
         before = pages.position(request.page_token, request.filter)
         rows = await self._store.read(
-            views.list_jobs, self._store.database, _filter(request.filter), before_seq=before, limit=limit + 1
+            views.list_jobs, self._store.database, asked.chosen(request.filter), before_seq=before, limit=limit + 1
         )
         more = len(rows) > limit
         rows = rows[:limit]
@@ -219,7 +169,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def CancelJob(
         self, request: job_service_pb2.CancelJobRequest, context: _Context
     ) -> job_service_pb2.CancelJobResponse:
-        _check(message=request.message)
+        asked.check(message=request.message)
         job_id = await self._resolve(request.job_id)
         await self._store.execute(CancelJob(DEFAULT_TENANT, job_id, request.message))
         [job] = await self._jobs([job_id])
@@ -228,7 +178,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def WatchJobs(
         self, request: job_service_pb2.WatchJobsRequest, context: _Context
     ) -> AsyncIterator[job_service_pb2.WatchJobsResponse]:
-        chosen = _filter(request.filter)
+        chosen = asked.chosen(request.filter)
         ids = await self._store.read(queries.resolve_jobs, DEFAULT_TENANT, chosen.ids)
         chosen = replace(chosen, ids=tuple(ids))
         cursor = request.after_sequence
@@ -279,7 +229,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[job_service_pb2.StreamLogsResponse]:
         job_id = await self._resolve(request.job_id)
         if not request.attempt_id.isprintable():
-            raise InvalidRequest(_wrong("attempt_id", "the id of an attempt is expected"))
+            raise InvalidRequest(Problem(Reason.INVALID_ARGUMENT, "attempt_id", "the id of an attempt is expected"))
         log = _Log(self._store, self._archive, job_id, request.attempt_id)
         with self._store.topics.subscribe(topics.log(job_id), topics.job(job_id)) as changes:
             while True:
@@ -418,9 +368,9 @@ def _parent(text: str, found: JobId | Exception) -> JobId | Problem:
             return found
 
 
-def _refused(outcome: Outcome, asked: job_pb2.JobFilter) -> list[job_service_pb2.Refusal]:
+def _refused(outcome: Outcome, wanted: job_pb2.JobFilter) -> list[job_service_pb2.Refusal]:
     """Jobs that a filter happened to select aren't worth a word."""
-    if not asked.ids:
+    if not wanted.ids:
         return []
     return [
         job_service_pb2.Refusal(job_id=job_id, reason=reason, message=message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,6 +22,8 @@ from presets.reasons import Reason
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
+LEAST_WEIGHT = 0.001
+"""Virtual times are sums of what was used divided by weights: of far smaller ones they would overflow."""
 MOST_WEIGHT = 1000.0
 
 
@@ -48,8 +49,8 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
         problems = []
         if unfit := name_problem(request.name):
             problems.append(Problem(Reason.INVALID_ARGUMENT, "name", unfit))
-        if not (math.isfinite(request.weight) and 0 < request.weight <= MOST_WEIGHT):
-            message = f"a number above 0, at most {MOST_WEIGHT:.0f}, is expected, got {request.weight:g}"
+        if not LEAST_WEIGHT <= request.weight <= MOST_WEIGHT:
+            message = f"a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g} is expected, got {request.weight:g}"
             problems.append(Problem(Reason.INVALID_ARGUMENT, "weight", message))
         if problems:
             raise InvalidRequest(*problems)

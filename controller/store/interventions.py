@@ -130,8 +130,9 @@ class RetryJobs:
                 return Outcome(done=[JobId(job_id) for job_id in json.loads(before.job_ids)])
         # Parents first: they are older than what waits for them, and ids rise.
         outcome = _each(tx, self.tenant, sorted(self.ids), _revive)
-        outcome.done.sort(key=self.ids.index)
-        outcome.refused.sort(key=lambda refused: self.ids.index(refused[0]))
+        place = {job_id: number for number, job_id in enumerate(self.ids)}
+        outcome.done.sort(key=place.__getitem__)
+        outcome.refused.sort(key=lambda refused: place[refused[0]])
         if self.request_id:
             row = {
                 "tenant": self.tenant,

@@ -18,6 +18,8 @@ from controller.store.writer import Tx
 from presets.capabilities import Requirements
 
 PAGE = 1000
+MOST_REMEMBERED = 20_000
+"""Lanes in memory: labels and requirements of callers may make any number of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,9 @@ def known_lanes(tx: Tx, keys: Collection[str]) -> dict[str, LaneFacts]:
     memo = tx.database.lanes
     unknown = [key for key in keys if key not in memo]
     if unknown:
+        if len(memo) > MOST_REMEMBERED:
+            memo.clear()
+            unknown = list(keys)
         rows = tx.connection.execute(select(lanes).where(lanes.c.key.in_(unknown)))
         memo.update({row.key: _facts(row) for row in rows})
     return {key: memo[key] for key in keys if key in memo}

@@ -60,7 +60,7 @@ class Filter:
             # Whole ids are one list; conditions on beginnings nest, and no engine takes thousands of them.
             whole = [given for given in self.ids if len(given) == JOB_ID_LENGTH]
             begun = [given for given in self.ids if len(given) < JOB_ID_LENGTH]
-            clauses.append(or_(jobs.c.id.in_(whole), *(_begins(given) for given in begun[:MOST_PREFIXES])))
+            clauses.append(or_(jobs.c.id.in_(whole), *(_begins(given) for given in begun)))
         if self.states:
             clauses.append(jobs.c.state.in_(self.states))
         if self.preset:
@@ -92,6 +92,20 @@ def resolve_job(connection: Connection, tenant: Tenant, prefix: str) -> JobId:
     if len(found) > 1 and prefix not in found:
         raise JobAmbiguous
     return JobId(prefix if prefix in found else found[0])
+
+
+def resolve_jobs(connection: Connection, tenant: Tenant, given: Iterable[str]) -> list[JobId]:
+    """The jobs that these mean, each once. Raises JobNotFound, JobAmbiguous."""
+    wanted = list(dict.fromkeys(given))
+    whole = _existing(connection, tenant, wanted)
+    return list(dict.fromkeys(JobId(one) if one in whole else resolve_job(connection, tenant, one) for one in wanted))
+
+
+def _existing(connection: Connection, tenant: Tenant, given: Iterable[str]) -> set[str]:
+    whole = [one for one in given if len(one) == JOB_ID_LENGTH and one.isprintable()]
+    if not whole:
+        return set()
+    return set(connection.scalars(select(jobs.c.id).where(jobs.c.tenant == tenant, jobs.c.id.in_(whole))))
 
 
 def find_jobs(connection: Connection, chosen: Filter, *, most: int) -> list[JobId]:
@@ -239,9 +253,11 @@ def admission_grounds(
 ) -> Grounds:
     """All of it in one snapshot; `after` are ids of jobs or prefixes of them."""
     parents: dict[str, JobId | JobNotFound | JobAmbiguous] = {}
-    for prefix in set(after):
+    asked = set(after)
+    whole = _existing(connection, tenant, asked)
+    for prefix in asked:
         try:
-            parents[prefix] = resolve_job(connection, tenant, prefix)
+            parents[prefix] = JobId(prefix) if prefix in whole else resolve_job(connection, tenant, prefix)
         except (JobNotFound, JobAmbiguous) as error:
             parents[prefix] = error
     return Grounds(

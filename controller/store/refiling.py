@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import astuple
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from sqlalchemy import select
@@ -17,11 +19,17 @@ from controller.store.lanes import grounds, lane_of, store_lanes
 from controller.store.records import AttemptRecord, TaskRecord, columns
 from controller.store.work import Happened, Work
 from mediactl.v1 import agent_service_pb2 as pb
-from presets.capabilities import Requirements
+from presets.capabilities import Alternative, Requirements
 
 KINDS = {pb.TASK_KIND_TRANSFORM: "transform", pb.TASK_KIND_PLAN: "plan", pb.TASK_KIND_PART: "part"}
-MOST_TASKS = 10_000
-"""In one job."""
+MOST_TASKS = 1000
+"""In one job. Every move of one looks at all: of ten thousand, one report would hold up everybody for a minute."""
+MOST_NAME = 128
+MOST_TOLD = 500
+MOST_ALTERNATIVES = 16
+MOST_NEEDS = 1000
+MOST_AMOUNT = 2**53
+MOST_DELAY_S = 86_400.0
 MOST_REFILES = 20
 """Attempts that cost a task nothing, after which an agent that refiles once more is taken to go in circles."""
 
@@ -117,31 +125,40 @@ def _unfit(new: Collection[pb.NewTask], older: Collection[str]) -> str:
         return "the agent expanded the task into nothing"
     if len(known) != len(names) + len(older) or not all(names):
         return "names of added tasks must be new and different"
+    if any(len(name) > MOST_NAME or not name.isprintable() for name in names):
+        return f"names of tasks have at most {MOST_NAME} printable characters"
     if len(known) > MOST_TASKS:
         return f"a job has at most {MOST_TASKS} tasks"
     for task in new:
         if task.kind not in KINDS:
             return f"task {task.name} is of no kind that this controller knows"
         if unknown := set(task.after) - known:
-            return f"task {task.name} waits for {min(unknown)}, which the job doesn't have"
-    # Each must come after all that it waits for: then there is no circle.
-    before = set(older)
-    waiting = list(new)
-    while waiting:
-        free = [task for task in waiting if set(task.after) <= before]
-        if not free:
-            return f"tasks wait for each other in a circle: {', '.join(sorted(task.name for task in waiting))}"
-        before |= {task.name for task in free}
-        waiting = [task for task in waiting if task.name not in before]
+            return f"task {task.name} waits for {min(unknown)}, which the job doesn't have"[:MOST_TOLD]
+    try:
+        TopologicalSorter({task.name: set(task.after) for task in new}).prepare()
+    except CycleError as error:
+        return f"tasks wait for each other in a circle: {', '.join(sorted(set(error.args[1])))}"[:MOST_TOLD]
     return ""
 
 
 def _requirements(document: str) -> Requirements | None:
     try:
         needs = Requirements.from_json(json.loads(document))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return needs if needs.alternatives else None
+    fine = 0 < len(needs.alternatives) <= MOST_ALTERNATIVES and all(map(_sound, needs.alternatives))
+    return needs if fine else None
+
+
+def _sound(alternative: Alternative) -> bool:
+    """Whether it is made of what it should be: a document says whatever its writer liked."""
+    # True is an int to Python, and no number of cores.
+    amounts_fit = all(type(amount) is int and 0 <= amount <= MOST_AMOUNT for amount in astuple(alternative.resources))
+    names: list[Any] = [name for any_of in alternative.needs for name in any_of]
+    names_fit = len(names) <= MOST_NEEDS and all(
+        isinstance(name, str) and len(name) <= MOST_NAME and name.isprintable() for name in names
+    )
+    return amounts_fit and names_fit and 0.0 <= alternative.open_after_s <= MOST_DELAY_S
 
 
 def _lane(unit: Work, task: TaskRecord, needs: Requirements) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+from contextlib import suppress
 
 from sqlalchemy import Connection, select
 
@@ -69,9 +70,10 @@ def _pinned(connection: Connection, tenant: Tenant, job_id: JobId, inputs: int) 
         .order_by(attempts.c.leased_us.desc())
     )
     for record in records:
-        read = json.loads(record or "{}").get("inputs", [])
-        if len(read) == inputs:
-            return json.dumps([{"size": item["size"], "token": item["token"]} for item in read])
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):  # as an agent wrote it
+            read = json.loads(record or "{}").get("inputs", [])
+            if len(read) == inputs:
+                return json.dumps([{"size": item["size"], "token": item["token"]} for item in read])
     raise NeverRead
 
 

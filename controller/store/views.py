@@ -57,7 +57,8 @@ class JobRows:
 def find_job(connection: Connection, database: Database, tenant: Tenant, prefix: str) -> JobRows:
     """The one job whose id is or begins with `prefix`, with all its parts. Raises JobNotFound, JobAmbiguous."""
     sql = f"SELECT {_COLUMNS} FROM jobs WHERE tenant = :tenant AND id = :id"  # noqa: S608
-    found = database.rows(connection, sql, {"tenant": tenant, "id": prefix})
+    # What can't be written into a statement is the beginning of no id either.
+    found = database.rows(connection, sql, {"tenant": tenant, "id": prefix}) if prefix.isprintable() else ()
     if not found:
         job_id = resolve_job(connection, tenant, prefix)
         found = database.rows(connection, sql, {"tenant": tenant, "id": job_id})

@@ -314,7 +314,7 @@ class SetQueueRequest(_message.Message):
     name: _builtins.str
     """Name of the queue; it need not exist yet."""
     weight: _builtins.float
-    """Above 0, at most 1000."""
+    """0.001 to 1000."""
     def __init__(
         self,
         *,

@@ -286,7 +286,7 @@ def test_jobs_list_says_why(mediactl: Mediactl, fake: FakeController) -> None:
     mediactl("submit", *SLOW)
     fake.jobs["job-5"].held = True
     whys = [line.split("  ")[-1] for line in mediactl("jobs", "list", "--limit", "9").out.splitlines()[1:]]
-    assert (whys[0], whys[3], whys[4]) == ("held", "after job-1, 0123456789abc", "INPUT_NOT_FOUND")
+    assert (whys[0], whys[3], whys[4]) == ("held", "after job-1, 0123456789abcdef", "INPUT_NOT_FOUND")
     assert whys[1].startswith("not before 20")
     assert " HELD " in mediactl("jobs", "list", "--state", "HELD").out
 

@@ -1,0 +1,88 @@
+"""What an agent may say at all: frames that mean nothing are refused, sizes and figures brought within bounds.
+
+An agent repeats a report until it is acknowledged. What the database can't hold would come back for ever and hold up
+everything else that the agent has to say, so figures and texts are cut to measure here; only what names nothing ends
+the stream.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mediactl.v1 import agent_service_pb2 as pb
+from presets.problems import InvalidRequest, Problem
+from presets.reasons import Reason
+
+MOST_ID = 128
+"""Characters of an id, or of the name of a log."""
+MOST_MESSAGE = 4096
+MOST_LOG_TAIL = 65_536
+MOST_DOCUMENT = 1 << 20
+"""Bytes of a plan or a record: a caller gets those of every attempt in one message."""
+MOST_LOG_CHUNK = 1 << 20
+MOST_RUN_S = 10 * 365 * 86_400
+_MOST = 2.0**53
+
+
+def check_hello(hello: pb.Hello) -> None:
+    """Raises InvalidRequest where it introduces nobody."""
+    for field in ("agent_id", "instance_id", "name", "version"):
+        _name(f"hello.{field}", getattr(hello, field))
+    for holding in hello.holdings:
+        _name("hello.holdings.attempt_id", holding.attempt_id)
+
+
+def check(frame: pb.SessionRequest) -> None:
+    """Trims a frame where it is too much. Raises InvalidRequest where it names nothing."""
+    match frame.WhichOneof("frame"):
+        case "status":
+            for holding in frame.status.holdings:
+                _name("status.holdings.attempt_id", holding.attempt_id)
+                holding.progress = _within(holding.progress, 1.0)
+                holding.speed = _within(holding.speed, _MOST)
+        case "log":
+            _name("log.attempt_id", frame.log.attempt_id)
+            _name("log.stream", frame.log.stream)
+            if frame.log.sequence < 1 or len(frame.log.data) > MOST_LOG_CHUNK:
+                raise _wrong("log", f"a sequence from 1 and at most {MOST_LOG_CHUNK} bytes are expected")
+        case "staged":
+            _name("staged.attempt_id", frame.staged.attempt_id)
+        case "decline":
+            _name("decline.attempt_id", frame.decline.attempt_id)
+            frame.decline.message = frame.decline.message[:MOST_MESSAGE]
+        case "ended":
+            _name("ended.attempt_id", frame.ended.attempt_id)
+            _trim(frame.ended)
+        case _:
+            pass
+
+
+def _trim(report: pb.EndReport) -> None:
+    usage = report.usage
+    if not 0 <= usage.run_time.seconds <= MOST_RUN_S or not 0 <= usage.run_time.nanos < 1_000_000_000:
+        usage.ClearField("run_time")
+    usage.cpu_seconds = _within(usage.cpu_seconds, _MOST)
+    usage.peak_memory_bytes = max(0, usage.peak_memory_bytes)
+    if report.HasField("failure"):
+        failure = report.failure
+        if len(failure.reason) > MOST_ID or not failure.reason.isprintable():
+            failure.reason = Reason.INTERNAL
+        failure.message = failure.message[:MOST_MESSAGE]
+        failure.log_tail = failure.log_tail[-MOST_LOG_TAIL:]
+    if report.plan.ByteSize() > MOST_DOCUMENT:
+        report.ClearField("plan")
+    if len(report.record_json) > MOST_DOCUMENT:
+        report.record_json = ""
+
+
+def _within(figure: float, most: float) -> float:
+    return 0.0 if math.isnan(figure) else min(most, max(0.0, figure))
+
+
+def _name(field: str, text: str) -> None:
+    if len(text) > MOST_ID or not text.isprintable():
+        raise _wrong(field, f"at most {MOST_ID} printable characters are expected")
+
+
+def _wrong(field: str, message: str) -> InvalidRequest:
+    return InvalidRequest(Problem(Reason.INVALID_ARGUMENT, field, message))
