@@ -160,8 +160,9 @@ def serve(
         raise SystemExit(_complain(error.message, error.exit_code)) from None
     except SchemaTooNew as error:
         raise SystemExit(_complain(str(error), 1)) from None
-    except StoreUnavailable:
-        raise SystemExit(_complain("the database can't be reached", 4)) from None
+    except StoreUnavailable as error:
+        why = str(getattr(error.__cause__, "orig", None) or error.__cause__ or "").strip().partition("\n")[0]
+        raise SystemExit(_complain("the database can't be reached" + (f": {why}" if why else ""), 4)) from None
     except OSError as error:
         raise SystemExit(_complain(f"{error.strerror}: {error.filename}", 1)) from None
 

@@ -183,7 +183,10 @@ def _say_ids(ids: Iterable[str], settings: Settings, *, empty: str) -> None:
 
 
 def _refusals(refused: Sequence[_Refused]) -> int:
-    """Says on stderr what was refused; the exit code of the first reason, 0 without any."""
+    """Says on stderr what was refused; the exit code: 3 where the first is unknown, else 2, 0 without any."""
     for job_id, error in refused:
         print(f"mediactl: {job_id}: {error.reason}: {render.plain(error.message)}", file=sys.stderr)
-    return refused[0][1].exit_code if refused else 0
+    if not refused:
+        return 0
+    # Whatever the reason says of a job that ended with it: here a request was refused.
+    return refused[0][1].exit_code if refused[0][1].exit_code in (2, 3) else 2

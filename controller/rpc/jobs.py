@@ -104,12 +104,31 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         rows = await self._store.read(views.find_job, self._store.database, DEFAULT_TENANT, request.job_id)
         return job_service_pb2.GetJobResponse(job=messages.job(rows, self._sessions.progress(rows.job.id)))
 
-    async def _chosen(self, message: job_pb2.JobFilter) -> tuple[JobId, ...]:
-        """Jobs named by id, whatever became of them, or all that a filter selects."""
+    async def _chosen(self, message: job_pb2.JobFilter) -> tuple[tuple[JobId, ...], list[job_service_pb2.Refusal]]:
+        """Jobs named by id, whatever became of them, or all that a filter selects; and ids that name no job.
+
+        One id alone that names none is the whole request's error.
+        """
         chosen = asked.chosen(message)
-        if chosen.ids:
-            return tuple(await self._store.read(queries.resolve_jobs, DEFAULT_TENANT, chosen.ids))
-        return tuple(await self._store.read(queries.find_jobs, chosen, most=asked.MOST_CHOSEN))
+        if not chosen.ids:
+            return tuple(await self._store.read(queries.find_jobs, chosen, most=asked.MOST_CHOSEN)), []
+        try:
+            return tuple(await self._store.read(queries.resolve_jobs, DEFAULT_TENANT, chosen.ids)), []
+        except (queries.JobNotFound, queries.JobAmbiguous):
+            if len(chosen.ids) == 1:
+                raise
+        found: dict[JobId, None] = {}
+        unknown = []
+        for given in chosen.ids:
+            try:
+                found[await self._resolve(given)] = None
+            except queries.JobNotFound:
+                told = "no job has this id; `mediactl jobs list` shows them"
+                unknown.append(job_service_pb2.Refusal(job_id=given, reason=Reason.JOB_NOT_FOUND, message=told))
+            except queries.JobAmbiguous:
+                told = "several jobs begin with this; give more of the id"
+                unknown.append(job_service_pb2.Refusal(job_id=given, reason=Reason.INVALID_ARGUMENT, message=told))
+        return tuple(found), unknown
 
     async def RetryJobs(
         self, request: job_service_pb2.RetryJobsRequest, context: _Context
@@ -118,25 +137,31 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         if not request.filter.ids and not request.filter.states:
             request.filter.states.append(job_pb2.JOB_STATE_DEAD)
         known = digest(request)
-        ids = await self._chosen(request.filter)
+        ids, unknown = await self._chosen(request.filter)
         outcome = await self._store.execute(RetryJobs(DEFAULT_TENANT, ids, request.request_id, known))
-        return job_service_pb2.RetryJobsResponse(job_ids=outcome.done, refused=_refused(outcome, request.filter))
+        return job_service_pb2.RetryJobsResponse(
+            job_ids=outcome.done, refused=[*unknown, *_refused(outcome, request.filter)]
+        )
 
     async def HoldJobs(
         self, request: job_service_pb2.HoldJobsRequest, context: _Context
     ) -> job_service_pb2.HoldJobsResponse:
         asked.check(message=request.message)
-        ids = await self._chosen(request.filter)
+        ids, unknown = await self._chosen(request.filter)
         outcome = await self._store.execute(HoldJobs(DEFAULT_TENANT, ids, request.message))
-        return job_service_pb2.HoldJobsResponse(job_ids=outcome.done, refused=_refused(outcome, request.filter))
+        return job_service_pb2.HoldJobsResponse(
+            job_ids=outcome.done, refused=[*unknown, *_refused(outcome, request.filter)]
+        )
 
     async def ReleaseJobs(
         self, request: job_service_pb2.ReleaseJobsRequest, context: _Context
     ) -> job_service_pb2.ReleaseJobsResponse:
         asked.check(message=request.message)
-        ids = await self._chosen(request.filter)
+        ids, unknown = await self._chosen(request.filter)
         outcome = await self._store.execute(ReleaseJobs(DEFAULT_TENANT, ids, request.message))
-        return job_service_pb2.ReleaseJobsResponse(job_ids=outcome.done, refused=_refused(outcome, request.filter))
+        return job_service_pb2.ReleaseJobsResponse(
+            job_ids=outcome.done, refused=[*unknown, *_refused(outcome, request.filter)]
+        )
 
     async def ReplayJob(
         self, request: job_service_pb2.ReplayJobRequest, context: _Context
