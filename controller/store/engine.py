@@ -14,7 +14,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, NewType, TypeAlias
 
-from sqlalchemy import Connection, Engine, Row, Table, text
+from sqlalchemy import Connection, Engine, Row, Table
 from sqlalchemy.exc import DBAPIError
 
 from controller.core.lanes import LaneFacts
@@ -139,19 +139,6 @@ class Database(ABC):
         self, connection: Connection, sql: str, values: Mapping[str, Any]
     ) -> tuple[Sequence[tuple[Any, ...]], tuple[str, ...]]:
         """Rows and the names of their columns."""
-
-    def select(
-        self,
-        connection: Connection,
-        columns: str,
-        source: str,
-        where: str,
-        values: Mapping[str, Any],
-        *,
-        suffix: str = "",
-    ) -> Sequence[AnyRow]:
-        """Rows by plain SQL of the project's own making."""
-        return connection.execute(text(f"SELECT {columns} FROM {source} WHERE {where}{suffix}"), values).all()  # noqa: S608
 
 
 @cache

@@ -171,7 +171,7 @@ class Seen:
     def apply(self, tx: Tx) -> list[tuple[AgentId, int]]:
         seen = {agent_id: (epoch, tx.now_us - ago_us) for agent_id, epoch, ago_us in self.signs}
         clause, values = tx.database.any_of("id", "ids", sorted(seen))
-        rows = tx.database.select(tx.connection, "id, epoch, last_seen_us", "agents", clause, values)
+        rows = tx.rows(f"SELECT id, epoch, last_seen_us FROM agents WHERE {clause}", **values)  # noqa: S608
         tx.database.update(
             tx.connection,
             agents,
@@ -210,7 +210,7 @@ class ExpireAgents:
             return []
         names = {row.id: row.name for row in silent}
         clause, values = tx.database.any_of("holder", "holders", sorted(names))
-        held = tx.database.select(tx.connection, "id", "attempts", f"holder <> '' AND {clause}", values)
+        held = tx.rows(f"SELECT id FROM attempts WHERE holder <> '' AND {clause}", **values)  # noqa: S608
         with work(tx) as unit:
             unit.lock_attempts({row.id for row in held})
             for attempt in sorted(unit.attempts.values(), key=lambda one: one.id):

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from sqlalchemy import select, text
+from sqlalchemy import text
 
 from controller.core.states import IN_LINE, JOB_ENDS, JobState, TaskEvent, TaskState
 from controller.store.engine import AnyRow
 from controller.store.records import JobRecord, write
-from controller.store.submission import RequestIdReused
+from controller.store.submission import RequestIdReused, remembered, to_remember
 from controller.store.tables import JobId, Tenant, requests
 from controller.store.work import Happened, Work, work
 from controller.store.writer import Tx
@@ -119,28 +119,20 @@ class RetryJobs:
 
     def apply(self, tx: Tx) -> Outcome:
         if self.request_id:
-            before = tx.connection.execute(
-                select(requests.c.digest, requests.c.job_ids).where(
-                    requests.c.tenant == self.tenant, requests.c.request_id == self.request_id
-                )
-            ).one_or_none()
+            key = (self.tenant, self.request_id)
+            before = remembered(tx, [key]).get(key)
             if before is not None:
-                if before.digest != self.digest:
+                digest, ids = before
+                if digest != self.digest:
                     raise RequestIdReused
-                return Outcome(done=[JobId(job_id) for job_id in json.loads(before.job_ids)])
+                return Outcome(done=ids)
         # Parents first: they are older than what waits for them, and ids rise.
         outcome = _each(tx, self.tenant, sorted(self.ids), _revive)
         place = {job_id: number for number, job_id in enumerate(self.ids)}
         outcome.done.sort(key=place.__getitem__)
         outcome.refused.sort(key=lambda refused: place[refused[0]])
         if self.request_id:
-            row = {
-                "tenant": self.tenant,
-                "request_id": self.request_id,
-                "digest": self.digest,
-                "job_ids": json.dumps(outcome.done),
-                "created_us": tx.now_us,
-            }
+            row = to_remember(tx, self.tenant, self.request_id, self.digest, outcome.done)
             tx.database.insert(tx.connection, requests, [row])
         return outcome
 
@@ -149,13 +141,11 @@ def _failed_parent(unit: Work, job: JobRecord) -> AnyRow | None:
     """Id and state of a job that this one waits for in vain."""
     # Those that this command brought back count as they are now.
     write(unit.tx, unit.jobs.values())
-    rows = unit.tx.database.select(
-        unit.tx.connection,
-        "p.id, p.state",
-        "job_edges e JOIN jobs p ON p.tenant = e.tenant AND p.id = e.parent_id",
-        "e.tenant = :tenant AND e.child_id = :job AND p.state IN ('DEAD', 'CANCELLED')",
-        {"tenant": job.tenant, "job": job.id},
-        suffix=" ORDER BY p.id LIMIT 1",
+    rows = unit.tx.rows(
+        "SELECT p.id, p.state FROM job_edges e JOIN jobs p ON p.tenant = e.tenant AND p.id = e.parent_id"
+        " WHERE e.tenant = :tenant AND e.child_id = :job AND p.state IN ('DEAD', 'CANCELLED') ORDER BY p.id LIMIT 1",
+        tenant=job.tenant,
+        job=job.id,
     )
     return rows[0] if rows else None
 

@@ -268,14 +268,12 @@ class GrantLeases:
     """Lease waiting tasks to agents with room.
 
     The offers are what the agents have altogether; what they hold is charged here, so two grants can't spend the same
-    core. `shunned` are (agent, feasibility key) pairs that declined lately. Returns the new leases; as many as
-    `MOST_GRANTS` mean that there may be more.
+    core. Returns the new leases; as many as `MOST_GRANTS` mean that there may be more.
     """
 
     offers: tuple[Offer, ...]
     rules: Rules
     feasibility: Feasibility
-    shunned: frozenset[tuple[str, str]] = frozenset()
 
     locks_scheduling: ClassVar[bool] = True
 
@@ -305,7 +303,6 @@ class GrantLeases:
             room=room(tx, lanes),
             costs=cost,
             blocked=blocked(tx.connection, tx.database, tx.now_us),
-            shunned=self.shunned,
             rules=self.rules,
             feasibility=self.feasibility,
             most=MOST_GRANTS,

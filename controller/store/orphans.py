@@ -126,12 +126,10 @@ def _in_order(unit: Work, job: JobRecord, known: frozenset[str]) -> list[str]:
 
 
 def _read_holdings(unit: Work, job: JobRecord) -> None:
-    rows = unit.tx.database.select(
-        unit.tx.connection,
-        "id",
-        "attempts",
-        "tenant = :tenant AND job_id = :job AND holder <> ''",
-        {"tenant": job.tenant, "job": job.id},
+    rows = unit.tx.rows(
+        "SELECT id FROM attempts WHERE tenant = :tenant AND job_id = :job AND holder <> ''",
+        tenant=job.tenant,
+        job=job.id,
     )
     unit.read_attempts([row.id for row in rows] + [task.attempt_id for task in unit.tasks_of(job) if task.attempt_id])
 

@@ -190,8 +190,7 @@ class PostgresDatabase(Database):
     def is_conflict(self, error: BaseException) -> bool:
         told = driver_error(error)
         if isinstance(told, psycopg.errors.UniqueViolation):
-            # Another controller was first with the same request or agent; the next look finds what it wrote.
-            return told.diag.constraint_name in ("pk_requests", "pk_agents")
+            return told.diag.constraint_name in FIRST_WINS
         return isinstance(
             told,
             psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure | psycopg.errors.LockNotAvailable,

@@ -230,14 +230,6 @@ def stops_for(connection: Connection, agent_id: str) -> list[AnyRow]:
     )
 
 
-def declared_roots(connection: Connection) -> list[tuple[str, ...]]:
-    """The media roots of the agents that aren't lost, each set of them once."""
-    return [
-        tuple(json.loads(declared))
-        for declared in connection.scalars(select(agents.c.media_roots).where(agents.c.lost.is_(False)).distinct())
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class Grounds:
     """What a request is checked against. `before`: the jobs that the same request made already."""

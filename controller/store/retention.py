@@ -34,17 +34,15 @@ class DropEnded:
     limit: int
 
     def apply(self, tx: Tx) -> Dropped:
-        rows = tx.database.select(
-            tx.connection,
-            "tenant, id",
-            "jobs",
-            f"ended_us IS NOT NULL AND ended_us < :before AND state IN ({_ENDS}) AND NOT EXISTS ("  # noqa: S608 - as below
+        rows = tx.rows(
+            "SELECT tenant, id FROM jobs WHERE"  # noqa: S608 - as below
+            f" ended_us IS NOT NULL AND ended_us < :before AND state IN ({_ENDS}) AND NOT EXISTS ("
             "SELECT 1 FROM job_edges JOIN jobs AS child"
             " ON child.tenant = job_edges.tenant AND child.id = job_edges.child_id"
             " WHERE job_edges.tenant = jobs.tenant AND job_edges.parent_id = jobs.id"
-            f" AND child.state NOT IN ({_ENDS}))",
-            {"before": self.before_us, "limit": self.limit},
-            suffix=" ORDER BY ended_us, id LIMIT :limit" + tx.database.skip_locked,
+            f" AND child.state NOT IN ({_ENDS})) ORDER BY ended_us, id LIMIT :limit{tx.database.skip_locked}",
+            before=self.before_us,
+            limit=self.limit,
         )
         ids: defaultdict[str, list[str]] = defaultdict(list)
         for row in rows:
@@ -57,9 +55,8 @@ def _drop(tx: Tx, tenant: str, job_ids: list[str]) -> list[str]:
     clause, values = tx.database.any_of("job_id", "ids", job_ids)
     of_jobs = f"tenant = :tenant AND {clause}"
     given = {"tenant": tenant, **values}
-    archived = tx.database.select(
-        tx.connection, "log_key", "attempts", f"{of_jobs} AND log_key LIKE :archived", {**given, "archived": "logs/%"}
-    )
+    sql = f"SELECT log_key FROM attempts WHERE {of_jobs} AND log_key LIKE :archived"  # noqa: S608 - as below
+    archived = tx.rows(sql, **given, archived="logs/%")
     for table in _PARTS:
         tx.connection.execute(text(f"DELETE FROM {table} WHERE {of_jobs}"), given)  # noqa: S608 - names of this file's own
     for column in ("parent_id", "child_id", "id"):

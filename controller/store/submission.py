@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,7 @@ class Submit:
     @classmethod
     def apply_all(cls, tx: Tx, commands: Sequence[Submit]) -> list[Submitted | RequestIdReused]:
         """The ids, or the refusal, for each."""
-        before = _requested(tx, commands)
+        before = remembered(tx, [(c.tenant, c.request_id) for c in commands if c.request_id])
         rows = _Rows()
         results: list[Submitted | RequestIdReused] = []
         now = grounds(tx)
@@ -102,21 +102,24 @@ class Submit:
             results.append(Submitted(ids, tx.now_us))
             if command.request_id:
                 before[key] = (command.digest, ids)
-                rows.requests.append(
-                    {
-                        "tenant": command.tenant,
-                        "request_id": command.request_id,
-                        "digest": command.digest,
-                        "job_ids": json.dumps(ids),
-                        "created_us": tx.now_us,
-                    }
-                )
+                rows.requests.append(to_remember(tx, *key, command.digest, ids))
         rows.write(tx)
         return results
 
 
-def _requested(tx: Tx, commands: Sequence[Submit]) -> dict[tuple[str, str], tuple[str, list[JobId]]]:
-    keys = [(command.tenant, command.request_id) for command in commands if command.request_id]
+def to_remember(tx: Tx, tenant: str, request_id: str, digest: str, ids: Sequence[JobId]) -> dict[str, Any]:
+    """The row of `requests` by which a repeat of a request is known."""
+    return {
+        "tenant": tenant,
+        "request_id": request_id,
+        "digest": digest,
+        "job_ids": json.dumps(ids),
+        "created_us": tx.now_us,
+    }
+
+
+def remembered(tx: Tx, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, list[JobId]]]:
+    """Of (tenant, request id) those that were seen before, each with its digest and the jobs it led to."""
     if not keys:
         return {}
     clause, values = tx.database.any_of("request_id", "ids", sorted({request_id for _, request_id in keys}))

@@ -33,7 +33,6 @@ TaskId = NewType("TaskId", str)
 AttemptId = NewType("AttemptId", str)
 AgentId = NewType("AgentId", str)
 Tenant = NewType("Tenant", str)
-Ticket = NewType("Ticket", int)
 
 DEFAULT_TENANT = Tenant("default")
 
