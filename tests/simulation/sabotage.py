@@ -132,7 +132,7 @@ def _orphaned_publications_stay_orphans() -> Iterator[None]:
 
 @contextmanager
 def _requests_are_not_remembered() -> Iterator[None]:
-    with patch.object(submission, "_requested", lambda tx, commands: {}):
+    with patch.object(submission, "remembered", lambda tx, keys: {}):
         yield
 
 
