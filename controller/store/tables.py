@@ -221,6 +221,13 @@ attempts = Table(
     Column("record", Text),
     # Where the whole log is in the controller's own store. Empty: in `log_chunks`.
     Column("log_key", String, nullable=False),
+    Column("bytes_read", BigInteger),
+    Column("bytes_written", BigInteger),
+    # How much the agent kept of a failed attempt's workspace, when somebody last asked for it, and where in the
+    # controller's own store it is by now.
+    Column("kept_bytes", BigInteger),
+    Column("collect_us", BigInteger),
+    Column("remains_key", String),
     # Of the job rather than of the task: an index that leads there is needed anyway.
     ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
     Index("ix_attempts_job", "job_id", "tenant"),
@@ -264,10 +271,13 @@ agents = Table(
     Column("media_roots", Text, nullable=False),
     # Digest of the capabilities, labels and roots.
     Column("revision", String, nullable=False),
+    # A person wants it to finish what it has and take nothing new.
     Column("draining", Boolean, nullable=False),
     Column("lost", Boolean, nullable=False),
     Column("created_us", BigInteger, nullable=False),
     Column("last_seen_us", BigInteger, nullable=False),
+    # What still runs then is handed back.
+    Column("drain_deadline_us", BigInteger),
 )
 
 artifacts = Table(

@@ -139,6 +139,7 @@ class SessionRequest(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     DECLINE_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
+    REMAINS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First on each stream, once."""
@@ -169,6 +170,10 @@ class SessionRequest(_message.Message):
         feature `bundles`.
         """
 
+    @_builtins.property
+    def remains(self) -> Global___Remains:
+        """Answers Collect, piece by piece. Lossy: the controller asks again."""
+
     def __init__(
         self,
         *,
@@ -179,12 +184,13 @@ class SessionRequest(_message.Message):
         ended: Global___EndReport | None = ...,
         decline: Global___Decline | None = ...,
         bundle: Global___RequestBundle | None = ...,
+        remains: Global___Remains | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "staged", b"staged", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "remains", b"remains", "staged", b"staged", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "staged", b"staged", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "remains", b"remains", "staged", b"staged", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "status", "log", "staged", "ended", "decline", "bundle"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "status", "log", "staged", "ended", "decline", "bundle", "remains"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -202,6 +208,7 @@ class SessionResponse(_message.Message):
     ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
     PUBLISH_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
+    COLLECT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """First on each stream, once."""
@@ -228,6 +235,10 @@ class SessionResponse(_message.Message):
         `bundles`.
         """
 
+    @_builtins.property
+    def collect(self) -> Global___Collect:
+        """Somebody wants what is kept of a failed attempt. Only to agents whose hello has the feature `remains`."""
+
     def __init__(
         self,
         *,
@@ -237,12 +248,13 @@ class SessionResponse(_message.Message):
         acknowledgement: Global___Acknowledgement | None = ...,
         publish: Global___Publish | None = ...,
         bundle: Global___ResponseBundle | None = ...,
+        collect: Global___Collect | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "frame", b"frame", "lease", b"lease", "publish", b"publish", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "frame", b"frame", "lease", b"lease", "publish", b"publish", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "lease", "stop", "acknowledgement", "publish", "bundle"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "lease", "stop", "acknowledgement", "publish", "bundle", "collect"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -457,10 +469,13 @@ class AgentStatus(_message.Message):
     HOLDINGS_FIELD_NUMBER: _builtins.int
     SCRATCH_FREE_BYTES_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    DRAIN_REASON_FIELD_NUMBER: _builtins.int
     scratch_free_bytes: _builtins.int
     """Free bytes on the scratch volume."""
     draining: _builtins.bool
     """True: it wants no new work."""
+    drain_reason: _builtins.str
+    """Why it wants none, for a person, e.g. `scratch is low: 0.9 GiB of 50 GiB free`."""
     @_builtins.property
     def holdings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holding]:
         """Everything it holds."""
@@ -471,10 +486,11 @@ class AgentStatus(_message.Message):
         holdings: _abc.Iterable[Global___Holding] | None = ...,
         scratch_free_bytes: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        drain_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "holdings", b"holdings", "scratch_free_bytes", b"scratch_free_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain_reason", b"drain_reason", "draining", b"draining", "holdings", b"holdings", "scratch_free_bytes", b"scratch_free_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -583,10 +599,16 @@ class Usage(_message.Message):
     RUN_TIME_FIELD_NUMBER: _builtins.int
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_READ_FIELD_NUMBER: _builtins.int
+    BYTES_WRITTEN_FIELD_NUMBER: _builtins.int
     cpu_seconds: _builtins.float
     """CPU seconds of FFmpeg, user and system."""
     peak_memory_bytes: _builtins.int
     """Largest resident set of one FFmpeg process in bytes."""
+    bytes_read: _builtins.int
+    """Bytes that FFmpeg read and wrote, through the page cache or not."""
+    bytes_written: _builtins.int
+    """See `bytes_read`."""
     @_builtins.property
     def run_time(self) -> _duration_pb2.Duration:
         """Wall time at the agent, by its monotonic clock."""
@@ -597,10 +619,12 @@ class Usage(_message.Message):
         run_time: _duration_pb2.Duration | None = ...,
         cpu_seconds: _builtins.float = ...,
         peak_memory_bytes: _builtins.int = ...,
+        bytes_read: _builtins.int = ...,
+        bytes_written: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run_time", b"run_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "peak_memory_bytes", b"peak_memory_bytes", "run_time", b"run_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_read", b"bytes_read", "bytes_written", b"bytes_written", "cpu_seconds", b"cpu_seconds", "peak_memory_bytes", b"peak_memory_bytes", "run_time", b"run_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -620,6 +644,7 @@ class EndReport(_message.Message):
     RECORD_JSON_FIELD_NUMBER: _builtins.int
     REQUIREMENTS_JSON_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
+    KEPT_BYTES_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """The attempt."""
     outcome: Global___Outcome.ValueType
@@ -628,6 +653,8 @@ class EndReport(_message.Message):
     """JSON: media facts and identities (size, modification time or ETag) of the inputs, results of the steps."""
     requirements_json: _builtins.str
     """For OUTCOME_REFILED."""
+    kept_bytes: _builtins.int
+    """Bytes of a failed attempt's workspace that the agent keeps for a while, to be asked for by Collect. 0: none."""
     @_builtins.property
     def failure(self) -> _job_pb2.Failure:
         """For OUTCOME_FAILED."""
@@ -655,10 +682,11 @@ class EndReport(_message.Message):
         record_json: _builtins.str = ...,
         requirements_json: _builtins.str = ...,
         tasks: _abc.Iterable[Global___NewTask] | None = ...,
+        kept_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "plan", b"plan", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "failure", b"failure", "outcome", b"outcome", "plan", b"plan", "record_json", b"record_json", "requirements_json", b"requirements_json", "tasks", b"tasks", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "failure", b"failure", "kept_bytes", b"kept_bytes", "outcome", b"outcome", "plan", b"plan", "record_json", b"record_json", "requirements_json", b"requirements_json", "tasks", b"tasks", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -923,6 +951,66 @@ class Acknowledgement(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Acknowledgement: _TypeAlias = Acknowledgement  # noqa: Y015
+
+@_typing.final
+class Collect(_message.Message):
+    """Asks for what the agent kept of a failed attempt. Repeated for as long as it is wanted and not there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    """The attempt."""
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Collect: _TypeAlias = Collect  # noqa: Y015
+
+@_typing.final
+class Remains(_message.Message):
+    """A piece of what an agent kept of a failed attempt: a gzipped tar archive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    """The attempt."""
+    offset: _builtins.int
+    """Of the first byte of `data` in the archive; pieces come in order, from 0."""
+    data: _builtins.bytes
+    """At most 1 MiB."""
+    last: _builtins.bool
+    """True: the archive ends with this piece."""
+    missing: _builtins.str
+    """Not empty: there is no archive (any more), in words."""
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+        last: _builtins.bool = ...,
+        missing: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "data", b"data", "last", b"last", "missing", b"missing", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Remains: _TypeAlias = Remains  # noqa: Y015
 
 @_typing.final
 class Publish(_message.Message):

@@ -45,6 +45,21 @@ class FleetServiceStub:
                 request_serializer=mediactl_dot_v1_dot_fleet__service__pb2.GetAgentRequest.SerializeToString,
                 response_deserializer=mediactl_dot_v1_dot_fleet__service__pb2.GetAgentResponse.FromString,
                 _registered_method=True)
+        self.DrainAgent = channel.unary_unary(
+                '/mediactl.v1.FleetService/DrainAgent',
+                request_serializer=mediactl_dot_v1_dot_fleet__service__pb2.DrainAgentRequest.SerializeToString,
+                response_deserializer=mediactl_dot_v1_dot_fleet__service__pb2.DrainAgentResponse.FromString,
+                _registered_method=True)
+        self.ResumeAgent = channel.unary_unary(
+                '/mediactl.v1.FleetService/ResumeAgent',
+                request_serializer=mediactl_dot_v1_dot_fleet__service__pb2.ResumeAgentRequest.SerializeToString,
+                response_deserializer=mediactl_dot_v1_dot_fleet__service__pb2.ResumeAgentResponse.FromString,
+                _registered_method=True)
+        self.RemoveAgent = channel.unary_unary(
+                '/mediactl.v1.FleetService/RemoveAgent',
+                request_serializer=mediactl_dot_v1_dot_fleet__service__pb2.RemoveAgentRequest.SerializeToString,
+                response_deserializer=mediactl_dot_v1_dot_fleet__service__pb2.RemoveAgentResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -65,6 +80,29 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainAgent(self, request, context):
+        """Has an agent finish what it has and take nothing new, until ResumeAgent, also over restarts of either side.
+        A repeat sets the deadline anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeAgent(self, request, context):
+        """Ends the draining that a person asked for. What the agent itself gives as a reason (low disk, a notice of its
+        host) goes on. A repeat does nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveAgent(self, request, context):
+        """Forgets an agent that is LOST. Should it come back, it is a new one. Refused with AGENT_NOT_LOST for any other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +115,21 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.GetAgent,
                     request_deserializer=mediactl_dot_v1_dot_fleet__service__pb2.GetAgentRequest.FromString,
                     response_serializer=mediactl_dot_v1_dot_fleet__service__pb2.GetAgentResponse.SerializeToString,
+            ),
+            'DrainAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainAgent,
+                    request_deserializer=mediactl_dot_v1_dot_fleet__service__pb2.DrainAgentRequest.FromString,
+                    response_serializer=mediactl_dot_v1_dot_fleet__service__pb2.DrainAgentResponse.SerializeToString,
+            ),
+            'ResumeAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeAgent,
+                    request_deserializer=mediactl_dot_v1_dot_fleet__service__pb2.ResumeAgentRequest.FromString,
+                    response_serializer=mediactl_dot_v1_dot_fleet__service__pb2.ResumeAgentResponse.SerializeToString,
+            ),
+            'RemoveAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveAgent,
+                    request_deserializer=mediactl_dot_v1_dot_fleet__service__pb2.RemoveAgentRequest.FromString,
+                    response_serializer=mediactl_dot_v1_dot_fleet__service__pb2.RemoveAgentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +187,87 @@ class FleetService:
             '/mediactl.v1.FleetService/GetAgent',
             mediactl_dot_v1_dot_fleet__service__pb2.GetAgentRequest.SerializeToString,
             mediactl_dot_v1_dot_fleet__service__pb2.GetAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediactl.v1.FleetService/DrainAgent',
+            mediactl_dot_v1_dot_fleet__service__pb2.DrainAgentRequest.SerializeToString,
+            mediactl_dot_v1_dot_fleet__service__pb2.DrainAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediactl.v1.FleetService/ResumeAgent',
+            mediactl_dot_v1_dot_fleet__service__pb2.ResumeAgentRequest.SerializeToString,
+            mediactl_dot_v1_dot_fleet__service__pb2.ResumeAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediactl.v1.FleetService/RemoveAgent',
+            mediactl_dot_v1_dot_fleet__service__pb2.RemoveAgentRequest.SerializeToString,
+            mediactl_dot_v1_dot_fleet__service__pb2.RemoveAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,16 @@ class FleetServiceStub:
     """All agents."""
     GetAgent: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetAgentRequest, _fleet_service_pb2.GetAgentResponse]
     """One agent with its capabilities."""
+    DrainAgent: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.DrainAgentRequest, _fleet_service_pb2.DrainAgentResponse]
+    """Has an agent finish what it has and take nothing new, until ResumeAgent, also over restarts of either side.
+    A repeat sets the deadline anew.
+    """
+    ResumeAgent: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ResumeAgentRequest, _fleet_service_pb2.ResumeAgentResponse]
+    """Ends the draining that a person asked for. What the agent itself gives as a reason (low disk, a notice of its
+    host) goes on. A repeat does nothing.
+    """
+    RemoveAgent: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RemoveAgentRequest, _fleet_service_pb2.RemoveAgentResponse]
+    """Forgets an agent that is LOST. Should it come back, it is a new one. Refused with AGENT_NOT_LOST for any other."""
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -47,6 +57,16 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """All agents."""
     GetAgent: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetAgentRequest, _fleet_service_pb2.GetAgentResponse]  # type: ignore[assignment]
     """One agent with its capabilities."""
+    DrainAgent: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.DrainAgentRequest, _fleet_service_pb2.DrainAgentResponse]  # type: ignore[assignment]
+    """Has an agent finish what it has and take nothing new, until ResumeAgent, also over restarts of either side.
+    A repeat sets the deadline anew.
+    """
+    ResumeAgent: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ResumeAgentRequest, _fleet_service_pb2.ResumeAgentResponse]  # type: ignore[assignment]
+    """Ends the draining that a person asked for. What the agent itself gives as a reason (low disk, a notice of its
+    host) goes on. A repeat does nothing.
+    """
+    RemoveAgent: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RemoveAgentRequest, _fleet_service_pb2.RemoveAgentResponse]  # type: ignore[assignment]
+    """Forgets an agent that is LOST. Should it come back, it is a new one. Refused with AGENT_NOT_LOST for any other."""
 
 class FleetServiceServicer:
     """The fleet: which agents there are and what they have proved."""
@@ -64,5 +84,30 @@ class FleetServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.GetAgentResponse, _abc.Awaitable[_fleet_service_pb2.GetAgentResponse]]:
         """One agent with its capabilities."""
+
+    def DrainAgent(
+        self,
+        request: _fleet_service_pb2.DrainAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.DrainAgentResponse, _abc.Awaitable[_fleet_service_pb2.DrainAgentResponse]]:
+        """Has an agent finish what it has and take nothing new, until ResumeAgent, also over restarts of either side.
+        A repeat sets the deadline anew.
+        """
+
+    def ResumeAgent(
+        self,
+        request: _fleet_service_pb2.ResumeAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.ResumeAgentResponse, _abc.Awaitable[_fleet_service_pb2.ResumeAgentResponse]]:
+        """Ends the draining that a person asked for. What the agent itself gives as a reason (low disk, a notice of its
+        host) goes on. A repeat does nothing.
+        """
+
+    def RemoveAgent(
+        self,
+        request: _fleet_service_pb2.RemoveAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.RemoveAgentResponse, _abc.Awaitable[_fleet_service_pb2.RemoveAgentResponse]]:
+        """Forgets an agent that is LOST. Should it come back, it is a new one. Refused with AGENT_NOT_LOST for any other."""
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
