@@ -14,6 +14,7 @@ import grpc
 import structlog
 
 from agent.core.ledger import Effect
+from agent.core.reluctance import Reluctance
 from agent.executor import Attempt, Means
 from agent.outbox import Outbox
 from agent.settings import Settings
@@ -55,6 +56,7 @@ class Agent:
         self._turn = 0
         self._bundles = False
         self._outbox = Outbox()
+        self._reluctance = Reluctance()
         self._attempts: dict[str, Attempt] = {}
         self._stopping = asyncio.Event()
 
@@ -79,8 +81,16 @@ class Agent:
     def stop(self) -> None:
         """Take nothing new and end."""
         self._stopping.set()
-        self._outbox.urgent = True
-        self._outbox.fresh.set()
+        self.object("stop", "it is stopping")
+
+    def object(self, source: str, reason: str) -> None:
+        """Take nothing new for this reason, until its source withdraws it by an empty one."""
+        if self._reluctance.set(source, reason):
+            log.info(
+                "no new work is wanted" if reason else "no longer in the way of new work", source=source, why=reason
+            )
+            self._outbox.urgent = True
+            self._outbox.fresh.set()
 
     async def _stay_connected(self) -> None:
         failures = 0
@@ -166,7 +176,8 @@ class Agent:
         return pb.AgentStatus(
             holdings=self._outbox.holdings(),
             scratch_free_bytes=free_bytes(self._means.scratch),
-            draining=self._stopping.is_set(),
+            draining=bool(self._reluctance.reason),
+            drain_reason=self._reluctance.reason,
         )
 
     def _handle(self, frame: pb.SessionResponse) -> None:
@@ -190,6 +201,7 @@ class Agent:
 
     def _lease(self, lease: pb.Lease) -> None:
         if self._stopping.is_set():
+            # The attempt is handed back with all others, or was never begun.
             return
         if wrong := self._unfit(lease):
             log.info("lease declined", attempt=lease.attempt_id, why=wrong)
