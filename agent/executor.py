@@ -8,7 +8,7 @@ import json
 import shlex
 import time
 import traceback
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,12 @@ import structlog
 
 from agent.core.ledger import Phase
 from agent.core.progress import CEILING, Meter
+from agent.journal import Journal, Usage
+from agent.logbook import Logbook
 from agent.media.failure import failure_of
-from agent.media.logs import Tail, redact
+from agent.media.logs import redact
 from agent.media.probe import probe
-from agent.media.runner import LOG_NAME, Ran, run
+from agent.media.runner import LOG_NAME, run
 from agent.outbox import Outbox
 from agent.records import failure_message, plan_message, record, redo_record
 from agent.storage import Identity, Stores
@@ -40,7 +42,7 @@ from presets.verify import check
 log = structlog.get_logger()
 T = TypeVar("T")
 
-LOG_POLL_S = 0.2
+COMMAND_LOG = "command.log"
 LOG_TAIL_BYTES = 4096
 
 
@@ -65,23 +67,29 @@ class _Known:
     results: dict[str, StepResult] = field(default_factory=dict)
     staged: list[pb.RedoRecord] = field(default_factory=list)
     probes: dict[str, asyncio.Task[MediaFacts]] = field(default_factory=dict)
-    cpu_seconds: float = 0.0
-    peak_memory_bytes: int = 0
+    usage: Usage = field(default_factory=Usage)
     log_tail: str = ""
 
 
 class Attempt:
-    """Runs as one asyncio task. `stop` and `publish` come from the session."""
+    """Runs as one asyncio task. `stop`, `leave` and `publish` come from the session.
 
-    def __init__(self, lease: pb.Lease, means: Means, outbox: Outbox) -> None:
+    Whatever it learns and does is journalled in its workspace, so that an attempt that was left, or whose agent was
+    killed, goes on where it was when it is run anew over the same workspace: `taken_up`.
+    """
+
+    def __init__(self, lease: pb.Lease, means: Means, outbox: Outbox, *, taken_up: bool = False) -> None:
         self._lease = lease
         self._means = means
         self._outbox = outbox
         self._id = lease.attempt_id
         self._workspace = Workspace(means.scratch, lease.attempt_id)
+        self._journal = Journal(self._workspace)
+        self._logbook = Logbook(self._workspace.path, outbox.marks(self._id), self._take_log)
         self._known = _Known()
         self._meter = Meter()
         self._activity = ""
+        self._taken_up = taken_up
         self._begun = time.monotonic()
         self._stop_reason = ""
         self._leave_staged = False
@@ -104,6 +112,11 @@ class Attempt:
             self._stopping.set()
             self._task.cancel()
 
+    def leave(self) -> None:
+        """Let go of it as it is, FFmpeg running: another life of the agent takes it up. The task ends as cancelled."""
+        if self._task is not None and not self._closing and not self._stopping.is_set():
+            self._task.cancel()
+
     def publish(self) -> None:
         """The controller holds the redo records: staged outputs may become visible."""
         self._may_publish.set()
@@ -111,9 +124,13 @@ class Attempt:
     async def _run(self) -> None:
         failure: MediaFailure | None = None
         stopped = False
+        shipping = asyncio.create_task(self._logbook.keep_shipping())
         try:
             await self._work()
         except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                await self._end_probes()
+                raise
             stopped = True
         except MediaFailure as error:
             failure = error
@@ -123,12 +140,25 @@ class Attempt:
             self._say(traceback.format_exc())
             log.error("attempt met a defect", attempt=self._id, exc_info=error)
             failure = MediaFailure(Reason.INTERNAL, f"the agent met a defect: {type(error).__name__}: {error}")
+        finally:
+            shipping.cancel()
         # From here on a stop changes nothing, and must not interrupt.
         self._closing = True
-        await self._clean_up(keep_staged=failure is None and not stopped)
-        self._outbox.end(self._report(failure, stopped))
+        await self._end_probes()
+        if failure is not None or stopped:
+            await self._discard_staged()
+        report = self._report(failure, stopped)
+        self._logbook.ship(final=True)
+        self._outbox.conclude(report)
+        await self._remove_workspace()
+        self._outbox.end(report)
 
     async def _work(self) -> None:
+        await asyncio.to_thread(self._journal.open, self._lease)
+        self._begun = self._journal.begun_s
+        self._logbook.catch_up()
+        if self._taken_up:
+            self._say("taken up again by a restarted agent")
         self._status("starting", phase=Phase.RUNNING)
         intent = Intent.from_json(json.loads(self._lease.intent_json), self._lease.documents)
         if self._lease.redo:
@@ -155,10 +185,16 @@ class Attempt:
 
     def _choose_binary(self) -> Binary:
         [alternative] = Requirements.from_json(json.loads(self._lease.requirements_json)).alternatives
-        binary = choose_binary(self._means.binaries, alternative)
+        same = [binary for binary in self._means.binaries if binary.digest == self._journal.binary]
+        binary = choose_binary(same or self._means.binaries, alternative)
         if binary is None:
             raise MediaFailure(Reason.NO_CAPABLE_AGENT, "no FFmpeg of this agent has all that the task needs")
         self._known.binary = binary
+        if self._journal.binary == binary.digest:
+            return binary
+        if self._journal.binary:
+            self._say("the ffmpeg that it was begun with is not here any more: beginning anew")
+        self._journal.begin(binary.digest)
         self._say(f"using ffmpeg {binary.version} at {binary.path}")
         return binary
 
@@ -167,7 +203,10 @@ class Attempt:
         if self._lease.kind != pb.TASK_KIND_PLAN:
             for output in intent.outputs:
                 await stores.store_for(output.uri).check_target(output.uri, overwrite=intent.overwrite)
-        self._workspace.create()
+        if self._journal.inputs:
+            self._known.identities = [identity for identity, _ in self._journal.inputs]
+            self._known.facts = [facts for _, facts in self._journal.inputs]
+            return
         for index, item in enumerate(intent.inputs):
             self._status(f"fetching {item.uri}")
             identity = await stores.store_for(item.uri).fetch(item.uri, self._workspace.inputs / str(index))
@@ -176,6 +215,7 @@ class Attempt:
             self._say(f"in/{index} is {item.uri} ({identity.size} bytes)")
         self._status("probing")
         self._known.facts = [await self._probe_input(i, item.uri) for i, item in enumerate(intent.inputs)]
+        self._journal.fetched(list(zip(self._known.identities, self._known.facts, strict=True)))
 
     def _require_pinned(self, index: int, uri: str, identity: Identity) -> None:
         """A replay is of the same inputs or of none."""
@@ -200,22 +240,19 @@ class Attempt:
 
     async def _run_steps(self, intent: Intent, plan: Plan, binary: Binary) -> Plan:
         results = self._known.results
-        number = 0
-        journal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        journal.set_result(None)
-        try:
-            while (step := plan.next(results)) is not None:
-                number += 1
-                left = sum(other.weight for other in plan.invocations if other.id not in results)
-                self._meter.begin(step.weight, left)
-                results[step.id] = await self._run_step(step, number, binary)
-                self._meter.end()
-                # Made durable beside the next step: losing the last entry only repeats a step.
-                await journal
-                journal = asyncio.ensure_future(asyncio.to_thread(self._workspace.record, step.id, results[step.id]))
-                plan = self._compile(intent, binary)
-        finally:
-            await _to_its_end(journal)
+        while (step := plan.next(results)) is not None:
+            left = sum(other.weight for other in plan.invocations if other.id not in results)
+            self._meter.begin(step.weight, left)
+            if step.id in self._journal.steps:
+                result, used = self._journal.steps[step.id]
+                self._begin_probes(step)
+            else:
+                result, used = await self._run_step(step, len(results) + 1, binary)
+                self._journal.did(step.id, result, used)
+            self._known.usage = self._known.usage.with_step(used)
+            results[step.id] = result
+            self._meter.end()
+            plan = self._compile(intent, binary)
         if not plan.finished(results):
             raise MediaFailure(Reason.INTERNAL, "the plan neither ends nor goes on")
         for index, item in enumerate(intent.inputs):
@@ -226,11 +263,16 @@ class Attempt:
             self._say(f"{decision.subject}: {decision.choice}, because {decision.because}")
         return plan
 
-    async def _run_step(self, step: Invocation, number: int, binary: Binary) -> StepResult:
-        directory = self._workspace.steps / f"{number:02d}-{step.id}"
+    async def _run_step(self, step: Invocation, number: int, binary: Binary) -> tuple[StepResult, Usage]:
         activity = step.title
         self._status(activity)
-        self._outbox.log(self._id, "ffmpeg", f"$ ffmpeg {shlex.join(step.argv)}\n".encode())
+
+        def begun(folder: Path) -> None:
+            command = folder / COMMAND_LOG
+            if not command.exists():
+                command.write_text(f"$ ffmpeg {shlex.join(step.argv)}\n")
+            self._logbook.follow(command)
+            self._logbook.follow(folder / LOG_NAME)
 
         def progress(out_time_s: float, speed: float) -> None:
             if step.media_s:
@@ -238,24 +280,22 @@ class Attempt:
             self._status(activity, speed=speed)
 
         self._begin_probes(step)
-        shipping = asyncio.create_task(self._ship_log(directory / LOG_NAME))
-        try:
-            ran = await run(
-                binary,
-                step,
-                workspace=self._workspace.path,
-                directory=directory,
-                on_progress=progress,
-                stop=self._stopping,
-            )
-        finally:
-            shipping.cancel()
-            with suppress(asyncio.CancelledError):
-                await shipping
-        self._account(ran)
+        ran = await run(
+            binary,
+            step,
+            workspace=self._workspace.path,
+            directory=self._workspace.steps / f"{number:02d}-{step.id}",
+            on_begin=begun,
+            on_progress=progress,
+            stop=self._stopping,
+        )
+        self._logbook.ship(final=True)
+        self._known.log_tail = ran.stderr_tail[-LOG_TAIL_BYTES:]
+        used = Usage(ran.cpu_seconds, ran.peak_memory_bytes, ran.bytes_read, ran.bytes_written)
         if not ran.succeeded:
+            self._known.usage = self._known.usage.with_step(used)
             raise failure_of(ran, step)
-        return ran.result
+        return ran.result, used
 
     def _begin_probes(self, verification: Invocation) -> None:
         """Probe an output beside the pass that decodes it: starting ffprobe takes as long as a short encode."""
@@ -264,23 +304,6 @@ class Attempt:
                 self._known.probes[expectation.path] = asyncio.create_task(
                     probe(self._means.ffprobe, Path(expectation.path), cwd=self._workspace.path)
                 )
-
-    async def _ship_log(self, path: Path) -> None:
-        tail = Tail(path)
-        try:
-            while True:
-                await asyncio.sleep(LOG_POLL_S)
-                while piece := tail.read():
-                    self._outbox.log(self._id, "ffmpeg", piece)
-        finally:
-            while piece := tail.read(final=True):
-                self._outbox.log(self._id, "ffmpeg", piece)
-
-    def _account(self, ran: Ran) -> None:
-        known = self._known
-        known.cpu_seconds += ran.cpu_seconds
-        known.peak_memory_bytes = max(known.peak_memory_bytes, ran.peak_memory_bytes)
-        known.log_tail = ran.stderr_tail[-LOG_TAIL_BYTES:]
 
     async def _stage(self, intent: Intent, plan: Plan) -> None:
         reports = {report.name: report for report in plan.measured}
@@ -294,6 +317,10 @@ class Attempt:
         if wrong:
             raise MediaFailure(Reason.OUTPUT_INVALID, "; ".join(wrong))
         for output, expectation, facts in zip(intent.outputs, plan.outputs, probed, strict=True):
+            known = next((redo for redo in self._journal.staged if redo.artifact.name == output.name), None)
+            if known is not None:
+                self._known.staged.append(known)
+                continue
             self._status(f"staging {output.uri}")
             await _to_its_end(self._stage_one(intent, output, expectation, reports.get(output.name), facts))
 
@@ -307,7 +334,9 @@ class Attempt:
     ) -> None:
         store = self._means.stores.store_for(output.uri)
         staged = await store.stage(self._workspace.path / expectation.path, output.uri, self._id)
-        self._known.staged.append(redo_record(output, expectation, report, facts, staged, intent))
+        redo = redo_record(output, expectation, report, facts, staged, intent)
+        self._known.staged.append(redo)
+        self._journal.has_staged(redo)
 
     async def _publish(self) -> None:
         self._status("publishing", phase=Phase.PUBLISHING)
@@ -322,14 +351,19 @@ class Attempt:
             )
             self._say(f"published {artifact.uri} ({artifact.size_bytes} bytes, sha256 {artifact.sha256})")
 
-    async def _clean_up(self, *, keep_staged: bool) -> None:
+    async def _end_probes(self) -> None:
         for probing in self._known.probes.values():
             probing.cancel()
         await asyncio.gather(*self._known.probes.values(), return_exceptions=True)
-        if not keep_staged and not self._leave_staged:
-            for redo in self._known.staged:
-                with suppress(MediaFailure, OSError):
-                    await self._means.stores.store_for(redo.artifact.uri).discard(redo.staged_uri)
+
+    async def _discard_staged(self) -> None:
+        if self._leave_staged:
+            return
+        for redo in self._known.staged:
+            with suppress(MediaFailure, OSError):
+                await self._means.stores.store_for(redo.artifact.uri).discard(redo.staged_uri)
+
+    async def _remove_workspace(self) -> None:
         try:
             await asyncio.to_thread(self._workspace.remove)
         except OSError as error:
@@ -340,7 +374,7 @@ class Attempt:
         report = pb.EndReport(
             attempt_id=self._id,
             record_json=record(known.identities, known.facts, known.results),
-            usage=pb.Usage(cpu_seconds=known.cpu_seconds, peak_memory_bytes=known.peak_memory_bytes),
+            usage=known.usage.message(),
         )
         report.usage.run_time.FromMicroseconds(int((time.monotonic() - self._begun) * 1e6))
         if known.plan is not None and known.binary is not None:
@@ -369,7 +403,10 @@ class Attempt:
 
     def _say(self, line: str) -> None:
         elapsed_s = time.monotonic() - self._begun
-        self._outbox.log(self._id, "agent", f"{elapsed_s:9.3f} s  {line.rstrip()}\n".encode())
+        self._logbook.say(f"{elapsed_s:9.3f} s  {line.rstrip()}")
+
+    def _take_log(self, stream: str, data: bytes, marks: Mapping[str, int]) -> None:
+        self._outbox.log(self._id, stream, data, marks)
 
 
 def _of_the_machine(error: OSError) -> MediaFailure:

@@ -24,7 +24,6 @@ from agent.identity import agent_id, instance_id
 from agent.session import Agent
 from agent.settings import Settings
 from agent.storage import Stores
-from agent.workspace import sweep
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
 from mediactl.places import default_address, default_data_dir
@@ -36,12 +35,9 @@ log = structlog.get_logger()
 
 
 async def serve_agent(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Work in hand is handed back."""
+    """Serve until SIGTERM or SIGINT (work in hand is finished or handed back) or SIGUSR1 (it is left running)."""
     scratch = settings.scratch
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Their FFmpeg died with the former agent, so nothing of them can go on.
-    for orphan in await asyncio.to_thread(sweep, scratch, ()):
-        log.info("removed an orphaned workspace", attempt=orphan)
     capabilities = await asyncio.to_thread(_detect, settings)
     means = Means(
         binaries=binaries(capabilities),
@@ -65,6 +61,7 @@ async def serve_agent(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, agent.stop)
+    loop.add_signal_handler(signal.SIGUSR1, agent.leave)
     await agent.run()
     log.info("agent stopped")
 
@@ -113,6 +110,12 @@ def main() -> None:
 )
 @click.option("--ffmpeg", "ffmpegs", multiple=True, help="An FFmpeg besides the one on PATH. Repeats.")
 @click.option("--max-tasks", type=click.IntRange(1), help="Tasks at once at the most. Default: the number of cores.")
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Seconds that work in hand may take to end after SIGTERM; what does not is handed back. Default: 0.",
+)
 @credential_options(listening=False)
 def serve(
     data_dir: Path | None,
@@ -123,9 +126,14 @@ def serve(
     media_roots: tuple[Path, ...],
     ffmpegs: tuple[str, ...],
     max_tasks: int | None,
+    drain_timeout: float,
     credentials: Credentials,
 ) -> None:
-    """Register with the controller and work until SIGTERM."""
+    """Register with the controller and work until a signal.
+
+    SIGTERM and SIGINT: take nothing new, finish what is in hand within --drain-timeout, hand back the rest, end; a
+    second one hands back at once. SIGUSR1: end at once and leave FFmpeg running; the next start takes it up.
+    """
     configure_logging(verbose=False)
     address = controller or default_address()
     if not media_roots and address.startswith("unix:"):
@@ -140,6 +148,7 @@ def serve(
         media_roots=tuple(str(root.absolute()) for root in media_roots),
         ffmpegs=ffmpegs,
         max_tasks=max_tasks,
+        drain_s=drain_timeout,
     )
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

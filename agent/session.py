@@ -6,9 +6,10 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import chain, islice
 
 import grpc
 import structlog
@@ -16,9 +17,10 @@ import structlog
 from agent.core.ledger import Effect
 from agent.core.reluctance import Reluctance
 from agent.executor import Attempt, Means
+from agent.journal import left_lease
 from agent.outbox import Outbox
 from agent.settings import Settings
-from agent.workspace import free_bytes
+from agent.workspace import Workspace, free_bytes, sweep
 from mediactl.channel import aio_channel, parse_addresses
 from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb
@@ -55,13 +57,18 @@ class Agent:
         self._addresses = [str(target) for target in parse_addresses(settings.controller)]
         self._turn = 0
         self._bundles = False
-        self._outbox = Outbox()
+        self._outbox = Outbox(settings.outbox)
         self._reluctance = Reluctance()
         self._attempts: dict[str, Attempt] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self._in_haste = asyncio.Event()
+        self._leaving = False
+        self._idle = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep a session up until `stop`; then hand back what runs and wait a moment for the acknowledgements."""
+        """Take up what a former life of the agent left, and keep a session up until `stop` or `leave`."""
+        self._take_up()
         connecting = asyncio.create_task(self._stay_connected())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -69,19 +76,63 @@ class Agent:
             # It never ends by itself: a defect, which the supervisor of this process must see.
             stopping.cancel()
             await connecting
-        for attempt in list(self._attempts.values()):
-            attempt.stop(Reason.AGENT_STOPPING)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_S):
-                await self._outbox.empty.wait()
+        if not self._leaving:
+            await self._finish()
         connecting.cancel()
         with suppress(asyncio.CancelledError):
             await connecting
+        # What was not acknowledged, or not handed back, is the next life's.
+        for attempt in self._attempts.values():
+            attempt.leave()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_S)
+        self._outbox.close()
+
+    async def _finish(self) -> None:
+        """Let work end in the time allowed, hand back what does not, wait a moment for the acknowledgements."""
+        haste = asyncio.create_task(self._in_haste.wait())
+        idle = asyncio.create_task(self._idle.wait())
+        if self._attempts:
+            log.info("finishing what is in hand", attempts=len(self._attempts), within_s=self._settings.drain_s)
+            await asyncio.wait([haste, idle], timeout=self._settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        haste.cancel()
+        idle.cancel()
+        self.hand_back()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await self._outbox.empty.wait()
+
+    def hand_back(self) -> None:
+        """End what runs; it is begun anew elsewhere, without using an attempt."""
+        for attempt in list(self._attempts.values()):
+            attempt.stop(Reason.AGENT_STOPPING)
 
     def stop(self) -> None:
-        """Take nothing new and end."""
+        """Take nothing new, finish or hand back what runs, and end. Asked for twice: hand it back at once."""
+        if self._stopping.is_set():
+            self._in_haste.set()
         self._stopping.set()
         self.object("stop", "it is stopping")
+
+    def leave(self) -> None:
+        """End at once and leave what runs to its supervisors: the agent's next life takes it up."""
+        self._leaving = True
+        self._stopping.set()
+
+    def _take_up(self) -> None:
+        """Hold again what was held, and go on with what can go on. Nobody else works in the scratch folder."""
+        for attempt_id in self._outbox.load():
+            held = self._outbox.ledger.get(attempt_id)
+            if held is not None and held.ended is not None:
+                continue
+            lease = left_lease(Workspace(self._means.scratch, attempt_id))
+            if lease is None:
+                self._outbox.forget(attempt_id)
+                continue
+            log.info("attempt taken up again", attempt=attempt_id, job=lease.job_id)
+            self._begin(lease, taken_up=True)
+        for orphan in sweep(self._means.scratch, self._attempts.keys()):
+            log.info("removed an orphaned workspace", attempt=orphan)
 
     def object(self, source: str, reason: str) -> None:
         """Take nothing new for this reason, until its source withdraws it by an empty one."""
@@ -150,10 +201,10 @@ class Agent:
             due = outbox.urgent or since >= LEAST_STATUS_S
             if due:
                 outbox.flush()
-            frames = list(outbox.take())
+            frames: Iterable[pb.SessionRequest] = outbox.take()
             if due:
                 outbox.urgent = False
-                frames.append(pb.SessionRequest(status=self._status()))
+                frames = chain(frames, [pb.SessionRequest(status=self._status())])
                 told_at = time.monotonic()
                 since = 0.0
                 patience_s = heartbeat_s
@@ -165,11 +216,11 @@ class Agent:
                 async with asyncio.timeout(patience_s):
                     await outbox.fresh.wait()
 
-    def _bundled(self, frames: list[pb.SessionRequest]) -> Iterator[pb.SessionRequest]:
+    def _bundled(self, frames: Iterable[pb.SessionRequest]) -> Iterator[pb.SessionRequest]:
         """The same frames in few messages, as far as the controller understands that."""
         size = MOST_IN_BUNDLE if self._bundles else 1
-        for start in range(0, len(frames), size):
-            some = frames[start : start + size]
+        source = iter(frames)
+        while some := list(islice(source, size)):
             yield some[0] if len(some) == 1 else pb.SessionRequest(bundle=pb.RequestBundle(frames=some))
 
     def _status(self) -> pb.AgentStatus:
@@ -207,12 +258,23 @@ class Agent:
             log.info("lease declined", attempt=lease.attempt_id, why=wrong)
             self._outbox.decline(pb.Decline(attempt_id=lease.attempt_id, message=wrong))
             return
-        if self._outbox.lease(lease.attempt_id, lease.incarnation) is not Effect.START:
+        try:
+            effect = self._outbox.lease(lease.attempt_id, lease.incarnation)
+        except OSError as error:
+            self._outbox.decline(pb.Decline(attempt_id=lease.attempt_id, message=f"the agent's disk: {error}"))
+            return
+        if effect is not Effect.START:
             return
         log.info("attempt leased", attempt=lease.attempt_id, job=lease.job_id)
-        attempt = Attempt(lease, self._means, self._outbox)
+        self._begin(lease, taken_up=False)
+
+    def _begin(self, lease: pb.Lease, *, taken_up: bool) -> None:
+        attempt = Attempt(lease, self._means, self._outbox, taken_up=taken_up)
         self._attempts[lease.attempt_id] = attempt
-        attempt.start().add_done_callback(partial(self._ended, lease.attempt_id))
+        self._idle.clear()
+        task = attempt.start()
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, lease.attempt_id))
 
     def _unfit(self, lease: pb.Lease) -> str:
         """Why a lease that this agent doesn't hold yet can't be taken; empty: it can."""
@@ -227,14 +289,21 @@ class Agent:
         return ""
 
     def _ended(self, attempt_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._leaving:
+            return
         del self._attempts[attempt_id]
+        if not self._attempts:
+            self._idle.set()
         held = self._outbox.ledger.get(attempt_id)
         if held is not None and held.ended is None:
             # Stopped before its first step, or a defect in its clean-up: the controller waits for an end all the same.
             error = None if task.cancelled() else task.exception()
             if error is not None:
                 log.error("attempt ended by a defect", attempt=attempt_id, exc_info=error)
-            self._outbox.end(pb.EndReport(attempt_id=attempt_id, outcome=pb.OUTCOME_STOPPED))
+            report = pb.EndReport(attempt_id=attempt_id, outcome=pb.OUTCOME_STOPPED)
+            self._outbox.conclude(report)
+            self._outbox.end(report)
         outcome = pb.Outcome.Name(held.ended.outcome) if held is not None and held.ended is not None else "?"
         log.info("attempt ended", attempt=attempt_id, outcome=outcome)
 

@@ -11,7 +11,10 @@ from mediactl.channel import Credentials
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`media_roots` are the folders of which `file:` URIs are reachable; the scratch folder is the agent's alone."""
+    """`media_roots` are the folders of which `file:` URIs are reachable; the scratch folder is the agent's alone.
+
+    `drain_s`: how long work in hand may take to end when the agent is told to stop.
+    """
 
     data_dir: Path
     controller: str
@@ -22,10 +25,15 @@ class Settings:
     ffmpegs: Sequence[str] = ()
     max_tasks: int | None = None
     scratch_dir: Path | None = None
+    drain_s: float = 0.0
 
     @property
     def scratch(self) -> Path:
         return self.scratch_dir or self.data_dir / "scratch"
+
+    @property
+    def outbox(self) -> Path:
+        return self.data_dir / "outbox"
 
     @property
     def lock(self) -> Path:

@@ -4,18 +4,17 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from presets.plan import StepResult
+from typing import Any
 
 _PREFIX = "mediactl-"
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where one attempt works: ``in/`` and ``out/`` for media, ``steps/`` for logs, a journal of finished steps.
+    """Where one attempt works: ``in/`` and ``out/`` for media, ``steps/`` for logs, a journal, the lease.
 
     Everything is below ``root/mediactl-{attempt_id}``. ``root`` belongs to one agent alone: sweeping removes what
     other agents keep there.
@@ -50,8 +49,18 @@ class Workspace:
 
     @property
     def journal(self) -> Path:
-        """Results of finished steps, a JSON line for each."""
+        """What the attempt has learnt and done so far, a JSON line for each."""
         return self.path / "journal.jsonl"
+
+    @property
+    def lease(self) -> Path:
+        """The lease, as it came; the workspace of an attempt that may be taken up again has it."""
+        return self.path / "lease.pb"
+
+    @property
+    def agent_log(self) -> Path:
+        """What the agent says of the attempt."""
+        return self.path / "agent.log"
 
     def create(self) -> None:
         """Creates the directories, readable for the agent alone. One that exists already is taken up again.
@@ -62,31 +71,37 @@ class Workspace:
         for directory in (self.path, self.inputs, self.outputs, self.steps):
             directory.mkdir(mode=0o700, exist_ok=True)
 
-    def record(self, step_id: str, result: StepResult) -> None:
-        """Appends the result of a finished step to the journal, durably.
+    def record(self, entry: Mapping[str, object]) -> None:
+        """Appends an entry to the journal. Blocks; a killed agent finds it again, a machine that stopped may not.
 
         :raises OSError: no space.
         """
-        line = json.dumps({"step": step_id, "result": result.to_json()}, separators=(",", ":")) + "\n"
+        line = json.dumps(entry, separators=(",", ":")) + "\n"
         with self.journal.open("ab+") as file:
             file.seek(0)
             # A line torn by a crash would swallow the one appended to it.
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
 
-    def results(self) -> dict[str, StepResult]:
-        """Results of the finished steps by step id; a last line torn by a crash counts as not written.
+    def entries(self) -> list[dict[str, Any]]:
+        """What was recorded, in order; a last line torn by a crash counts as not written.
 
         :raises ValueError: the journal is damaged before its last line.
         """
         try:
             *lines, _torn = self.journal.read_bytes().split(b"\n")
         except FileNotFoundError:
-            return {}
-        entries = [json.loads(line) for line in lines]
-        return {entry["step"]: StepResult.from_json(entry["result"]) for entry in entries}
+            return []
+        return [json.loads(line) for line in lines]
+
+    def forget_steps(self) -> None:
+        """Removes what steps left: their folders and outputs.
+
+        :raises OSError: something resists.
+        """
+        for folder in (self.steps, self.outputs):
+            _remove(folder)
+            folder.mkdir(mode=0o700)
 
     def remove(self) -> None:
         """Removes everything, also what denies it; where there is nothing, nothing is done.

@@ -6,6 +6,7 @@ Rules first:
 * A lease, stop, publish or acknowledgement may come twice or out of date; then it has no effect.
 * Log chunks, stage reports and end reports are owed until they are answered, and are said again, in their order, on
   every new session.
+* What is held and owed outlives the agent as far as it was written down; what is not held any more is not mentioned.
 * A stop of an attempt that isn't held is answered with an end: the controller waits for one.
 """
 
@@ -20,8 +21,10 @@ LogT = TypeVar("LogT")
 StageT = TypeVar("StageT")
 EndT = TypeVar("EndT")
 
-LOG_BYTES = 8 * 2**20
-"""Unacknowledged log an attempt may keep in memory; what comes beyond is dropped and the loss noted in the log."""
+LOG_BYTES = 64 * 2**20
+"""Unacknowledged log that an attempt may keep; what comes beyond is dropped and the loss noted in the log."""
+ALL_LOG_BYTES = 2**30
+"""The same for all attempts together."""
 
 
 class Phase(StrEnum):
@@ -84,6 +87,33 @@ class Ledger(Generic[LogT, StageT, EndT]):
         self._held[attempt_id] = Held(attempt_id, first=first)
         return Effect.START
 
+    def take_up(
+        self,
+        attempt_id: str,
+        *,
+        first: int,
+        sequences: dict[str, int],
+        logs: dict[tuple[str, int], tuple[LogT, int]],
+        staged: StageT | None,
+        ended: EndT | None,
+    ) -> None:
+        """Hold again what a former life of the agent held, as far as that was written down."""
+        phase = Phase.ENDED if ended is not None else Phase.STAGED if staged is not None else Phase.ACCEPTED
+        self._held[attempt_id] = Held(
+            attempt_id,
+            phase,
+            first,
+            logs=logs,
+            log_bytes=sum(size for _, size in logs.values()),
+            sequences=sequences,
+            staged=None if ended is not None else staged,
+            ended=ended,
+        )
+
+    def forget(self, attempt_id: str) -> None:
+        """Hold it no longer; the controller hears that by its absence."""
+        self._held.pop(attempt_id, None)
+
     def stop(self, attempt_id: str) -> Effect:
         held = self._held.get(attempt_id)
         if held is None:
@@ -103,11 +133,16 @@ class Ledger(Generic[LogT, StageT, EndT]):
     def log_sequence(self, attempt_id: str, stream: str, size: int, *, note: bool = False) -> int | None:
         """The number of the next chunk of a log; None where it must be dropped. A note of a loss always fits."""
         held = self._held[attempt_id]
-        if held.log_bytes + size > LOG_BYTES and not note:
-            held.dropped[stream] = held.dropped.get(stream, 0) + size
+        if not note and not self.has_room(attempt_id, size):
+            self.drop(attempt_id, stream, size)
             return None
         held.sequences[stream] = held.sequences.get(stream, held.first) + 1
         return held.sequences[stream]
+
+    def drop(self, attempt_id: str, stream: str, size: int) -> None:
+        """Count what is lost of a log."""
+        dropped = self._held[attempt_id].dropped
+        dropped[stream] = dropped.get(stream, 0) + size
 
     def take_dropped(self, attempt_id: str, stream: str) -> int:
         """Bytes of the log that were dropped since this was last asked."""
@@ -115,7 +150,10 @@ class Ledger(Generic[LogT, StageT, EndT]):
 
     def has_room(self, attempt_id: str, size: int) -> bool:
         """Whether a chunk of this size would be kept."""
-        return self._held[attempt_id].log_bytes + size <= LOG_BYTES
+        return (
+            self._held[attempt_id].log_bytes + size <= LOG_BYTES
+            and sum(held.log_bytes for held in self._held.values()) + size <= ALL_LOG_BYTES
+        )
 
     def owe_log(self, attempt_id: str, stream: str, sequence: int, size: int, chunk: LogT) -> None:
         held = self._held[attempt_id]

@@ -66,7 +66,7 @@ class SimulatedAgent(Process):
         self.scheduler.say(self.name, "starts")
         self.up = True
         self.dies_in = 0
-        self.outbox = Outbox(self.scheduler.database_us)
+        self.outbox = Outbox(now_us=self.scheduler.database_us)
         self._attempts: dict[str, SimulatedAttempt] = {}
         self._stream: Stream | None = None
         self._connected = False

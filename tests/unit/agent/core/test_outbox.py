@@ -8,7 +8,7 @@ from mediactl.v1 import agent_service_pb2 as pb
 
 async def test_what_is_said_once_is_said_again_on_a_new_session() -> None:
     """A session takes each frame once; the next one gets all that was not acknowledged, in order."""
-    outbox = Outbox(lambda: 0)
+    outbox = Outbox(now_us=lambda: 0)
     assert outbox.lease("a") is Effect.START
     outbox.log("a", "ffmpeg", b"one")
     outbox.flush()
@@ -19,14 +19,16 @@ async def test_what_is_said_once_is_said_again_on_a_new_session() -> None:
     assert [frame.log.data for frame in outbox.take()] == [b"two"]
     assert list(outbox.take()) == []
     outbox.acknowledge(pb.Acknowledgement(attempt_id="a", stream="ffmpeg", sequence=1))
-    outbox.end(pb.EndReport(attempt_id="a", outcome=pb.OUTCOME_COMPLETED))
+    report = pb.EndReport(attempt_id="a", outcome=pb.OUTCOME_COMPLETED)
+    outbox.conclude(report)
+    outbox.end(report)
     outbox.restart()
     assert [frame.WhichOneof("frame") for frame in outbox.take()] == ["log", "ended"]
 
 
 async def test_logs_are_cut_and_cleaned() -> None:
     """A long piece goes out in chunks of at most 64 KiB, without credentials."""
-    outbox = Outbox(lambda: 100)
+    outbox = Outbox(now_us=lambda: 100)
     outbox.lease("a")
     outbox.log("a", "ffmpeg", b"https://user:pass@host/ " + b"x " * (CHUNK_BYTES // 2))
     outbox.flush()
@@ -66,12 +68,14 @@ async def test_what_is_dropped_is_noted() -> None:
     outbox = Outbox()
     outbox.lease("a")
     line = b"line of a log\n"
-    for _ in range(200):
+    for _ in range(1000):
         outbox.log("a", "ffmpeg", line * 5000)
-    outbox.end(pb.EndReport(attempt_id="a", outcome=pb.OUTCOME_COMPLETED))
+    report = pb.EndReport(attempt_id="a", outcome=pb.OUTCOME_COMPLETED)
+    outbox.conclude(report)
+    outbox.end(report)
     *chunks, end = outbox.take()
     notes = [frame.log.data for frame in chunks if b"were dropped" in frame.log.data]
     kept = sum(len(frame.log.data) for frame in chunks) - sum(map(len, notes))
     assert kept <= LOG_BYTES
-    assert kept + sum(int(note[1:].split()[0]) for note in notes) == 200 * 5000 * len(line)
+    assert kept + sum(int(note[1:].split()[0]) for note in notes) == 1000 * 5000 * len(line)
     assert end.WhichOneof("frame") == "ended"

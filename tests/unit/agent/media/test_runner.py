@@ -1,6 +1,9 @@
 """Running an invocation: progress, stopping, stalling and what comes back, with scripts in FFmpeg's place."""
 
 import asyncio
+import json
+import os
+import signal
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 from agent.media.runner import LOG_NAME, PROGRESS_NAME, Ran, _Progress, run
+from agent.media.supervisor import SOCKET
 from presets.capabilities import Binary
 from presets.plan import Invocation, Purpose, StepResult
 
@@ -36,6 +40,7 @@ async def carry_out(
     workspace: Path,
     step: Invocation | None = None,
     *,
+    on_begin: Callable[[Path], None] = lambda _folder: None,
     on_progress: Callable[[float, float], None] = lambda _time, _speed: None,
     stop: asyncio.Event | None = None,
     stall_s: float = 60.0,
@@ -45,6 +50,7 @@ async def carry_out(
         step or invocation(),
         workspace=workspace,
         directory=workspace / "steps" / "01-encode",
+        on_begin=on_begin,
         on_progress=on_progress,
         stop=stop or asyncio.Event(),
         stall_s=stall_s,
@@ -141,18 +147,82 @@ async def test_growing_file_is_no_stall(script: Script, tmp_path: Path) -> None:
     assert ran.succeeded
 
 
-async def test_cancelling_the_task_kills_the_program(
+async def test_cancelling_while_it_is_to_stop_kills_the_program(
     script: Script, tmp_path: Path, until: Until, number_in: NumberIn, alive: Alive
 ) -> None:
-    """Nothing is left running when the task that runs it is cancelled."""
-    program = script("echo $$ > pid; exec sleep 300")
-    task = asyncio.create_task(carry_out(program, tmp_path))
+    """Nothing is left running when the task that runs it is cancelled because it must end."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(carry_out(script("echo $$ > pid; exec sleep 300"), tmp_path, stop=stop))
     pid = tmp_path / "pid"
     await until(lambda: number_in(pid))
+    stop.set()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not alive(number_in(pid))
+
+
+async def left_running(program: str, workspace: Path, ready: Callable[[], object], until: Until) -> None:
+    task = asyncio.create_task(carry_out(program, workspace))
+    await until(ready)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_what_was_left_running_is_taken_up(
+    script: Script, tmp_path: Path, until: Until, number_in: NumberIn, alive: Alive, let_go_on: Callable[[], None]
+) -> None:
+    """Cancelled without a stop, the program goes on; running the step again finds it, and nothing is begun twice."""
+    program = script("echo $$ >> pid\n" + block("1000000") + "read line < go\n" + block("2000000", progress="end"))
+    pid = tmp_path / "pid"
+    await left_running(program, tmp_path, lambda: number_in(pid), until)
+    assert alive(number_in(pid))
+    again = asyncio.create_task(carry_out(program, tmp_path))
+    let_go_on()
+    ran = await again
+    assert ran.succeeded
+    assert ran.result.out_time_s == 2.0
+    assert len(pid.read_text().split()) == 1
+
+
+async def test_what_ended_meanwhile_is_taken_as_it_ended(
+    script: Script, tmp_path: Path, until: Until, number_in: NumberIn, alive: Alive, let_go_on: Callable[[], None]
+) -> None:
+    """The result of a program that ended while nobody watched is the same as if somebody had."""
+    program = script("echo $$ >> pid\nread line < go\n" + block("2000000", progress="end") + "echo no >&2; exit 3")
+    pid = tmp_path / "pid"
+    await left_running(program, tmp_path, lambda: number_in(pid), until)
+    let_go_on()
+    await until(lambda: not alive(number_in(pid)))
+    ran = await carry_out(program, tmp_path)
+    assert (ran.exit_code, ran.result.out_time_s, ran.stderr_tail) == (3, 2.0, "no\n")
+    assert len(pid.read_text().split()) == 1
+
+
+async def test_a_killed_supervisor_takes_its_program_along(
+    script: Script, tmp_path: Path, until: Until, alive: Alive
+) -> None:
+    """The step begins anew in a folder of its own, a few times; what moved to another session dies as well."""
+    begun: list[Path] = []
+    program = script("setsid sleep 300 &\necho $! >> pid; echo $$ >> pid; sleep 300")
+    pid = tmp_path / "pid"
+    task = asyncio.create_task(carry_out(program, tmp_path, on_begin=begun.append))
+    for count in (1, 2, 3):
+        await until(lambda count=count: pid.exists() and len(pid.read_text().split()) == 2 * count)  # type: ignore[misc]
+        await until(lambda count=count: len(begun) == count)  # type: ignore[misc]
+        os.kill(await supervisor_of(begun[-1]), signal.SIGKILL)
+    ran = await task
+    assert ran.lost
+    assert [folder.name for folder in begun] == ["01-encode", "01-encode.2", "01-encode.3"]
+    assert not any(alive(int(number)) for number in pid.read_text().split())
+
+
+async def supervisor_of(folder: Path) -> int:
+    reader, writer = await asyncio.open_unix_connection(os.path.relpath(folder / SOCKET))
+    greeting = json.loads(await reader.readline())
+    writer.close()
+    return int(greeting["pid"])
 
 
 async def test_failing_callback_kills_the_program(

@@ -1,0 +1,233 @@
+"""The agent's end of a supervisor: start one, find one again, wait, stop. See :mod:`agent.media.supervisor`."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from agent.media import supervisor
+from agent.media.environment import child_environment
+from agent.media.logs import last_bytes
+
+#: Of the log of one command; see ``log_bytes`` of the protocol.
+LOG_BYTES = 64 * 1024 * 1024
+
+_STARTER_LOG = "starter.log"
+_LOCKED_POLL_S = 0.02
+_LOCKED_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a supervised command ended: ``code`` is minus the signal's number where a signal ended it.
+
+    ``cpu_seconds`` is user and system time of its tree, ``peak_memory_bytes`` the largest resident set of one process,
+    ``bytes_read`` and ``bytes_written`` what the command itself moved. ``stopped_by`` is ``stop``, ``wall_time``,
+    ``signal`` or empty.
+    """
+
+    code: int
+    cpu_seconds: float
+    peak_memory_bytes: int
+    bytes_read: int
+    bytes_written: int
+    stopped_by: str
+
+
+class Lost(Exception):
+    """The supervisor was killed before it could say how its command ended; nothing of the command lives."""
+
+
+class CannotStart(OSError):
+    """No supervisor, or no command under it, could be started; the message says why."""
+
+
+class Supervised:
+    """A command with a supervisor, which this object is connected to. Dropping it changes nothing for the command."""
+
+    def __init__(self, folder: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._folder = folder
+        self._reader = reader
+        self._writer = writer
+        self._gone = asyncio.get_running_loop().create_task(self._until_gone())
+
+    @classmethod
+    async def start(cls, folder: Path, argv: Sequence[str], *, cwd: Path, wall_s: float | None = None) -> Self | None:
+        """Starts ``argv`` in ``cwd`` under a supervisor that works in ``folder``, which must be new.
+
+        None: it has ended already, and :func:`status` says how. Should this be cancelled, the command may run.
+
+        :raises CannotStart: with the reason.
+        """
+        _prepare(folder, argv, cwd, wall_s)
+        code = await _started(folder)
+        if code != 0:
+            why = last_bytes(folder / _STARTER_LOG, 1024).decode(errors="replace").strip().rpartition("\n")[2]
+            raise CannotStart(why or f"exit code {code}")
+        return await cls.find(folder)
+
+    @classmethod
+    async def find(cls, folder: Path) -> Self | None:
+        """The supervisor that works in ``folder``; None where there is none (any more)."""
+        deadline = asyncio.get_running_loop().time() + _LOCKED_S
+        while _locked(folder):
+            with contextlib.suppress(OSError):
+                return cls(folder, *await _connect(folder))
+            # It holds the lock and does not listen: it is beginning, or ending.
+            if asyncio.get_running_loop().time() > deadline:
+                raise CannotStart(f"the supervisor in {folder} holds its lock and does not answer")
+            await asyncio.sleep(_LOCKED_POLL_S)
+        return None
+
+    async def wait(self) -> Exit:
+        """Waits until the command and its whole tree have ended.
+
+        :raises Lost: the supervisor was killed.
+        """
+        await asyncio.shield(self._gone)
+        return await asyncio.to_thread(status, self._folder)
+
+    async def stop(self, grace_s: float) -> Exit:
+        """Ends the tree, by TERM and after ``grace_s`` seconds by KILL; returns when nothing of it is left.
+
+        :raises Lost: as :meth:`wait`.
+        """
+        with contextlib.suppress(OSError):
+            self._writer.write(b"stop %f\n" % grace_s)
+            await self._writer.drain()
+        return await self.wait()
+
+    def let_go(self) -> None:
+        """Close the connection; the command goes on."""
+        self._gone.cancel()
+        self._writer.close()
+
+    async def _until_gone(self) -> None:
+        with contextlib.suppress(OSError):
+            while await self._reader.read(1024):
+                pass
+        # The lock goes last: without it the files are final.
+        while _locked(self._folder):  # noqa: ASYNC110 - the kernel tells nobody that a lock is free
+            await asyncio.sleep(_LOCKED_POLL_S / 10)
+        self._writer.close()
+
+
+def _prepare(folder: Path, argv: Sequence[str], cwd: Path, wall_s: float | None) -> None:
+    folder.mkdir(mode=0o700, parents=True)
+    request = {
+        "protocol": supervisor.PROTOCOL,
+        "argv": list(argv),
+        "cwd": str(cwd),
+        "env": child_environment(),
+        "token": secrets.token_hex(16),
+        "wall_s": wall_s,
+        "log_bytes": LOG_BYTES,
+    }
+    (folder / supervisor.REQUEST).write_text(json.dumps(request))
+
+
+def status(folder: Path) -> Exit:
+    """How the command of ``folder``, where no supervisor is any more, ended. Blocks.
+
+    :raises Lost: the supervisor was killed, or never began; nothing of its command lives when this is raised.
+    """
+    path = folder / supervisor.STATUS
+    if not path.exists():
+        _call_lost(folder)
+    said = json.loads(path.read_bytes())
+    if "lost" in said:
+        # Whoever wrote that may have been killed before he ended what was left.
+        _end_leftovers(folder)
+        raise Lost
+    return Exit(
+        code=said["exit_code"],
+        cpu_seconds=said["cpu_seconds"],
+        peak_memory_bytes=said["peak_memory_bytes"],
+        bytes_read=said["bytes_read"],
+        bytes_written=said["bytes_written"],
+        stopped_by=said["stopped_by"],
+    )
+
+
+def _call_lost(folder: Path) -> None:
+    path = folder / supervisor.STATUS
+    with (folder / supervisor.LOCK).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            draft = path.with_name(f"{path.name}.lost")
+            draft.write_text('{"lost": true}')
+            draft.replace(path)
+
+
+def _end_leftovers(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        supervisor.end_tree(json.loads((folder / supervisor.REQUEST).read_bytes())["token"])
+
+
+async def _started(folder: Path) -> int:
+    """Exit code of the starter, which ends as soon as the command runs."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    with (folder / _STARTER_LOG).open("wb") as log:
+        # -I -S: nothing of the environment and no site packages, which the supervisor must not depend on.
+        popen = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+            [sys.executable, "-I", "-S", supervisor.__file__, str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=child_environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+    pidfd = os.pidfd_open(popen.pid)
+
+    def end() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(pidfd, end)
+    try:
+        await asyncio.shield(ended)
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        # Cancelled meanwhile: it ends within milliseconds.
+        popen.wait()
+    return popen.returncode
+
+
+async def _connect(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    # Through the folder's descriptor, as a socket's address holds no more than 107 bytes.
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{supervisor.SOCKET}")
+    finally:
+        os.close(descriptor)
+    greeting = await reader.readline()
+    if not greeting:
+        writer.close()
+        raise ConnectionResetError
+    return reader, writer
+
+
+def _locked(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder / supervisor.LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,319 @@
+"""The process that stands between an agent and one FFmpeg, and outlives the agent.
+
+Standard library only and all of it imported at the top, one file, no other module of this program: an upgrade replaces
+the installation beneath a running one. `python -I -S supervisor.py FOLDER` returns as soon as the command runs (0) or
+cannot (1, with the reason on stderr), leaving the supervisor behind, which belongs to no session and has no parent.
+
+The folder is the protocol, version 1:
+
+* `request.json`, written before: `argv`, `cwd`, `env`, `token` (unique), `wall_s` (null: any time), `log_bytes`;
+* `lock`: held for as long as the supervisor lives. A stored process id proves nothing, a held lock does;
+* `socket`: a client is greeted with a line `{"protocol": 1, "pid": …}` and may send lines `stop SECONDS` (TERM to the
+  whole tree, KILL after so many seconds). The stream's end says that the supervisor is gone;
+* `progress` and `stderr.log`: what the command wrote. Of the log no more than `log_bytes`, the rest is counted;
+* `status.json`: how the command ended, complete and durable as soon as it is there, and then nothing of its tree lives.
+
+Lock free and no status: the supervisor was killed, and the kernel killed the command with it. Whoever finds that takes
+the lock, writes the status `{"lost": true}`, which keeps one that may still be starting from going on, and ends what
+may be left of the tree by `end_tree`.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+PROTOCOL = 1
+REQUEST, LOCK, SOCKET, PROGRESS, LOG, STATUS = (
+    "request.json",
+    "lock",
+    "socket",
+    "progress",
+    "stderr.log",
+    "status.json",
+)
+MARK = "MEDIACTL_STEP"
+"""The variable by which every process of a tree is known, whatever session or group it moved to."""
+
+# The kernel kills the command when this process dies (setpriv is of util-linux 2.33 or newer; doing the same here would
+# take ctypes). The shell then looks whether that happened before the kernel was told: the parent is another one then.
+_UNLESS_ORPHANED = 'test "$PPID" = "$1" && shift && exec "$@"'
+_GRACE_S = 5.0
+_READ_BYTES = 65536
+_SETTLE_S = 0.01
+_LOCK_TRIES = 100
+
+
+def main() -> int:
+    folder = os.path.abspath(sys.argv[1])
+    ready, tell = os.pipe()
+    if os.fork():
+        os.close(tell)
+        with os.fdopen(ready, "rb") as pipe:
+            said = pipe.read()
+        if said != b"ready":
+            sys.stderr.write(said.decode(errors="replace") or "the supervisor ended at once")
+            return 1
+        return 0
+    os.close(ready)
+    try:
+        supervisor = Supervisor(folder)
+        supervisor.start()
+    except BaseException as error:
+        os.write(tell, f"{type(error).__name__}: {error}".encode())
+        raise
+    os.write(tell, b"ready")
+    os.close(tell)
+    supervisor.run()
+    return 0
+
+
+class Supervisor:
+    """One command in one folder. `start`, then `run` until it has ended."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        with open(os.path.join(folder, REQUEST), "rb") as file:
+            self._request = json.load(file)
+        if self._request["protocol"] != PROTOCOL:
+            raise ValueError(f"protocol {self._request['protocol']} is asked for, this is {PROTOCOL}")
+        self._clients: dict[int, tuple[socket.socket, bytes]] = {}
+        self._kill_at = float("inf")
+        self._stopped_by = ""
+        self._kept = 0
+        self._dropped = 0
+
+    def start(self) -> None:
+        """Take the lock, listen, start the command. Raises OSError; BlockingIOError where another one has the lock."""
+        self._lock = os.open(os.path.join(self._folder, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._take_lock()
+        if os.path.exists(os.path.join(self._folder, STATUS)):
+            raise FileExistsError("whoever looked before this began took it for dead")
+        # An address holds no more than 107 bytes, the path of a folder may be longer.
+        os.chdir(self._folder)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(SOCKET)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(SOCKET)
+        self._listener.listen(8)
+        self._listener.setblocking(False)
+        self._log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        progress = os.open(PROGRESS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._pipe, stderr = os.pipe()
+        os.set_blocking(self._pipe, False)
+        nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.chdir(self._request["cwd"])
+        guard = ["setpriv", "--pdeathsig", "KILL", "--", "/bin/sh", "-c", _UNLESS_ORPHANED, "sh", str(os.getpid())]
+        self._begun = time.monotonic()
+        self._pid = os.posix_spawnp(
+            guard[0],
+            [*guard, *self._request["argv"]],
+            {**self._request["env"], MARK: self._request["token"]},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, nothing, 0),
+                (os.POSIX_SPAWN_DUP2, progress, 1),
+                (os.POSIX_SPAWN_DUP2, stderr, 2),
+            ],
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM),
+        )
+        self._pidfd = os.pidfd_open(self._pid)
+        # Nobody reads the starter's any more; should this program fail, the log is where people look.
+        for descriptor, place in ((0, nothing), (1, self._log), (2, self._log)):
+            os.dup2(place, descriptor)
+        for descriptor in (nothing, progress, stderr):
+            os.close(descriptor)
+
+    def _take_lock(self) -> None:
+        for _ in range(_LOCK_TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            # Somebody looks whether it is held.
+            time.sleep(_SETTLE_S)
+        raise BlockingIOError("another supervisor has the folder")
+
+    def run(self) -> None:
+        """Until the command and its whole tree have ended and the status is written."""
+        # The machine goes down, or somebody ends everything. Waiting goes on after a signal: only a byte wakes it.
+        woken, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: self._stop(_GRACE_S, "signal"))
+        poll = select.poll()
+        for descriptor in (self._listener.fileno(), self._pipe, self._pidfd, woken):
+            poll.register(descriptor, select.POLLIN)
+        wall_s = self._request["wall_s"]
+        late_at = self._begun + wall_s if wall_s is not None else float("inf")
+        ended = False
+        while not ended:
+            now = time.monotonic()
+            if now >= late_at:
+                late_at = float("inf")
+                self._stop(_GRACE_S, "wall_time")
+            if now >= self._kill_at:
+                self._kill_at = float("inf")
+                self._signal(signal.SIGKILL)
+            wait_s = min(late_at, self._kill_at) - now
+            for descriptor, _ in poll.poll(None if wait_s == float("inf") else max(0, wait_s) * 1000 + 1):
+                if descriptor == self._pidfd:
+                    ended = True
+                elif descriptor == self._pipe:
+                    if not self._take_log():
+                        poll.unregister(self._pipe)
+                elif descriptor == self._listener.fileno():
+                    self._greet(poll)
+                elif descriptor == woken:
+                    os.read(woken, _READ_BYTES)
+                else:
+                    self._hear(descriptor, poll)
+        self._finish()
+
+    def _finish(self) -> None:
+        # Until it is reaped the leader keeps its id, so this cannot hit a stranger; it ends what the leader left.
+        self._signal(signal.SIGKILL)
+        read, written = io_of(self._pid)
+        _, status, usage = os.wait4(self._pid, 0)
+        end_tree(self._request["token"])
+        while self._take_log():
+            pass
+        if self._dropped:
+            with contextlib.suppress(OSError):
+                os.write(self._log, f"\n[{self._dropped} bytes of log were dropped here]\n".encode())
+        self._write_status(
+            {
+                "exit_code": os.waitstatus_to_exitcode(status),
+                "cpu_seconds": usage.ru_utime + usage.ru_stime,
+                "peak_memory_bytes": usage.ru_maxrss * 1024,
+                "bytes_read": read,
+                "bytes_written": written,
+                "wall_seconds": time.monotonic() - self._begun,
+                "stopped_by": self._stopped_by,
+            }
+        )
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self._folder, SOCKET))
+
+    def _write_status(self, status: dict[str, object]) -> None:
+        path = os.path.join(self._folder, STATUS)
+        try:
+            with open(path + ".new", "w", encoding="ascii") as file:
+                json.dump(status, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(path + ".new", path)
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            os.fsync(folder)
+            os.close(folder)
+        except FileNotFoundError:
+            # The workspace was removed: nobody wants to know.
+            pass
+
+    def _take_log(self) -> bool:
+        """Move what the command wrote into the log; False: there is no more for now, or ever."""
+        try:
+            piece = os.read(self._pipe, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        left = piece[: self._request["log_bytes"] - self._kept]
+        dropped = len(piece) - len(left)
+        try:
+            while left:
+                written = os.write(self._log, left)
+                self._kept += written
+                left = left[written:]
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            # Without its log the command may still succeed.
+            dropped += len(left)
+        self._dropped += dropped
+        return bool(piece)
+
+    def _greet(self, poll: select.poll) -> None:
+        with contextlib.suppress(OSError):
+            client, _ = self._listener.accept()
+            client.setblocking(False)
+            client.send(json.dumps({"protocol": PROTOCOL, "pid": os.getpid()}).encode() + b"\n")
+            self._clients[client.fileno()] = (client, b"")
+            poll.register(client.fileno(), select.POLLIN)
+
+    def _hear(self, descriptor: int, poll: select.poll) -> None:
+        client, before = self._clients[descriptor]
+        try:
+            said = client.recv(1024)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if not said:
+            poll.unregister(descriptor)
+            del self._clients[descriptor]
+            client.close()
+            return
+        *lines, rest = (before + said).split(b"\n")
+        self._clients[descriptor] = (client, rest[-1024:])
+        for line in lines:
+            word, _, value = line.partition(b" ")
+            if word == b"stop":
+                with contextlib.suppress(ValueError):
+                    self._stop(float(value), "stop")
+
+    def _stop(self, grace_s: float, why: str) -> None:
+        self._stopped_by = self._stopped_by or why
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
+        if grace_s > 0:
+            self._signal(signal.SIGTERM)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._pid, number)
+
+
+def io_of(pid: int) -> tuple[int, int]:
+    """Bytes that a process, ended or not, read and wrote; (0, 0) where the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/io", encoding="ascii") as file:
+            figures = dict(line.split(": ") for line in file.read().splitlines())
+    except OSError:
+        return 0, 0
+    return int(figures["rchar"]), int(figures["wchar"])
+
+
+def end_tree(token: str) -> None:
+    """Kill every process that bears the mark, and return when none of them lives."""
+    while pids := _marked(f"{MARK}={token}".encode()):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_SETTLE_S)
+
+
+def _marked(mark: bytes) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                # Of a process that has ended but was not reaped it is empty.
+                if mark in file.read().split(b"\0"):
+                    found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    # Without the interpreter's own end, which would take longer than all the rest.
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)
