@@ -16,6 +16,9 @@ from mediactl.v1 import agent_service_pb2 as pb
 from presets.facts import MediaFacts
 from presets.plan import StepResult
 
+VERSION = 1
+"""Of the entries. One that another version could not read has another number."""
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -65,7 +68,7 @@ class Journal:
             draft.write_bytes(lease.SerializeToString())
             draft.replace(self._workspace.lease)
             self.begun_s = time.monotonic()
-            self._workspace.record({"boot": boot_id(), "begun_s": self.begun_s})
+            self._workspace.record({"journal": VERSION, "boot": boot_id(), "begun_s": self.begun_s})
             return
         for entry in entries:
             match entry:
@@ -117,10 +120,11 @@ class Journal:
 
 
 def left_lease(workspace: Workspace) -> pb.Lease | None:
-    """The lease of an attempt that can be taken up again; None where there is none, or from before the last boot."""
+    """The lease of an attempt that can be taken up again; None where there is none, or where it was begun before the
+    last boot of the machine or by a version that kept another kind of journal."""
     try:
         entries = workspace.entries()
-        if not entries or entries[0].get("boot") != boot_id():
+        if not entries or (entries[0].get("journal"), entries[0].get("boot")) != (VERSION, boot_id()):
             return None
         return pb.Lease.FromString(workspace.lease.read_bytes())
     except (OSError, ValueError, DecodeError):

@@ -19,11 +19,11 @@ from google.protobuf import json_format
 
 from agent.detect import binaries, detect
 from agent.detect.advice import missing_advice
-from agent.executor import Means
 from agent.identity import agent_id, instance_id
 from agent.session import Agent
 from agent.settings import Settings
 from agent.storage import Stores
+from agent.transform import Means
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
 from mediactl.places import default_address, default_data_dir

@@ -83,6 +83,7 @@ class Outbox:
                 sequences=owed.sequences,
                 logs={(log.stream, log.sequence): (log, log.size) for log in owed.logs},
                 staged=owed.staged,
+                publishing=owed.publishing,
                 ended=owed.ended,
             )
             self.empty.clear()
@@ -112,7 +113,7 @@ class Outbox:
 
     def lease(self, attempt_id: str, incarnation: str = "") -> Effect:
         """Raises OSError where that can't be written down."""
-        if self.ledger.get(attempt_id) is None:
+        if self.ledger.is_new(attempt_id):
             first = self._now_us()
             spool = Spool(self._folder / attempt_id if self._folder else None, attempt_id)
             spool.begin(incarnation, first)
@@ -186,6 +187,13 @@ class Outbox:
         self.ledger.owe_stage(report.attempt_id, report)
         self._say(report)
 
+    def publish(self, attempt_id: str) -> Effect:
+        """The controller permits an attempt to publish."""
+        effect = self.ledger.publish(attempt_id)
+        if effect is Effect.PUBLISH:
+            self._written(attempt_id, Spool.publish)
+        return effect
+
     def conclude(self, report: pb.EndReport) -> None:
         """Write down how an attempt ended, before its workspace goes; `end` says it."""
         self.flush()
@@ -223,6 +231,7 @@ class Outbox:
 
     def restart(self) -> None:
         """A new session begins: everything owed is to be said again."""
+        self.ledger.begin_session()
         self.flush()
         self._unsent = list(self.ledger.owed())
         self.fresh.set()
@@ -236,7 +245,7 @@ class Outbox:
                     held = self.ledger.get(item.attempt_id)
                     # It may have been acknowledged, and its place used again, while earlier ones were sent.
                     if held is not None and (item.stream, item.sequence) in held.logs:
-                        yield pb.SessionRequest(log=self._spools[item.attempt_id].chunk(item))
+                        yield pb.SessionRequest(log=self.chunk(item))
                 case pb.StageReport():
                     yield pb.SessionRequest(staged=item)
                 case pb.EndReport():
@@ -244,9 +253,12 @@ class Outbox:
                 case pb.Decline():
                     yield pb.SessionRequest(decline=item)
 
+    def chunk(self, stored: Stored) -> pb.LogChunk:
+        """A chunk that is owed, from disk."""
+        return self._spools[stored.attempt_id].chunk(stored)
+
     def close(self) -> None:
-        """Keep everything for the next life of the agent."""
-        self.flush()
+        """Keep what was flushed for the next life of the agent."""
         for spool in self._spools.values():
             spool.close()
         self._spools.clear()

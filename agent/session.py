@@ -14,13 +14,15 @@ from itertools import chain, islice
 import grpc
 import structlog
 
+from agent.attempt import Attempt
 from agent.core.ledger import Effect
 from agent.core.reluctance import Reluctance
-from agent.executor import Attempt, Means
 from agent.journal import left_lease
+from agent.media.supervised import end_steps
 from agent.outbox import Outbox
 from agent.settings import Settings
-from agent.workspace import Workspace, free_bytes, sweep
+from agent.transform import Means
+from agent.workspace import Workspace, free_bytes, workspaces
 from mediactl.channel import aio_channel, parse_addresses
 from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb
@@ -68,7 +70,7 @@ class Agent:
 
     async def run(self) -> None:
         """Take up what a former life of the agent left, and keep a session up until `stop` or `leave`."""
-        self._take_up()
+        await self._take_up()
         connecting = asyncio.create_task(self._stay_connected())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -86,6 +88,7 @@ class Agent:
             attempt.leave()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_S)
+        self._outbox.flush()
         self._outbox.close()
 
     async def _finish(self) -> None:
@@ -119,7 +122,7 @@ class Agent:
         self._leaving = True
         self._stopping.set()
 
-    def _take_up(self) -> None:
+    async def _take_up(self) -> None:
         """Hold again what was held, and go on with what can go on. Nobody else works in the scratch folder."""
         for attempt_id in self._outbox.load():
             held = self._outbox.ledger.get(attempt_id)
@@ -131,8 +134,12 @@ class Agent:
                 continue
             log.info("attempt taken up again", attempt=attempt_id, job=lease.job_id)
             self._begin(lease, taken_up=True)
-        for orphan in sweep(self._means.scratch, self._attempts.keys()):
-            log.info("removed an orphaned workspace", attempt=orphan)
+        for orphan in workspaces(self._means.scratch):
+            if orphan.attempt_id not in self._attempts:
+                await end_steps(orphan.steps)
+                with suppress(OSError):
+                    await asyncio.to_thread(orphan.remove)
+                    log.info("removed an orphaned workspace", attempt=orphan.attempt_id)
 
     def object(self, source: str, reason: str) -> None:
         """Take nothing new for this reason, until its source withdraws it by an empty one."""
@@ -242,7 +249,7 @@ class Agent:
             case "stop":
                 self._stop(frame.stop)
             case "publish":
-                if self._outbox.ledger.publish(frame.publish.attempt_id) is Effect.PUBLISH:
+                if self._outbox.publish(frame.publish.attempt_id) is Effect.PUBLISH:
                     self._attempts[frame.publish.attempt_id].publish()
             case "acknowledgement":
                 self._outbox.acknowledge(frame.acknowledgement)

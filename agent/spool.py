@@ -41,6 +41,7 @@ class Owed:
     marks: dict[str, int] = field(default_factory=dict)
     logs: list[Stored] = field(default_factory=list)
     staged: pb.StageReport | None = None
+    publishing: bool = False
     ended: pb.EndReport | None = None
 
 
@@ -79,6 +80,8 @@ class Spool:
                     owed.logs = [log for log in owed.logs if log.stream != stream or log.sequence > sequence]
                 case {"staged": _}:
                     owed.staged = pb.StageReport.FromString(body)
+                case {"publishing": _}:
+                    owed.publishing = True
                 case {"ended": _}:
                     owed.ended = pb.EndReport.FromString(body)
                 case _:
@@ -112,6 +115,11 @@ class Spool:
         self._owed.staged = report
         self._report("staged", report.SerializeToString())
 
+    def publish(self) -> None:
+        """The controller permits it; nothing takes that back."""
+        self._owed.publishing = True
+        self._append({"publishing": True})
+
     def end(self, report: pb.EndReport) -> None:
         self._report("ended", report.SerializeToString())
 
@@ -140,6 +148,8 @@ class Spool:
         if self._owed.staged is not None:
             staged = self._owed.staged.SerializeToString()
             records += _record({"staged": True, "bytes": len(staged)}, staged)
+        if self._owed.publishing:
+            records += _record({"publishing": True})
         draft = self._path.with_name(f".{self._path.name}.new")
         draft.write_bytes(records)
         fresh = os.open(draft, os.O_RDWR | os.O_CLOEXEC)

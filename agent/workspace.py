@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,23 +113,15 @@ class Workspace:
         _remove(self.path)
 
 
-def sweep(root: Path, keep: Collection[str]) -> list[str]:
-    """Removes the workspaces below ``root`` of attempts not in ``keep``; returns their attempt ids, sorted.
-
-    Whatever is not named as a workspace stays. One that resists removal is left for the next time and not returned.
-    """
+def workspaces(root: Path) -> list[Workspace]:
+    """All that are below ``root``, whoever left them there; whatever is not named as a workspace is none."""
     if not root.is_dir():
         return []
-    removed = []
-    for directory in sorted(root.glob(f"{_PREFIX}*")):
-        attempt_id = directory.name.removeprefix(_PREFIX)
-        if attempt_id not in keep and directory.is_dir() and not directory.is_symlink():
-            try:
-                _remove(directory)
-            except OSError:
-                continue
-            removed.append(attempt_id)
-    return removed
+    return [
+        Workspace(root, folder.name.removeprefix(_PREFIX))
+        for folder in sorted(root.glob(f"{_PREFIX}*"))
+        if folder.is_dir() and not folder.is_symlink()
+    ]
 
 
 def free_bytes(folder: Path) -> int:

@@ -7,6 +7,7 @@ Rules first:
 * Log chunks, stage reports and end reports are owed until they are answered, and are said again, in their order, on
   every new session.
 * What is held and owed outlives the agent as far as it was written down; what is not held any more is not mentioned.
+* An attempt ends once: a lease or stop that comes after its end was acknowledged on the same session is a late repeat.
 * A stop of an attempt that isn't held is answered with an end: the controller waits for one.
 """
 
@@ -23,6 +24,7 @@ EndT = TypeVar("EndT")
 
 LOG_BYTES = 64 * 2**20
 """Unacknowledged log that an attempt may keep; what comes beyond is dropped and the loss noted in the log."""
+REMEMBERED_ENDS = 10_000
 ALL_LOG_BYTES = 2**30
 """The same for all attempts together."""
 
@@ -68,6 +70,7 @@ class Ledger(Generic[LogT, StageT, EndT]):
 
     def __init__(self) -> None:
         self._held: dict[str, Held[LogT, StageT, EndT]] = {}
+        self._over: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[Held[LogT, StageT, EndT]]:
         return iter(self._held.values())
@@ -78,11 +81,15 @@ class Ledger(Generic[LogT, StageT, EndT]):
     def get(self, attempt_id: str) -> Held[LogT, StageT, EndT] | None:
         return self._held.get(attempt_id)
 
+    def is_new(self, attempt_id: str) -> bool:
+        """Whether a lease of it is to be begun."""
+        return attempt_id not in self._held and attempt_id not in self._over
+
     def lease(self, attempt_id: str, first: int = 0) -> Effect:
         """`first` must be higher for every life of an attempt, here or at any agent: a chunk of its log with a number
         that was used before is taken for a repeat.
         """
-        if attempt_id in self._held:
+        if not self.is_new(attempt_id):
             return Effect.NOTHING
         self._held[attempt_id] = Held(attempt_id, first=first)
         return Effect.START
@@ -95,10 +102,16 @@ class Ledger(Generic[LogT, StageT, EndT]):
         sequences: dict[str, int],
         logs: dict[tuple[str, int], tuple[LogT, int]],
         staged: StageT | None,
+        publishing: bool,
         ended: EndT | None,
     ) -> None:
         """Hold again what a former life of the agent held, as far as that was written down."""
-        phase = Phase.ENDED if ended is not None else Phase.STAGED if staged is not None else Phase.ACCEPTED
+        if ended is not None:
+            phase, staged = Phase.ENDED, None
+        elif publishing:
+            phase, staged = Phase.PUBLISHING, None
+        else:
+            phase = Phase.ACCEPTED if staged is None else Phase.STAGED
         self._held[attempt_id] = Held(
             attempt_id,
             phase,
@@ -106,7 +119,7 @@ class Ledger(Generic[LogT, StageT, EndT]):
             logs=logs,
             log_bytes=sum(size for _, size in logs.values()),
             sequences=sequences,
-            staged=None if ended is not None else staged,
+            staged=staged,
             ended=ended,
         )
 
@@ -117,7 +130,7 @@ class Ledger(Generic[LogT, StageT, EndT]):
     def stop(self, attempt_id: str) -> Effect:
         held = self._held.get(attempt_id)
         if held is None:
-            return Effect.REPORT_STOPPED
+            return Effect.NOTHING if attempt_id in self._over else Effect.REPORT_STOPPED
         if held.phase in (Phase.PUBLISHING, Phase.ENDED):
             return Effect.NOTHING
         return Effect.STOP
@@ -183,6 +196,13 @@ class Ledger(Generic[LogT, StageT, EndT]):
         held = self._held.get(attempt_id)
         if held is not None and held.ended is not None:
             del self._held[attempt_id]
+            self._over[attempt_id] = None
+            if len(self._over) > REMEMBERED_ENDS:
+                del self._over[next(iter(self._over))]
+
+    def begin_session(self) -> None:
+        """What was sent on former sessions comes no more; a restored database may grant again what had ended."""
+        self._over.clear()
 
     def owed(self) -> Iterator[LogT | StageT | EndT]:
         """Everything unanswered, in the order in which it must be said."""

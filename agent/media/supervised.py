@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -71,7 +72,7 @@ class Supervised:
         code = await _started(folder)
         if code != 0:
             why = last_bytes(folder / _STARTER_LOG, 1024).decode(errors="replace").strip().rpartition("\n")[2]
-            raise CannotStart(why or f"exit code {code}")
+            raise CannotStart(code, why or f"the supervisor could not be started (exit code {code})")
         return await cls.find(folder)
 
     @classmethod
@@ -83,7 +84,7 @@ class Supervised:
                 return cls(folder, *await _connect(folder))
             # It holds the lock and does not listen: it is beginning, or ending.
             if asyncio.get_running_loop().time() > deadline:
-                raise CannotStart(f"the supervisor in {folder} holds its lock and does not answer")
+                raise CannotStart(errno.ETIMEDOUT, f"the supervisor in {folder} holds its lock and does not answer")
             await asyncio.sleep(_LOCKED_POLL_S)
         return None
 
@@ -118,6 +119,21 @@ class Supervised:
         while _locked(self._folder):  # noqa: ASYNC110 - the kernel tells nobody that a lock is free
             await asyncio.sleep(_LOCKED_POLL_S / 10)
         self._writer.close()
+
+
+async def end_steps(folder: Path) -> None:
+    """Ends whatever still runs under supervisors in the folders below ``folder``; returns when nothing does."""
+    for step in await asyncio.to_thread(_folders, folder):
+        process = await Supervised.find(step)
+        with contextlib.suppress(Lost):
+            if process is not None:
+                await process.stop(0)
+            else:
+                await asyncio.to_thread(status, step)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{supervisor.REQUEST}"))
 
 
 def _prepare(folder: Path, argv: Sequence[str], cwd: Path, wall_s: float | None) -> None:
@@ -162,9 +178,7 @@ def _call_lost(folder: Path) -> None:
     with (folder / supervisor.LOCK).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            draft = path.with_name(f"{path.name}.lost")
-            draft.write_text('{"lost": true}')
-            draft.replace(path)
+            supervisor.write_status(str(path), {"lost": True})
 
 
 def _end_leftovers(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 Standard library only and all of it imported at the top, one file, no other module of this program: an upgrade replaces
 the installation beneath a running one. `python -I -S supervisor.py FOLDER` returns as soon as the command runs (0) or
-cannot (1, with the reason on stderr), leaving the supervisor behind, which belongs to no session and has no parent.
+cannot (the error's number, with its words on stderr), leaving the supervisor behind, which has neither terminal nor
+parent.
 
 The folder is the protocol, version 1:
 
@@ -44,8 +45,10 @@ MARK = "MEDIACTL_STEP"
 # The kernel kills the command when this process dies (setpriv is of util-linux 2.33 or newer; doing the same here would
 # take ctypes). The shell then looks whether that happened before the kernel was told: the parent is another one then.
 _UNLESS_ORPHANED = 'test "$PPID" = "$1" && shift && exec "$@"'
+READY = "ready"
 _GRACE_S = 5.0
 _READ_BYTES = 65536
+_STATUS_BYTES = 512
 _SETTLE_S = 0.01
 _LOCK_TRIES = 100
 
@@ -56,19 +59,19 @@ def main() -> int:
     if os.fork():
         os.close(tell)
         with os.fdopen(ready, "rb") as pipe:
-            said = pipe.read()
-        if said != b"ready":
-            sys.stderr.write(said.decode(errors="replace") or "the supervisor ended at once")
-            return 1
-        return 0
+            number, _, words = pipe.read().decode(errors="replace").partition(" ")
+        if words != READY:
+            sys.stderr.write(words or "the supervisor ended at once")
+        return int(number or 1)
     os.close(ready)
     try:
         supervisor = Supervisor(folder)
         supervisor.start()
     except BaseException as error:
-        os.write(tell, f"{type(error).__name__}: {error}".encode())
+        code = error.errno if isinstance(error, OSError) and error.errno else 1
+        os.write(tell, f"{code} {type(error).__name__}: {error}".encode())
         raise
-    os.write(tell, b"ready")
+    os.write(tell, f"0 {READY}".encode())
     os.close(tell)
     supervisor.run()
     return 0
@@ -103,6 +106,7 @@ class Supervisor:
         self._listener.bind(SOCKET)
         self._listener.listen(8)
         self._listener.setblocking(False)
+        reserve_status(STATUS)
         self._log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         progress = os.open(PROGRESS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._pipe, stderr = os.pipe()
@@ -188,7 +192,8 @@ class Supervisor:
         if self._dropped:
             with contextlib.suppress(OSError):
                 os.write(self._log, f"\n[{self._dropped} bytes of log were dropped here]\n".encode())
-        self._write_status(
+        write_status(
+            os.path.join(self._folder, STATUS),
             {
                 "exit_code": os.waitstatus_to_exitcode(status),
                 "cpu_seconds": usage.ru_utime + usage.ru_stime,
@@ -197,25 +202,10 @@ class Supervisor:
                 "bytes_written": written,
                 "wall_seconds": time.monotonic() - self._begun,
                 "stopped_by": self._stopped_by,
-            }
+            },
         )
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self._folder, SOCKET))
-
-    def _write_status(self, status: dict[str, object]) -> None:
-        path = os.path.join(self._folder, STATUS)
-        try:
-            with open(path + ".new", "w", encoding="ascii") as file:
-                json.dump(status, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(path + ".new", path)
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            os.fsync(folder)
-            os.close(folder)
-        except FileNotFoundError:
-            # The workspace was removed: nobody wants to know.
-            pass
 
     def _take_log(self) -> bool:
         """Move what the command wrote into the log; False: there is no more for now, or ever."""
@@ -276,6 +266,24 @@ class Supervisor:
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, number)
+
+
+def reserve_status(path: str) -> None:
+    """Take the room that a status needs: when it is written, the disk may be full, which is worth being told."""
+    with open(path + ".new", "wb") as file:
+        file.write(b" " * _STATUS_BYTES)
+
+
+def write_status(path: str, status: dict[str, object]) -> None:
+    """At once, whole and durable, into the room that was reserved, or anew where there is none."""
+    descriptor = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.write(descriptor, json.dumps(status).encode().ljust(_STATUS_BYTES))
+    os.fsync(descriptor)
+    os.close(descriptor)
+    os.rename(path + ".new", path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.fsync(folder)
+    os.close(folder)
 
 
 def io_of(pid: int) -> tuple[int, int]:

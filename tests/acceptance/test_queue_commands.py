@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Recordings
-from tests.acceptance.test_two_machines import Fleet
 from tests.fakes.cli import ENDED, Home, reached, under_way, until
+from tests.fakes.fleet import Fleet
 
 CONVERT = ("--preset", "convert", "--profile", "flac")
 # No agent of these tests has it.

@@ -12,7 +12,7 @@ from agent.outbox import Outbox
 from mediactl.v1 import agent_service_pb2 as pb
 from presets.reasons import Reason
 from tests.fakes.agent_peer import capabilities
-from tests.simulation.attempts import SimulatedAttempt
+from tests.simulation.attempts import SimulatedAttempt, Workspace
 from tests.simulation.history import Journal
 from tests.simulation.links import Stream
 from tests.simulation.places import Place
@@ -40,7 +40,10 @@ class Moods:
 
 
 class SimulatedAgent(Process):
-    """`kill` takes everything that is in memory; its identity and what it put into places stay."""
+    """`kill` takes everything that is in memory; its identity, its outbox and what it put into places stay.
+
+    So do its workspaces, unless the machine went down with it.
+    """
 
     def __init__(self, world: World, name: str, *, cores: int, bundles: bool, agent_id: str = "") -> None:
         super().__init__(name)
@@ -56,6 +59,7 @@ class SimulatedAgent(Process):
         self.up = False
         self.dies_in = 0
         self.unreachable_until_us = 0
+        self.disk: dict[str, Workspace] = {}
         self._understands_bundles = bundles
         self._turn = world.scheduler.dice.randint(0, 1)
 
@@ -66,7 +70,7 @@ class SimulatedAgent(Process):
         self.scheduler.say(self.name, "starts")
         self.up = True
         self.dies_in = 0
-        self.outbox = Outbox(now_us=self.scheduler.database_us)
+        self.outbox = Outbox(self.world.folder / self.name, self.scheduler.database_us)
         self._attempts: dict[str, SimulatedAttempt] = {}
         self._stream: Stream | None = None
         self._connected = False
@@ -76,12 +80,32 @@ class SimulatedAgent(Process):
         self._speaking = 0
         self._next_speech_us = 0
         self._told_us = 0
+        self._take_up()
         self.scheduler.after(0.0, self, self._connect)
+
+    def _take_up(self) -> None:
+        for attempt_id in self.outbox.load():
+            held = self.outbox.ledger.get(attempt_id)
+            if held is not None and held.ended is None:
+                if attempt_id in self.disk:
+                    self._begin(self.disk[attempt_id])
+                else:
+                    self.outbox.forget(attempt_id)
+        self.disk = {attempt_id: self.disk[attempt_id] for attempt_id in self._attempts}
+
+    def _begin(self, workspace: Workspace) -> None:
+        attempt = SimulatedAttempt(self, workspace)
+        self._attempts[workspace.lease.attempt_id] = attempt
+        attempt.start()
 
     def kill(self) -> None:
         """As `kill -9`, and its machine's network with it."""
         self.scheduler.say(self.name, "is killed")
         self.up = False
+        self.outbox.close()
+        if self.scheduler.chance(0.25):
+            self.scheduler.say(self.name, "loses its machine")
+            self.disk.clear()
         self.end_life()
         if self._stream is not None:
             self._stream.cut(0.5)
@@ -248,7 +272,7 @@ class SimulatedAgent(Process):
                 self._stop(frame.stop)
             case "publish":
                 attempt_id = frame.publish.attempt_id
-                if self.outbox.ledger.publish(attempt_id) is Effect.PUBLISH:
+                if self.outbox.publish(attempt_id) is Effect.PUBLISH:
                     self.scheduler.say(self.name, f"may publish {attempt_id}")
                     self._attempts[attempt_id].publish()
                     self.world.nemesis.about_to_publish(self)
@@ -267,9 +291,8 @@ class SimulatedAgent(Process):
             return
         if self.outbox.lease(lease.attempt_id, lease.incarnation) is Effect.START:
             self.scheduler.say(self.name, f"takes {lease.attempt_id}{' to publish' if lease.redo else ''}")
-            attempt = SimulatedAttempt(self, lease)
-            self._attempts[lease.attempt_id] = attempt
-            attempt.start()
+            self.disk[lease.attempt_id] = Workspace(lease)
+            self._begin(self.disk[lease.attempt_id])
 
     def _stop(self, stop: pb.Stop) -> None:
         match self.outbox.ledger.stop(stop.attempt_id):
@@ -285,9 +308,9 @@ class SimulatedAgent(Process):
     def _acknowledged(self, message: pb.Acknowledgement) -> None:
         held = self.outbox.ledger.get(message.attempt_id)
         if held is not None and message.stream:
-            for (stream, sequence), (chunk, _) in held.logs.items():
+            for (stream, sequence), (stored, _) in held.logs.items():
                 if stream == message.stream and sequence <= message.sequence:
-                    self.journal.acknowledged_log(chunk)
+                    self.journal.acknowledged_log(self.outbox.chunk(stored))
         elif held is not None and held.ended is not None:
             self.journal.acknowledged_end(held.ended)
         self.outbox.acknowledge(message)
@@ -304,6 +327,8 @@ class SimulatedAgent(Process):
         self.place.complete(uri, attempt_id, by=self.name, at_us=self.scheduler.database_us())
 
     def end(self, report: pb.EndReport) -> None:
+        self.outbox.conclude(report)
+        self.disk.pop(report.attempt_id, None)
         self.outbox.end(report)
 
     def forget(self, attempt_id: str) -> None:

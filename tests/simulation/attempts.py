@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agent.core.ledger import Phase
@@ -41,14 +42,25 @@ WAIT = -1.0
 """Instead of a pause: until it may publish."""
 
 
+@dataclass(slots=True)
+class Workspace:
+    """What of an attempt outlives its agent."""
+
+    lease: pb.Lease
+    steps: int = 0
+    staged: list[pb.RedoRecord] = field(default_factory=list)
+    is_staged: bool = False
+
+
 class SimulatedAttempt:
     """Every pause is a moment at which anything else may happen, the agent's death included."""
 
-    def __init__(self, agent: SimulatedAgent, lease: pb.Lease) -> None:
+    def __init__(self, agent: SimulatedAgent, workspace: Workspace) -> None:
         self._agent = agent
-        self._lease = lease
+        self._workspace = workspace
+        self._lease = lease = workspace.lease
         self._id = lease.attempt_id
-        self._staged: list[pb.RedoRecord] = []
+        self._staged = workspace.staged
         self._leave_staged = False
         self._stop_reason = ""
         self._may_publish = False
@@ -135,19 +147,27 @@ class SimulatedAttempt:
 
     def _work(self) -> Iterator[float]:
         agent, lease = self._agent, self._lease
-        self._status("starting", Phase.RUNNING)
+        held = agent.outbox.ledger.get(self._id)
+        if held is not None and held.phase is Phase.PUBLISHING:
+            self._may_publish = True
+        else:
+            self._status("starting", Phase.RUNNING)
         if lease.redo:
             self._staged = list(lease.redo)
             self._leave_staged = True
             yield from self._publish()
             return
+        if self._workspace.is_staged:
+            yield from self._publish_when_allowed()
+            return
         scheduler, moods = agent.scheduler, agent.moods
-        for number in range(scheduler.dice.randint(1, 3)):
+        for number in range(self._workspace.steps, scheduler.dice.randint(1, 3)):
             yield scheduler.between(0.05, moods.longest_step_s)
             self._status(f"step {number}")
             if scheduler.chance(moods.fail):
                 reason = scheduler.dice.choice(FAILURES)
                 raise MediaFailure(reason, f"it was {reason}")
+            self._workspace.steps = number + 1
         if lease.kind == pb.TASK_KIND_PART:
             return
         if scheduler.chance(moods.refile) and '"cores": 2' not in lease.requirements_json:
@@ -156,15 +176,20 @@ class SimulatedAttempt:
             if json.loads(lease.intent_json).get("expands"):
                 raise Expanded
             return
-        for output in json.loads(lease.intent_json)["outputs"]:
+        for output in json.loads(lease.intent_json)["outputs"][len(self._staged) :]:
             yield scheduler.between(0.0, 0.2)
             uri = output["uri"]
             staged = agent.place.stage(uri, self._id)
             artifact = job_pb2.Artifact(name="o", uri=uri, size_bytes=1, sha256="ab" * 32, profile="p_v1")
             self._staged.append(pb.RedoRecord(artifact=artifact, staged_uri=staged))
-        self._status("waiting to publish")
-        agent.outbox.stage(pb.StageReport(attempt_id=self._id, records=self._staged))
-        yield WAIT
+        self._workspace.is_staged = True
+        yield from self._publish_when_allowed()
+
+    def _publish_when_allowed(self) -> Iterator[float]:
+        if not self._may_publish:
+            self._status("waiting to publish")
+            self._agent.outbox.stage(pb.StageReport(attempt_id=self._id, records=self._staged))
+            yield WAIT
         yield from self._publish()
 
     def _publish(self) -> Iterator[float]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from controller.store.limits import SetLimit
 from controller.store.tables import events, jobs
+from tests.fakes.running import fast_folder
 from tests.simulation.agents import Moods, SimulatedAgent
 from tests.simulation.base import Base, seeded_ids
 from tests.simulation.callers import Callers
@@ -55,7 +57,9 @@ class Outcome:
 class World:
     """Everything there is."""
 
-    def __init__(self, seed: int, *, whole_trace: bool = False) -> None:
+    def __init__(self, seed: int, folder: Path, *, whole_trace: bool = False) -> None:
+        self.folder = folder
+        """What agents keep on disk."""
         self.scheduler = Scheduler(seed, whole_trace=whole_trace)
         dice, between = self.scheduler.dice, self.scheduler.between
         self.weather = Weather()
@@ -135,9 +139,13 @@ class World:
 
 def simulate(seed: int, *, whole_trace: bool = False, patient: bool = True) -> Outcome:
     """Play one seed. The same seed gives the same trace, whatever ran before."""
-    world = World(seed, whole_trace=whole_trace)
-    with capture_logs() as logged, seeded_ids(world.scheduler.dice):
-        world.run(SETTLES_WITHIN_S if patient else IMPATIENT_S)
+    with fast_folder() as folder:
+        world = World(seed, folder, whole_trace=whole_trace)
+        with capture_logs() as logged, seeded_ids(world.scheduler.dice):
+            world.run(SETTLES_WITHIN_S if patient else IMPATIENT_S)
+        for agent in (*world.agents, *world.clones):
+            if agent.up:
+                agent.outbox.close()
     for entry in logged:
         # That something went wrong is visible elsewhere; what was mended silently is not.
         world.journal.wrong(f"logged: {entry['event']} {entry.get('kind', '')}")

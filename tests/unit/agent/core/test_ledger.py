@@ -40,6 +40,18 @@ def test_a_lease_starts_once() -> None:
     assert len(ledger) == 1
 
 
+def test_an_attempt_ends_once() -> None:
+    """What comes late for an attempt that has ended does nothing; on a new session it may be granted anew."""
+    ledger = _ledger("a")
+    ledger.owe_end("a", "end")
+    ledger.acknowledge_end("a")
+    assert ledger.lease("a") is Effect.NOTHING
+    assert ledger.stop("a") is Effect.NOTHING
+    ledger.begin_session()
+    assert ledger.stop("a") is Effect.REPORT_STOPPED
+    assert ledger.lease("a") is Effect.START
+
+
 @pytest.mark.parametrize(
     ("phase", "effect"),
     [

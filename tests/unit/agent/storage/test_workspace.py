@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.workspace import Workspace, free_bytes, sweep
-from presets.plan import Loudness, StepResult
+from agent.workspace import Workspace, free_bytes, workspaces
 
-FIRST = StepResult(10.25, Loudness(-23.1, -1.5, 4.0))
-SECOND = StepResult(None, None)
+FIRST = {"step": "measure", "result": {"out_time_s": 10.25}}
+SECOND = {"step": "encode", "result": {"out_time_s": None}}
 
 
 @pytest.fixture
@@ -30,36 +29,35 @@ def test_create(workspace: Workspace) -> None:
     assert (workspace.outputs / "x").exists()
 
 
-def test_journal_keeps_results(workspace: Workspace) -> None:
-    """What was recorded is read back, by anyone, the last result of a step counting."""
-    assert workspace.results() == {}
-    workspace.record("measure", SECOND)
-    workspace.record("measure", FIRST)
-    workspace.record("encode", SECOND)
-    assert Workspace(workspace.root, "a1").results() == {"measure": FIRST, "encode": SECOND}
+def test_journal_keeps_entries(workspace: Workspace) -> None:
+    """What was recorded is read back in its order, by anyone."""
+    assert workspace.entries() == []
+    workspace.record(FIRST)
+    workspace.record(SECOND)
+    assert Workspace(workspace.root, "a1").entries() == [FIRST, SECOND]
 
 
 @given(cut=st.integers(1, 200))
 def test_torn_line_is_as_if_never_written(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
-    """A crash in the middle of the last line costs that result alone, also once more results are recorded."""
+    """A crash in the middle of the last line costs that entry alone, also once more are recorded."""
     workspace = Workspace(tmp_path_factory.mktemp("scratch"), "a1")
     workspace.create()
-    workspace.record("measure", FIRST)
+    workspace.record(FIRST)
     whole = workspace.journal.stat().st_size
-    workspace.record("encode", FIRST)
+    workspace.record(FIRST)
     content = workspace.journal.read_bytes()
     workspace.journal.write_bytes(content[: max(whole, len(content) - cut)])
-    assert workspace.results() == {"measure": FIRST}
-    workspace.record("verify", SECOND)
-    assert workspace.results() == {"measure": FIRST, "verify": SECOND}
+    assert workspace.entries() == [FIRST]
+    workspace.record(SECOND)
+    assert workspace.entries() == [FIRST, SECOND]
 
 
 def test_damaged_journal_is_told(workspace: Workspace) -> None:
     """Nonsense before the last line is no crash of ours and is not passed over."""
-    workspace.record("measure", FIRST)
+    workspace.record(FIRST)
     workspace.journal.write_bytes(b"nonsense\n" + workspace.journal.read_bytes())
     with pytest.raises(ValueError, match="Expecting value"):
-        workspace.results()
+        workspace.entries()
 
 
 def test_remove(workspace: Workspace, tmp_path: Path) -> None:
@@ -79,21 +77,15 @@ def test_remove(workspace: Workspace, tmp_path: Path) -> None:
     assert (outside / "kept").exists()
 
 
-def test_sweep(tmp_path: Path) -> None:
-    """Workspaces of attempts that are not held any more go; foreign files, folders and links stay."""
-    for attempt_id in ("a1", "a2", "a3"):
+def test_workspaces(tmp_path: Path) -> None:
+    """Whoever left them there, they are found; foreign files, folders and links are none."""
+    for attempt_id in ("a1", "a2"):
         Workspace(tmp_path, attempt_id).create()
     (tmp_path / "someone-else").mkdir()
     (tmp_path / "mediactl-file").write_bytes(b"x")
     (tmp_path / "mediactl-link").symlink_to(tmp_path / "someone-else")
-    assert sweep(tmp_path, {"a2"}) == ["a1", "a3"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "mediactl-a2",
-        "mediactl-file",
-        "mediactl-link",
-        "someone-else",
-    ]
-    assert sweep(tmp_path / "absent", set()) == []
+    assert [workspace.attempt_id for workspace in workspaces(tmp_path)] == ["a1", "a2"]
+    assert workspaces(tmp_path / "absent") == []
 
 
 @pytest.mark.parametrize("attempt_id", ["", "a/b", "../x", "a\0b"])

@@ -1,0 +1,218 @@
+"""One attempt from its lease to its end report: its life. What it does is :mod:`agent.transform`'s."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+import traceback
+from collections.abc import Mapping
+
+import structlog
+
+from agent.core.ledger import Phase
+from agent.core.progress import CEILING, Meter
+from agent.journal import Journal
+from agent.logbook import Logbook
+from agent.media.logs import redact
+from agent.media.supervised import end_steps
+from agent.outbox import Outbox
+from agent.records import failure_message, plan_message, record
+from agent.transform import Means, Transform
+from agent.workspace import Workspace
+from mediactl.v1 import agent_service_pb2 as pb
+from mediactl.v1 import job_pb2
+from presets.problems import MediaFailure
+from presets.reasons import Reason
+
+log = structlog.get_logger()
+
+
+class Attempt:
+    """Runs as one asyncio task. `stop`, `leave` and `publish` come from the session.
+
+    Whatever it learns and does is journalled in its workspace, so that an attempt that was left, or whose agent was
+    killed, goes on where it was when it is run anew over the same workspace: `taken_up`.
+    """
+
+    def __init__(self, lease: pb.Lease, means: Means, outbox: Outbox, *, taken_up: bool = False) -> None:
+        self._lease = lease
+        self._outbox = outbox
+        self._id = lease.attempt_id
+        self._workspace = Workspace(means.scratch, lease.attempt_id)
+        self._journal = Journal(self._workspace)
+        self._logbook = Logbook(self._workspace.path, outbox.marks(self._id), self._take_log)
+        self._meter = Meter()
+        self._stopping = asyncio.Event()
+        self._means = means
+        self._transform: Transform | None = None
+        self._activity = ""
+        self._taken_up = taken_up
+        self._begun = time.monotonic()
+        self._stop_reason = ""
+        self._leave_staged = False
+        self._may_publish = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._running = False
+        self._closing = False
+
+    def start(self) -> asyncio.Task[None]:
+        self._task = asyncio.create_task(self._run(), name=f"attempt {self._id}")
+        return self._task
+
+    def stop(self, reason: str, *, leave_staged: bool = False) -> None:
+        """End it without publishing. Has no effect once it publishes."""
+        self._stop_reason = self._stop_reason or reason
+        self._leave_staged = self._leave_staged or leave_staged
+        held = self._outbox.ledger.get(self._id)
+        publishing = held is None or held.phase in (Phase.PUBLISHING, Phase.ENDED)
+        if not publishing and not self._closing and not self._stopping.is_set():
+            self._stopping.set()
+            self._interrupt()
+
+    def leave(self) -> None:
+        """Let go of it as it is, FFmpeg running: another life of the agent takes it up. The task ends as cancelled."""
+        if not self._closing and not self._stopping.is_set():
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        # A task that is cancelled before it began would clean up nothing.
+        if self._task is not None and self._running:
+            self._task.cancel()
+
+    def publish(self) -> None:
+        """The controller holds the redo records: staged outputs may become visible."""
+        self._may_publish.set()
+
+    def status(self, activity: str, *, speed: float = 0.0, phase: Phase | None = None) -> None:
+        progress = CEILING if phase is Phase.PUBLISHING else self._meter.value
+        if activity != self._activity:
+            self._activity = activity
+            self.say(activity)
+        self._outbox.status(self._id, progress=progress, activity=activity, speed=speed, phase=phase)
+
+    def say(self, line: str) -> None:
+        elapsed_s = time.monotonic() - self._begun
+        self._logbook.say(f"{elapsed_s:9.3f} s  {line.rstrip()}")
+
+    async def _run(self) -> None:
+        failure: MediaFailure | None = None
+        stopped = False
+        shipping = asyncio.create_task(self._logbook.keep_shipping())
+        self._running = True
+        try:
+            if self._stopping.is_set():
+                raise asyncio.CancelledError
+            await self._work()
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                if self._transform is not None:
+                    await self._transform.end_probes()
+                raise
+            stopped = True
+        except MediaFailure as error:
+            failure = error
+        except OSError as error:
+            failure = _of_the_machine(error)
+        except Exception as error:
+            self.say(traceback.format_exc())
+            log.error("attempt met a defect", attempt=self._id, exc_info=error)
+            failure = MediaFailure(Reason.INTERNAL, f"the agent met a defect: {type(error).__name__}: {error}")
+        finally:
+            shipping.cancel()
+        # From here on a stop changes nothing, and must not interrupt.
+        self._closing = True
+        await self._end(failure, stopped=stopped)
+
+    async def _work(self) -> None:
+        await asyncio.to_thread(self._journal.open, self._lease)
+        self._begun = self._journal.begun_s
+        self._logbook.catch_up()
+        if self._taken_up:
+            self.say("taken up again by a restarted agent")
+        held = self._outbox.ledger.get(self._id)
+        if held is not None and held.phase is Phase.PUBLISHING:
+            self._may_publish.set()
+        else:
+            self.status("starting", phase=Phase.RUNNING)
+        self._transform = transform = Transform(
+            self._lease,
+            self._means,
+            self._workspace,
+            self._journal,
+            self._logbook,
+            self._meter,
+            self,
+            self._stopping,
+        )
+        if self._lease.redo:
+            self._leave_staged = True
+            try:
+                await self._publish(transform)
+            except (MediaFailure, OSError):
+                # The attempt ends with this: whoever held it before must find nothing to publish when it comes back.
+                self._leave_staged = False
+                raise
+            return
+        await transform.make()
+        if self._lease.kind == pb.TASK_KIND_PLAN:
+            return
+        if not self._may_publish.is_set():
+            self.status("waiting to publish")
+            self._outbox.stage(pb.StageReport(attempt_id=self._id, records=transform.staged))
+            await self._may_publish.wait()
+        await self._publish(transform)
+
+    async def _publish(self, transform: Transform) -> None:
+        self.status("publishing", phase=Phase.PUBLISHING)
+        await transform.publish()
+
+    async def _end(self, failure: MediaFailure | None, *, stopped: bool) -> None:
+        """Nothing of it lives when its end is said, and its end is written down before its memory goes."""
+        if self._transform is not None:
+            await self._transform.end_probes()
+        await end_steps(self._workspace.steps)
+        if (failure is not None or stopped) and self._transform is not None and not self._leave_staged:
+            await self._transform.discard()
+        report = self._report(failure, stopped)
+        self._logbook.ship(final=True)
+        self._outbox.conclude(report)
+        try:
+            await asyncio.to_thread(self._workspace.remove)
+        except OSError as error:
+            log.warning("workspace left over", attempt=self._id, path=str(self._workspace.path), error=str(error))
+        self._outbox.end(report)
+
+    def _report(self, failure: MediaFailure | None, stopped: bool) -> pb.EndReport:
+        report = pb.EndReport(attempt_id=self._id)
+        done = self._transform
+        if done is not None:
+            report.record_json = record(done.identities, done.facts, done.results)
+            report.usage.CopyFrom(done.usage.message())
+            if done.plan is not None and done.binary is not None:
+                report.plan.CopyFrom(plan_message(done.plan, done.binary, self._lease.cores))
+        report.usage.run_time.FromMicroseconds(int((time.monotonic() - self._begun) * 1e6))
+        if stopped and self._stop_reason == Reason.AGENT_STOPPING:
+            report.outcome = pb.OUTCOME_FAILED
+            report.failure.CopyFrom(
+                job_pb2.Failure(reason=Reason.AGENT_STOPPING, message="the agent was stopped", retryable=True)
+            )
+        elif stopped:
+            report.outcome = pb.OUTCOME_STOPPED
+        elif failure is not None:
+            report.outcome = pb.OUTCOME_FAILED
+            self.say(f"failed: {failure.reason}: {failure.message}")
+            log_tail = done.log_tail if done is not None else ""
+            report.failure.CopyFrom(failure_message(failure, redact(log_tail.encode()).decode()))
+        else:
+            report.outcome = pb.OUTCOME_COMPLETED
+        return report
+
+    def _take_log(self, stream: str, data: bytes, marks: Mapping[str, int]) -> None:
+        self._outbox.log(self._id, stream, data, marks)
+
+
+def _of_the_machine(error: OSError) -> MediaFailure:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MediaFailure(Reason.SCRATCH_FULL, f"the agent's scratch space is full ({error.filename})")
+    return MediaFailure(Reason.INTERNAL, f"the agent's machine failed: {error}")

@@ -1,0 +1,305 @@
+"""What a task of kind transform (or plan) does at the agent: fetch → probe → compile → run → verify → stage → publish.
+
+Every step of it is journalled and begins by looking whether a former life of the agent did it already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from agent.core.progress import Meter
+from agent.journal import Journal, Usage
+from agent.logbook import Logbook
+from agent.media.failure import failure_of
+from agent.media.probe import probe
+from agent.media.runner import LOG_NAME, run
+from agent.records import redo_record
+from agent.storage import Identity, Stores
+from agent.workspace import Workspace
+from mediactl.v1 import agent_service_pb2 as pb
+from presets.capabilities import Binary, Requirements, choose_binary
+from presets.compile import compile as compile_plan
+from presets.facts import MediaFacts
+from presets.intent import Intent, OutputRef
+from presets.plan import Expectation, Invocation, OutputReport, Plan, StepResult
+from presets.problems import MediaFailure
+from presets.reasons import Reason
+from presets.verify import check
+
+T = TypeVar("T")
+
+COMMAND_LOG = "command.log"
+LOG_TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What every attempt of an agent works with."""
+
+    binaries: Sequence[Binary]
+    ffprobe: str
+    stores: Stores
+    scratch: Path
+
+
+class Observer(Protocol):
+    """Who wants to know how it goes."""
+
+    def status(self, activity: str, *, speed: float = 0.0) -> None:
+        """What it is doing now, and at how many media seconds a second (0: unknown)."""
+        ...
+
+    def say(self, line: str) -> None:
+        """A line for the log."""
+        ...
+
+
+class Transform:
+    """One attempt's work. The attributes are what it has found out so far, however it ends.
+
+    Methods raise MediaFailure, or OSError for what the agent's own machine refuses.
+    """
+
+    def __init__(
+        self,
+        lease: pb.Lease,
+        means: Means,
+        workspace: Workspace,
+        journal: Journal,
+        logbook: Logbook,
+        meter: Meter,
+        observer: Observer,
+        stop: asyncio.Event,
+    ) -> None:
+        self._lease = lease
+        self._means = means
+        self._workspace = workspace
+        self._journal = journal
+        self._logbook = logbook
+        self._meter = meter
+        self._observer = observer
+        self._stop = stop
+        self._probes: dict[str, asyncio.Task[MediaFacts]] = {}
+        self.intent = Intent.from_json(json.loads(lease.intent_json), lease.documents)
+        self.binary: Binary | None = None
+        self.plan: Plan | None = None
+        self.identities: list[Identity] = []
+        self.facts: list[MediaFacts] = []
+        self.results: dict[str, StepResult] = {}
+        self.staged: list[pb.RedoRecord] = list(lease.redo)
+        self.usage = Usage()
+        self.log_tail = ""
+
+    async def make(self) -> None:
+        """Up to outputs that are verified and staged, or up to the plan where only that is asked for."""
+        binary = self._choose_binary()
+        await self._fetch()
+        plan = self._compile(binary)
+        if self._lease.kind == pb.TASK_KIND_PLAN:
+            return
+        if len(self._journal.staged) == len(self.intent.outputs):
+            # Verified, and perhaps published since: neither inputs nor outputs need be what they were.
+            self.staged = list(self._journal.staged)
+            for step, (result, used) in self._journal.steps.items():
+                self.results[step] = result
+                self.usage = self.usage.with_step(used)
+            self._compile(binary)
+            return
+        plan = await self._run_steps(plan, binary)
+        await self._stage(plan)
+
+    async def publish(self) -> None:
+        """Make visible what is staged. May be repeated."""
+        for redo in self.staged:
+            artifact = redo.artifact
+            await self._means.stores.store_for(artifact.uri).complete(
+                artifact.uri,
+                redo.staged_uri,
+                sha256=artifact.sha256,
+                size=artifact.size_bytes,
+                overwrite=redo.overwrite,
+            )
+            self._observer.say(f"published {artifact.uri} ({artifact.size_bytes} bytes, sha256 {artifact.sha256})")
+
+    async def discard(self) -> None:
+        """Remove what is staged, as far as that goes."""
+        for redo in self.staged:
+            with suppress(MediaFailure, OSError):
+                await self._means.stores.store_for(redo.artifact.uri).discard(redo.staged_uri)
+
+    async def end_probes(self) -> None:
+        """End what runs beside the steps."""
+        for probing in self._probes.values():
+            probing.cancel()
+        await asyncio.gather(*self._probes.values(), return_exceptions=True)
+
+    def _choose_binary(self) -> Binary:
+        [alternative] = Requirements.from_json(json.loads(self._lease.requirements_json)).alternatives
+        same = [binary for binary in self._means.binaries if binary.digest == self._journal.binary]
+        binary = choose_binary(same or self._means.binaries, alternative)
+        if binary is None:
+            raise MediaFailure(Reason.NO_CAPABLE_AGENT, "no FFmpeg of this agent has all that the task needs")
+        self.binary = binary
+        if self._journal.binary == binary.digest:
+            return binary
+        if self._journal.binary:
+            self._observer.say("the ffmpeg that it was begun with is not here any more: beginning anew")
+        self._journal.begin(binary.digest)
+        self._observer.say(f"using ffmpeg {binary.version} at {binary.path}")
+        return binary
+
+    async def _fetch(self) -> None:
+        stores = self._means.stores
+        if self._journal.inputs:
+            self.identities = [identity for identity, _ in self._journal.inputs]
+            self.facts = [facts for _, facts in self._journal.inputs]
+            return
+        if self._lease.kind != pb.TASK_KIND_PLAN:
+            for output in self.intent.outputs:
+                await stores.store_for(output.uri).check_target(output.uri, overwrite=self.intent.overwrite)
+        for index, item in enumerate(self.intent.inputs):
+            self._observer.status(f"fetching {item.uri}")
+            identity = await stores.store_for(item.uri).fetch(item.uri, self._workspace.inputs / str(index))
+            self.identities.append(identity)
+            self._require_pinned(index, item.uri, identity)
+            self._observer.say(f"in/{index} is {item.uri} ({identity.size} bytes)")
+        self._observer.status("probing")
+        self.facts = [await self._probe_input(i, item.uri) for i, item in enumerate(self.intent.inputs)]
+        self._journal.fetched(list(zip(self.identities, self.facts, strict=True)))
+
+    def _require_pinned(self, index: int, uri: str, identity: Identity) -> None:
+        """A replay is of the same inputs or of none."""
+        if not self._lease.pinned_inputs_json:
+            return
+        pinned = json.loads(self._lease.pinned_inputs_json)[index]
+        if (identity.size, identity.token) != (pinned["size"], pinned["token"]):
+            raise MediaFailure(Reason.INPUT_CHANGED, f"{uri} is not what it was when the replayed job read it")
+
+    async def _probe_input(self, index: int, uri: str) -> MediaFacts:
+        try:
+            return await probe(self._means.ffprobe, Path("in", str(index)), cwd=self._workspace.path)
+        except MediaFailure as failure:
+            raise MediaFailure(failure.reason, f"{uri}: {failure.message}") from None
+
+    def _compile(self, binary: Binary) -> Plan:
+        lease = self._lease
+        self.plan = compile_plan(
+            self.intent, self.facts, binary, self.results, threads=lease.cores, verbose=lease.verbose
+        )
+        return self.plan
+
+    async def _run_steps(self, plan: Plan, binary: Binary) -> Plan:
+        results = self.results
+        while (step := plan.next(results)) is not None:
+            left = sum(other.weight for other in plan.invocations if other.id not in results)
+            self._meter.begin(step.weight, left)
+            if step.id in self._journal.steps:
+                result, used = self._journal.steps[step.id]
+                self._begin_probes(step)
+            else:
+                result, used = await self._run_step(step, len(results) + 1, binary)
+                self._journal.did(step.id, result, used)
+            self.usage = self.usage.with_step(used)
+            results[step.id] = result
+            self._meter.end()
+            plan = self._compile(binary)
+        if not plan.finished(results):
+            raise MediaFailure(Reason.INTERNAL, "the plan neither ends nor goes on")
+        for index, item in enumerate(self.intent.inputs):
+            now = await self._means.stores.store_for(item.uri).identify(item.uri)
+            if now != self.identities[index]:
+                raise MediaFailure(Reason.INPUT_CHANGED, f"{item.uri} was changed while it was being processed")
+        for decision in plan.decisions:
+            self._observer.say(f"{decision.subject}: {decision.choice}, because {decision.because}")
+        return plan
+
+    async def _run_step(self, step: Invocation, number: int, binary: Binary) -> tuple[StepResult, Usage]:
+        activity = step.title
+        self._observer.status(activity)
+
+        def begun(folder: Path) -> None:
+            command = folder / COMMAND_LOG
+            if not command.exists():
+                command.write_text(f"$ ffmpeg {shlex.join(step.argv)}\n")
+            self._logbook.follow(command)
+            self._logbook.follow(folder / LOG_NAME)
+
+        def progress(out_time_s: float, speed: float) -> None:
+            if step.media_s:
+                self._meter.at(out_time_s / step.media_s)
+            self._observer.status(activity, speed=speed)
+
+        self._begin_probes(step)
+        ran = await run(
+            binary,
+            step,
+            workspace=self._workspace.path,
+            directory=self._workspace.steps / f"{number:02d}-{step.id}",
+            on_begin=begun,
+            on_progress=progress,
+            stop=self._stop,
+        )
+        self._logbook.ship(final=True)
+        self.log_tail = ran.stderr_tail[-LOG_TAIL_BYTES:]
+        used = Usage(ran.cpu_seconds, ran.peak_memory_bytes, ran.bytes_read, ran.bytes_written)
+        if not ran.succeeded:
+            self.usage = self.usage.with_step(used)
+            raise failure_of(ran, step)
+        return ran.result, used
+
+    def _begin_probes(self, verification: Invocation) -> None:
+        """Probe an output beside the pass that decodes it: starting ffprobe takes as long as a short encode."""
+        for expectation in self.plan.outputs if self.plan is not None else ():
+            if expectation.verified_by == verification.id:
+                self._probes[expectation.path] = asyncio.create_task(
+                    probe(self._means.ffprobe, Path(expectation.path), cwd=self._workspace.path)
+                )
+
+    async def _stage(self, plan: Plan) -> None:
+        reports = {report.name: report for report in plan.measured}
+        self._observer.status("verifying")
+        probed = [await self._probes[expectation.path] for expectation in plan.outputs]
+        wrong = [
+            f"{expectation.name}: {problem}"
+            for expectation, facts in zip(plan.outputs, probed, strict=True)
+            for problem in check(expectation, facts, expectation.decoded_s)
+        ]
+        if wrong:
+            raise MediaFailure(Reason.OUTPUT_INVALID, "; ".join(wrong))
+        for output, expectation, facts in zip(self.intent.outputs, plan.outputs, probed, strict=True):
+            known = next((redo for redo in self._journal.staged if redo.artifact.name == output.name), None)
+            if known is not None:
+                self.staged.append(known)
+                continue
+            self._observer.status(f"staging {output.uri}")
+            await to_its_end(self._stage_one(output, expectation, reports.get(output.name), facts))
+
+    async def _stage_one(
+        self,
+        output: OutputRef,
+        expectation: Expectation,
+        report: OutputReport | None,
+        facts: MediaFacts,
+    ) -> None:
+        store = self._means.stores.store_for(output.uri)
+        staged = await store.stage(self._workspace.path / expectation.path, output.uri, self._lease.attempt_id)
+        redo = redo_record(output, expectation, report, facts, staged, self.intent)
+        self.staged.append(redo)
+        self._journal.has_staged(redo)
+
+
+async def to_its_end(work: Awaitable[T]) -> T:
+    """Await what must not be left half done; a cancellation takes effect afterwards."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

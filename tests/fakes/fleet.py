@@ -1,0 +1,67 @@
+"""A controller and an agent started apart, as on two machines."""
+
+import json
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mediactl.channel import Credentials
+from mediactl.client import Client
+from tests.fakes.cli import Home, Running, until
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Fleet:
+    """A home where controller and agent are programs of their own, over TCP."""
+
+    home: Home
+    port: int = field(default_factory=free_port)
+    controller_flags: tuple[str | Path, ...] = ()
+    agent_flags: tuple[str | Path, ...] = ()
+    client_flags: tuple[str | Path, ...] = ()
+    credentials: Credentials = field(default_factory=Credentials)
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.port}"
+
+    def controller(self) -> Running:
+        """Starts a controller; the same data and the same port every time."""
+        running = self.home.start(
+            *("serve", "--data-dir", self.home.data_dir, "--listen", self.address, *self.controller_flags),
+            module="controller.main",
+        )
+        until(lambda: running.process.poll() is not None or self.answers(), "the controller answers")
+        assert running.process.poll() is None, running.ended()
+        return running
+
+    def agent(self) -> Running:
+        """Starts the agent and waits until it is registered."""
+        running = self.home.start(
+            *("serve", "--data-dir", self.home.data_dir / "agent", "--controller", self.address, "--name", "studio"),
+            *("--media-root", self.home.folder, "--label", "colour=green", *self.agent_flags),
+            module="agent.main",
+        )
+        with self.client() as client:
+            until(lambda: running.process.poll() is not None or client.agents(), "the agent registers")
+        assert running.process.poll() is None, running.ended()
+        return running
+
+    def client(self) -> Client:
+        return Client(self.address, credentials=self.credentials)
+
+    def run(self, *arguments: str | Path, code: int = 0) -> Any:
+        """The JSON that `mediactl` prints; its standard error where it fails."""
+        ran = self.home.run("--controller", self.address, *self.client_flags, *arguments, "-o", "json", code=code)
+        return json.loads(ran.stdout) if ran.stdout else ran.stderr
+
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
