@@ -50,6 +50,7 @@ class Workspace:
     steps: int = 0
     staged: list[pb.RedoRecord] = field(default_factory=list)
     is_staged: bool = False
+    has_published: bool = False
 
 
 class SimulatedAttempt:
@@ -198,12 +199,14 @@ class SimulatedAttempt:
         scheduler = agent.scheduler
         # Only its first holder may fail at that: another one can't know what the first one may still do, and a failure
         # that it reported would set a new attempt beside the old one. The protocol has no answer to that yet.
-        if not self._lease.redo and scheduler.chance(agent.moods.fail):
+        # The same holds of its own next life.
+        if not (self._lease.redo or self._workspace.has_published) and scheduler.chance(agent.moods.fail):
             yield scheduler.between(0.0, 0.2)
             raise MediaFailure(Reason.PUBLISH_FAILED, "the store was away")
         for redo in self._staged:
             yield scheduler.between(0.0, agent.moods.longest_step_s)
             agent.complete(redo.artifact.uri, self._id)
+            self._workspace.has_published = True
             self._say(f"published {redo.artifact.uri}")
 
     def _further(self) -> list[pb.NewTask]:
