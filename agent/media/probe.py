@@ -65,7 +65,7 @@ async def _exit_code(process: Process, timeout_s: float) -> int | None:
     """The exit code; None where it had to be killed."""
     try:
         async with asyncio.timeout(timeout_s):
-            return (await process.wait()).code
+            return await process.wait()
     except TimeoutError:
         await process.stop(0)
         return None

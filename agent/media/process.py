@@ -1,11 +1,10 @@
-"""A child process that cannot outlive the agent, and whose end is proved rather than assumed."""
+"""A short-lived child of the agent (ffprobe), which cannot outlive it, and whose end is proved rather than assumed."""
 
 import asyncio
 import os
 import signal
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -20,27 +19,13 @@ _UNLESS_ORPHANED = 'test "$PPID" = "$1" && shift && exec "$@"'
 _GROUP_POLL_S = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a process ended: ``code`` is minus the signal's number where a signal ended it.
-
-    ``cpu_seconds`` is user and system time, ``peak_memory_bytes`` the largest resident set.
-    """
-
-    code: int
-    cpu_seconds: float
-    peak_memory_bytes: int
-
-
 class Process:
     """A running command, leader of a process group of its own."""
 
     def __init__(self, popen: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop) -> None:
         self._popen = popen
         self._loop = loop
-        self._ended: asyncio.Future[Exit] = loop.create_future()
-        self._inherited_peak_bytes = _peak_memory("self")
-        self._sampled_peak_bytes = 0
+        self._ended: asyncio.Future[int] = loop.create_future()
         self._pidfd = os.pidfd_open(popen.pid)
         loop.add_reader(self._pidfd, self._reap)
 
@@ -77,20 +62,11 @@ class Process:
         """Its process id, which is its process group's too."""
         return self._popen.pid
 
-    def sample_memory(self) -> None:
-        """Notes the largest resident set so far; call it now and then while the process runs.
-
-        What the kernel reports at the end also counts the agent, whose memory the child shared until it executed
-        its program: it is exact only where it exceeds the agent's own.
-        """
-        if not self._reaped:
-            self._sampled_peak_bytes = max(self._sampled_peak_bytes, _peak_memory(str(self.pid)))
-
-    async def wait(self) -> Exit:
-        """Waits until the process and everything in its group have ended."""
+    async def wait(self) -> int:
+        """Waits until all of its group has ended; its exit code, or minus the number of the signal that ended it."""
         return await asyncio.shield(self._ended)
 
-    async def stop(self, grace_s: float = 2.0) -> Exit:
+    async def stop(self, grace_s: float = 2.0) -> int:
         """Ends the group, by TERM and after ``grace_s`` seconds by KILL; returns when nothing of it is left."""
         self._signal(signal.SIGTERM)
         try:
@@ -115,29 +91,13 @@ class Process:
         os.close(self._pidfd)
         # Until it is reaped the leader keeps its id, so this cannot hit a stranger; it ends what the leader left.
         os.killpg(self.pid, signal.SIGKILL)
-        _, status, usage = os.wait4(self.pid, 0)
-        self._popen.returncode = os.waitstatus_to_exitcode(status)
-        peak = usage.ru_maxrss * 1024
-        if peak <= self._inherited_peak_bytes and self._sampled_peak_bytes:
-            peak = self._sampled_peak_bytes
-        self._settle(Exit(self._popen.returncode, usage.ru_utime + usage.ru_stime, peak))
+        self._settle(self._popen.wait())
 
-    def _settle(self, ended: Exit) -> None:
+    def _settle(self, ended: int) -> None:
         if _group_lives(self.pid):
             self._loop.call_later(_GROUP_POLL_S, self._settle, ended)
         elif not self._ended.done():
             self._ended.set_result(ended)
-
-
-def _peak_memory(process: str) -> int:
-    try:
-        status = Path("/proc", process, "status").read_text()
-    except OSError:
-        return 0
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _group_lives(group: int) -> bool:

@@ -1,6 +1,11 @@
 """The ledger in terms of the wire."""
 
-from agent.core.ledger import LOG_BYTES, Effect, Phase
+from pathlib import Path
+
+import pytest
+
+from agent.core import ledger
+from agent.core.ledger import Effect, Phase
 from agent.media.logs import CHUNK_BYTES
 from agent.outbox import Outbox
 from mediactl.v1 import agent_service_pb2 as pb
@@ -63,12 +68,13 @@ async def test_a_change_of_phase_is_urgent() -> None:
     assert (holding.phase, holding.progress, holding.activity) == (pb.PHASE_RUNNING, 0.2, "encoding")
 
 
-async def test_what_is_dropped_is_noted() -> None:
+async def test_what_is_dropped_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that nobody takes stops growing, and says how much is missing once there is room or at the end."""
+    monkeypatch.setattr(ledger, "LOG_BYTES", 2**20)
     outbox = Outbox()
     outbox.lease("a")
     line = b"line of a log\n"
-    for _ in range(1000):
+    for _ in range(100):
         outbox.log("a", "ffmpeg", line * 5000)
     report = pb.EndReport(attempt_id="a", outcome=pb.OUTCOME_COMPLETED)
     outbox.conclude(report)
@@ -76,6 +82,41 @@ async def test_what_is_dropped_is_noted() -> None:
     *chunks, end = outbox.take()
     notes = [frame.log.data for frame in chunks if b"were dropped" in frame.log.data]
     kept = sum(len(frame.log.data) for frame in chunks) - sum(map(len, notes))
-    assert kept <= LOG_BYTES
-    assert kept + sum(int(note[1:].split()[0]) for note in notes) == 1000 * 5000 * len(line)
+    assert kept <= 2**20
+    assert kept + sum(int(note[1:].split()[0]) for note in notes) == 100 * 5000 * len(line)
     assert end.WhichOneof("frame") == "ended"
+
+
+async def test_another_life_owes_what_this_one_owed(tmp_path: Path) -> None:
+    """Logs, reports and the permission to publish are there again; what was acknowledged, or not begun, is not."""
+    outbox = Outbox(tmp_path / "outbox", lambda: 100)
+    assert outbox.load() == []
+    for attempt in ("a", "b", "c"):
+        outbox.lease(attempt, "i")
+    outbox.log("a", "ffmpeg", b"one\n", {"x": 4})
+    outbox.flush()
+    outbox.log("a", "ffmpeg", b"https://user:pass@host/\n", {"x": 30})
+    outbox.flush()
+    outbox.acknowledge(pb.Acknowledgement(attempt_id="a", stream="ffmpeg", sequence=101))
+    outbox.stage(pb.StageReport(attempt_id="b"))
+    assert outbox.publish("b") is Effect.PUBLISH
+    ended = pb.EndReport(attempt_id="c", outcome=pb.OUTCOME_COMPLETED)
+    outbox.conclude(ended)
+    outbox.log("a", "ffmpeg", b"not yet flushed\n", {"x": 50})
+    outbox.close()
+    outbox = Outbox(tmp_path / "outbox", lambda: 900)
+    assert outbox.load() == ["a", "b", "c"]
+    held = {holding.attempt_id: (holding.phase, holding.incarnation) for holding in outbox.holdings()}
+    assert held == {"a": (pb.PHASE_ACCEPTED, "i"), "b": (pb.PHASE_PUBLISHING, "i"), "c": (pb.PHASE_ENDED, "i")}
+    assert outbox.marks("a") == {"x": 30}
+    outbox.restart()
+    said = list(outbox.take())
+    assert [frame.WhichOneof("frame") for frame in said] == ["log", "ended"]
+    assert (said[0].log.sequence, said[0].log.data) == (102, b"https://***host/\n")
+    assert said[1].ended == ended
+    outbox.log("a", "ffmpeg", b"on\n", {"x": 33})
+    outbox.flush()
+    assert [frame.log.sequence for frame in outbox.take()] == [103]
+    outbox.acknowledge(pb.Acknowledgement(attempt_id="c"))
+    outbox.forget("b")
+    assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == ["a"]

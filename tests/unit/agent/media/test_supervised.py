@@ -1,0 +1,171 @@
+"""Supervisors: what they start, keep, count and end, and what of them another life of the agent finds."""
+
+import asyncio
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.media import supervised
+from agent.media.supervised import CannotStart, Exit, Lost, Supervised, end_steps, status
+from agent.media.supervisor import LOG, REQUEST, STATUS
+
+Until = Callable[[Callable[[], object]], Coroutine[Any, Any, None]]
+NumberIn = Callable[[Path], int]
+Alive = Callable[[int], bool]
+
+
+async def carried_out(folder: Path, *argv: str, wall_s: float | None = None) -> Exit:
+    process = await Supervised.start(folder / "step", argv, cwd=folder, wall_s=wall_s)
+    return await process.wait() if process is not None else status(folder / "step")
+
+
+async def test_what_it_used_is_told(tmp_path: Path) -> None:
+    """Exit code, CPU time, the largest memory, bytes moved: of the command, not of who started it."""
+    code = (
+        "import sys, time\n"
+        "b = bytearray(200_000_000)\n"
+        "while time.process_time() < 0.3: pass\n"
+        "open('out', 'wb').write(b[:5_000_000])\n"
+        "sys.exit(3)\n"
+    )
+    ended = await carried_out(tmp_path, sys.executable, "-I", "-S", "-c", code)
+    assert ended.code == 3
+    assert 0.3 <= ended.cpu_seconds < 10
+    assert 200_000_000 <= ended.peak_memory_bytes < 300_000_000
+    assert 5_000_000 <= ended.bytes_written < 6_000_000
+    assert ended.bytes_read > 0
+    assert ended.stopped_by == ""
+
+
+async def test_the_agent_is_not_counted(tmp_path: Path) -> None:
+    """A small program under a large agent is small."""
+    ballast = bytearray(100_000_000)
+    ended = await carried_out(tmp_path, "true")
+    assert 0 < ended.peak_memory_bytes < 50_000_000
+    assert len(ballast) > ended.peak_memory_bytes
+
+
+async def test_a_runaway_log_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to its bound it is kept, how much more there was is noted, and the command goes on undisturbed."""
+    monkeypatch.setattr(supervised, "LOG_BYTES", 1000)
+    ended = await carried_out(tmp_path, "sh", "-c", "yes 0123456789 | head -c 5000000 >&2; exit 4")
+    assert ended.code == 4
+    log = (tmp_path / "step" / LOG).read_bytes()
+    assert log == b"0123456789\n" * 90 + b"0123456789" + b"\n[4999000 bytes of log were dropped here]\n"
+
+
+async def test_the_time_allowed(tmp_path: Path) -> None:
+    """Also with nobody connected, a command ends when its time is over."""
+    ended = await carried_out(tmp_path, "sleep", "300", wall_s=0.2)
+    assert (ended.code, ended.stopped_by) == (-signal.SIGTERM, "wall_time")
+
+
+async def test_stopping_ends_the_whole_tree(tmp_path: Path, until: Until, number_in: NumberIn, alive: Alive) -> None:
+    """What ignores TERM is killed, what moved to a session of its own as well, before the stop is called done."""
+    script = "trap '' TERM; setsid sh -c 'trap \"\" TERM; echo $$ > far; sleep 300' & echo $$ > near; sleep 300"
+    process = await Supervised.start(tmp_path / "step", ["sh", "-c", script], cwd=tmp_path)
+    assert process is not None
+    far, near = tmp_path / "far", tmp_path / "near"
+    await until(lambda: number_in(far) and number_in(near))
+    ended = await process.stop(0.1)
+    assert (ended.code, ended.stopped_by) == (-signal.SIGKILL, "stop")
+    assert not alive(number_in(far))
+    assert not alive(number_in(near))
+
+
+async def test_term_is_enough_for_who_heeds_it(tmp_path: Path) -> None:
+    """A command may end its own way."""
+    script = "trap 'exit 7' TERM; while :; do sleep 0.01; done"
+    process = await Supervised.start(tmp_path / "step", ["sh", "-c", script], cwd=tmp_path)
+    assert process is not None
+    await asyncio.sleep(0.1)
+    assert (await process.stop(10)).code in (7, -signal.SIGTERM)
+
+
+async def test_found_again_in_a_deep_folder(tmp_path: Path) -> None:
+    """The path may be longer than a socket's address; several may be connected."""
+    folder = tmp_path / ("x" * 100) / ("y" * 100)
+    folder.mkdir(parents=True)
+    first = await Supervised.start(folder / "step", ["sleep", "300"], cwd=folder)
+    second = await Supervised.find(folder / "step")
+    assert first is not None
+    assert second is not None
+    stopped, seen = await asyncio.gather(first.stop(0), second.wait())
+    assert stopped == seen
+    assert await Supervised.find(folder / "step") is None
+
+
+async def test_what_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is none ends with 127 and says why; a supervisor that can't begin tells the error."""
+    assert (await carried_out(tmp_path, str(tmp_path / "nothing"))).code == 127
+    assert b"nothing" in (tmp_path / "step" / LOG).read_bytes()
+    with pytest.raises(CannotStart) as refused:
+        await Supervised.start(tmp_path / "other", ["true"], cwd=tmp_path / "nowhere")
+    assert refused.value.errno == errno.ENOENT
+
+
+async def test_who_was_taken_for_dead_does_not_begin(tmp_path: Path) -> None:
+    """A supervisor that was slow to start finds that another life of the agent has given it up."""
+    supervised._prepare(tmp_path / "step", ["touch", "made"], tmp_path, None)
+    with pytest.raises(Lost):
+        status(tmp_path / "step")
+    assert await supervised._started(tmp_path / "step") != 0
+    assert not (tmp_path / "made").exists()
+
+
+async def test_ending_all_steps(tmp_path: Path, until: Until, number_in: NumberIn, alive: Alive) -> None:
+    """Whatever runs below a folder, under supervisors or orphaned by a killed one, has ended afterwards."""
+    for name in ("one", "two"):
+        script = f"setsid sh -c 'echo $$ > {name}; exec sleep 300' & sleep 300"
+        process = await Supervised.start(tmp_path / "steps" / name, ["sh", "-c", script], cwd=tmp_path)
+        assert process is not None
+        process.let_go()
+    pids = [tmp_path / name for name in ("one", "two")]
+    await until(lambda: all(number_in(pid) for pid in pids))
+    await end_steps(tmp_path / "steps")
+    assert not any(alive(number_in(pid)) for pid in pids)
+    assert all((tmp_path / "steps" / name / STATUS).exists() for name in ("one", "two"))
+    assert all((tmp_path / "steps" / name / REQUEST).exists() for name in ("one", "two"))
+    await end_steps(tmp_path / "steps")
+    await end_steps(tmp_path / "absent")
+
+
+def test_it_needs_nothing_but_the_standard_library() -> None:
+    """One file, which an upgrade may replace beneath a running one: nothing is imported later, nothing of ours ever."""
+    source = Path(supervised.supervisor.__file__).read_text()
+    imports = [line for line in source.splitlines() if "import " in line and not line.lstrip().startswith(("#", '"'))]
+    assert imports == sorted(imports)
+    assert all(line.startswith("import ") for line in imports)
+    assert {line.removeprefix("import ") for line in imports} <= sys.stdlib_module_names
+
+
+async def test_it_is_small(tmp_path: Path) -> None:
+    """At most 12 MB of memory for each that watches."""
+    process = await Supervised.start(tmp_path / "step", ["sleep", "300"], cwd=tmp_path)
+    assert process is not None
+    found = [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and os.fsencode(tmp_path / "step") in _command(entry)
+    ]
+    [watching] = found
+    resident = next(
+        int(line.split()[1]) * 1024
+        for line in Path(f"/proc/{watching}/status").read_text().splitlines()
+        if line.startswith("VmRSS:")
+    )
+    assert resident <= 12_000_000
+    await process.stop(0)
+
+
+def _command(entry: Path) -> bytes:
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:
+        return b""
