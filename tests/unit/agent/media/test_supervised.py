@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.media import supervised
+from agent.media import supervised, supervisor
 from agent.media.supervised import CannotStart, Exit, Lost, Supervised, end_steps, status
 from agent.media.supervisor import LOG, REQUEST, STATUS
 
@@ -138,7 +138,7 @@ async def test_ending_all_steps(tmp_path: Path, until: Until, number_in: NumberI
 
 def test_it_needs_nothing_but_the_standard_library() -> None:
     """One file, which an upgrade may replace beneath a running one: nothing is imported later, nothing of ours ever."""
-    source = Path(supervised.supervisor.__file__).read_text()
+    source = Path(str(supervisor.__file__)).read_text()
     imports = [line for line in source.splitlines() if "import " in line and not line.lstrip().startswith(("#", '"'))]
     assert imports == sorted(imports)
     assert all(line.startswith("import ") for line in imports)
