@@ -23,7 +23,8 @@ from agent.media.logs import Tail, redact
 from agent.media.probe import probe
 from agent.media.runner import LOG_NAME, Ran, run
 from agent.outbox import Outbox
-from agent.records import failure_message, plan_message, record, redo_record
+from agent.records import explanation, failure_message, plan_message, record, redo_record
+from agent.remains import Remains
 from agent.storage import Identity, Stores
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
@@ -42,6 +43,7 @@ T = TypeVar("T")
 
 LOG_POLL_S = 0.2
 LOG_TAIL_BYTES = 4096
+MOST_SAID_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Means:
     ffprobe: str
     stores: Stores
     scratch: Path
+    remains: Remains
 
 
 @dataclass(slots=True)
@@ -89,6 +92,7 @@ class Attempt:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._said = bytearray()
 
     def start(self) -> asyncio.Task[None]:
         self._task = asyncio.create_task(self._run(), name=f"attempt {self._id}")
@@ -125,8 +129,12 @@ class Attempt:
             failure = MediaFailure(Reason.INTERNAL, f"the agent met a defect: {type(error).__name__}: {error}")
         # From here on a stop changes nothing, and must not interrupt.
         self._closing = True
+        report = self._report(failure, stopped)
+        if failure is not None:
+            told = explanation(self._lease, report, bytes(self._said))
+            report.kept_bytes = await asyncio.to_thread(self._means.remains.keep, self._workspace.path, self._id, told)
         await self._clean_up(keep_staged=failure is None and not stopped)
-        self._outbox.end(self._report(failure, stopped))
+        self._outbox.end(report)
 
     async def _work(self) -> None:
         self._status("starting", phase=Phase.RUNNING)
@@ -368,8 +376,10 @@ class Attempt:
         self._outbox.status(self._id, progress=progress, activity=activity, speed=speed, phase=phase)
 
     def _say(self, line: str) -> None:
-        elapsed_s = time.monotonic() - self._begun
-        self._outbox.log(self._id, "agent", f"{elapsed_s:9.3f} s  {line.rstrip()}\n".encode())
+        said = f"{time.monotonic() - self._begun:9.3f} s  {line.rstrip()}\n".encode()
+        self._outbox.log(self._id, "agent", said)
+        if len(self._said) < MOST_SAID_BYTES:
+            self._said += said
 
 
 def _of_the_machine(error: OSError) -> MediaFailure:

@@ -21,6 +21,7 @@ from agent.detect import binaries, detect
 from agent.detect.advice import missing_advice
 from agent.executor import Means
 from agent.identity import agent_id, instance_id
+from agent.remains import Remains
 from agent.session import Agent
 from agent.settings import Settings
 from agent.storage import Stores
@@ -42,12 +43,15 @@ async def serve_agent(settings: Settings) -> None:
     # Their FFmpeg died with the former agent, so nothing of them can go on.
     for orphan in await asyncio.to_thread(sweep, scratch, ()):
         log.info("removed an orphaned workspace", attempt=orphan)
+    remains = Remains(settings.remains, keep_s=settings.keep_failed_s, keep_bytes=settings.keep_failed_bytes)
+    sweeping = asyncio.create_task(remains.sweep_forever())
     capabilities = await asyncio.to_thread(_detect, settings)
     means = Means(
         binaries=binaries(capabilities),
         ffprobe=capabilities.ffprobe_path,
         stores=Stores([Path(root) for root in settings.media_roots]),
         scratch=scratch,
+        remains=remains,
     )
     identity, instance = agent_id(settings.data_dir), instance_id()
 
@@ -66,6 +70,7 @@ async def serve_agent(settings: Settings) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, agent.stop)
     await agent.run()
+    sweeping.cancel()
     log.info("agent stopped")
 
 
@@ -113,6 +118,20 @@ def main() -> None:
 )
 @click.option("--ffmpeg", "ffmpegs", multiple=True, help="An FFmpeg besides the one on PATH. Repeats.")
 @click.option("--max-tasks", type=click.IntRange(1), help="Tasks at once at the most. Default: the number of cores.")
+@click.option(
+    "--keep-failed",
+    type=click.FloatRange(0),
+    default=24.0,
+    show_default=True,
+    help="Hours that what failed attempts left is kept, for `jobs artifacts --failed`. 0: not at all.",
+)
+@click.option(
+    "--keep-failed-gib",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="GiB that they may take altogether; the oldest go first.",
+)
 @credential_options(listening=False)
 def serve(
     data_dir: Path | None,
@@ -123,6 +142,8 @@ def serve(
     media_roots: tuple[Path, ...],
     ffmpegs: tuple[str, ...],
     max_tasks: int | None,
+    keep_failed: float,
+    keep_failed_gib: float,
     credentials: Credentials,
 ) -> None:
     """Register with the controller and work until SIGTERM."""
@@ -140,6 +161,8 @@ def serve(
         media_roots=tuple(str(root.absolute()) for root in media_roots),
         ffmpegs=ffmpegs,
         max_tasks=max_tasks,
+        keep_failed_s=keep_failed * 3600,
+        keep_failed_bytes=int(keep_failed_gib * 2**30),
     )
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
