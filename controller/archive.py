@@ -47,7 +47,8 @@ FAILURES = 3
 STRAY_S = 3600.0
 """Older than that, what the database doesn't know is no longer about to be told to it."""
 REMAINS = "remains/"
-"""What the keys of collected remains begin with: `remains/TENANT/JOB/…`."""
+"""What the keys of collected remains begin with: `remains/TENANT/JOB/ATTEMPT-….tar.gz`."""
+KEY_PARTS = 4
 _FORMAT = "mediactl-log-1"
 _GZIP = 16 + zlib.MAX_WBITS
 _PIECE = 256 * 1024
@@ -158,8 +159,8 @@ class Archive:
             old = [one["path"] for one in found if one["last_modified"] < before]
             jobs_of: defaultdict[Tenant, set[str]] = defaultdict(set)
             for key in old:
-                _, tenant, job_id, _ = key.split("/")
-                jobs_of[Tenant(tenant)].add(job_id)
+                if len(parts := key.split("/")) == KEY_PARTS:
+                    jobs_of[Tenant(parts[1])].add(parts[2])
             known: set[str] = set()
             for of, job_ids in jobs_of.items():
                 known |= await store.read(known_remains, of, job_ids)

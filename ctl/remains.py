@@ -26,7 +26,8 @@ def fetch_remains(settings: Settings, job_id: str, attempt_id: str, file: Path |
     if file == _STDOUT:
         if sys.stdout.isatty():
             raise click.UsageError("an archive is nothing for a terminal: --file FILE, or pipe it into `tar -tz`")
-        with_client(settings, lambda client: _to_stdout(client, settings, job_id, attempt_id))
+        pipe = _Pipe()
+        with_client(settings, lambda client: pipe.fill(client, settings, job_id, attempt_id))
         return 0
     if file is not None:
         _require_free(file)
@@ -38,16 +39,33 @@ def fetch_remains(settings: Settings, job_id: str, attempt_id: str, file: Path |
     return 0
 
 
-def _to_stdout(client: Client, settings: Settings, job_id: str, attempt_id: str) -> None:
-    _copy(client, settings, job_id, attempt_id, sys.stdout.buffer)
-    sys.stdout.buffer.flush()
+class _Pipe:
+    """Stdout, for an archive that may have to be asked for again from its start: no byte goes out twice."""
+
+    def __init__(self) -> None:
+        self._out = sys.stdout.buffer
+        self._sent = 0
+        self._position = 0
+
+    def fill(self, client: Client, settings: Settings, job_id: str, attempt_id: str) -> None:
+        self._position = 0
+        _copy(client, settings, job_id, attempt_id, self.write)
+        self._out.flush()
+
+    def write(self, data: bytes) -> None:
+        news = data[max(0, self._sent - self._position) :]
+        self._out.write(news)
+        self._sent += len(news)
+        self._position += len(data)
 
 
 def _save(
     client: Client, settings: Settings, job_id: str, attempt_id: str, file: Path | None
 ) -> tuple[job_service_pb2.FetchRemainsResponse, Path]:
     with _draft(file.parent if file is not None else Path()) as (draft, out):
-        head = _copy(client, settings, job_id, attempt_id, out, told=lambda head: _require_free(_path(head, file)))
+        head = _copy(
+            client, settings, job_id, attempt_id, out.write, told=lambda head: _require_free(_path(head, file))
+        )
         out.flush()
         os.fsync(out.fileno())
         _place(draft, _path(head, file))
@@ -92,10 +110,10 @@ def _copy(
     settings: Settings,
     job_id: str,
     attempt_id: str,
-    out: BinaryIO,
+    write: Callable[[bytes], object],
     told: Callable[[job_service_pb2.FetchRemainsResponse], None] = lambda head: None,
 ) -> job_service_pb2.FetchRemainsResponse:
-    """The archive into `out`; returns whose it is and how large. `told` hears of it before the first byte."""
+    """The archive, by pieces, to `write`; returns whose it is and how large, of which `told` hears before them."""
     head = job_service_pb2.FetchRemainsResponse()
     with _bar(settings) as bar:
         for piece in client.remains(job_id, attempt_id=attempt_id):
@@ -103,7 +121,7 @@ def _copy(
                 head.CopyFrom(piece)
                 told(head)
                 bar.whose(head)
-            out.write(piece.data)
+            write(piece.data)
             bar.came(len(piece.data))
     return head
 

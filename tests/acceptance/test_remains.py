@@ -36,6 +36,7 @@ def test_an_archive_that_explains_the_failure(box: Home, recordings: Recordings,
     job = _failed(box, _cut_short(tmp_path, recordings), tmp_path)
     [attempt] = job["attempts"]
     assert int(attempt["keptBytes"]) > 0
+    assert " kept (" in box.run("jobs", "get", job["id"]).stdout
     told = box.run("jobs", "artifacts", job["id"], "--failed", "-o", "json", cwd=tmp_path).json
     assert told["file"] == f"{job['id']}.failed.tar.gz"
     assert told["attemptId"] == attempt["id"]

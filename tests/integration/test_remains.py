@@ -304,11 +304,12 @@ async def test_strays_are_found_and_nothing_else(box: Controller, tmp_path: Path
         (mine.parent / name).write_bytes(b"x")
     foreign = mine.parents[1] / "0123456789abcdef"
     foreign.mkdir()
+    (mine.parents[2] / "README").write_bytes(b"somebody's")
     (foreign / "gone.tar.gz").write_bytes(b"x")
     archive = Archive((tmp_path / "store").as_uri())
     now_us = await box.store.read(box.store.database.now_us)
     assert await archive.remove_strays(box.store, now_us) == 0
-    assert await archive.remove_strays(box.store, now_us + 2 * 3_600_000_000) == 3
+    assert await archive.remove_strays(box.store, now_us + 2 * 3_600_000_000) == 4
     assert _blobs(tmp_path) == [mine]
 
 
