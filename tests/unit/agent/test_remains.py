@@ -325,7 +325,7 @@ def test_a_disk_that_fails_keeps_nothing_and_harms_nobody(
 
 def test_pieces_are_small_and_so_is_the_memory(tmp_path: Path) -> None:
     """However large the files are."""
-    noise = os.urandom(1 << 20) * 24
+    noise = os.urandom(1 << 20) * 8
     roomy = Remains(tmp_path / "roomy")
     place = workspace(tmp_path, output=noise)
     roomy.keep(place, "a.1", {})
