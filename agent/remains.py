@@ -35,6 +35,8 @@ CUT = ".cut"
 _GZIP = 16 + zlib.MAX_WBITS
 _INPUTS = "in"
 _OUTPUTS = "out"
+_LEASE = "lease.pb"
+"""No text, so no secret can be blanked out of it; what of it explains is in the documents."""
 _DRAFT = ".redacting"
 _COPYING = ".copying"
 
@@ -205,7 +207,7 @@ class Remains:
             for name in (*folders, *names):
                 path = Path(folder, name)
                 kind = path.lstat().st_mode
-                if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+                if name == _LEASE or not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                     # A link is not followed, and nobody listens on a socket any more.
                     path.unlink()
                 elif stat.S_ISREG(kind):

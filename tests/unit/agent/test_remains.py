@@ -55,6 +55,7 @@ def workspace(folder: Path, *, output: bytes = b"half a file", log: bytes = b"sa
     (place / "out" / "speech.wav").write_bytes(output)
     (place / "steps" / "01-encode" / "stderr.log").write_bytes(log)
     (place / "journal.jsonl").write_bytes(b"{}\n")
+    (place / "lease.pb").write_bytes(b"\x0a\x07" + SECRET)
     return place
 
 
