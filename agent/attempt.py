@@ -17,7 +17,7 @@ from agent.logbook import Logbook
 from agent.media.logs import redact
 from agent.media.supervised import end_steps
 from agent.outbox import Outbox
-from agent.records import failure_message, plan_message, record
+from agent.records import explanation, failure_message, plan_message, record
 from agent.transform import Means, Transform
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
@@ -177,6 +177,11 @@ class Attempt:
         report = self._report(failure, stopped)
         self._logbook.ship(final=True)
         self._outbox.conclude(report)
+        if failure is not None:
+            told = explanation(self._lease, report)
+            report.kept_bytes = await asyncio.to_thread(self._means.remains.keep, self._workspace.path, self._id, told)
+            # Again, with what is kept; a crash before this only makes nobody know of it.
+            self._outbox.conclude(report)
         try:
             await asyncio.to_thread(self._workspace.remove)
         except OSError as error:

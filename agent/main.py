@@ -20,6 +20,7 @@ from google.protobuf import json_format
 from agent.detect import binaries, detect
 from agent.detect.advice import missing_advice
 from agent.identity import agent_id, instance_id
+from agent.remains import Remains
 from agent.session import Agent
 from agent.settings import Settings
 from agent.storage import Stores
@@ -38,12 +39,15 @@ async def serve_agent(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT (work in hand is finished or handed back) or SIGUSR1 (it is left running)."""
     scratch = settings.scratch
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    remains = Remains(settings.remains, keep_s=settings.keep_failed_s, keep_bytes=settings.keep_failed_bytes)
+    sweeping = asyncio.create_task(remains.sweep_forever())
     capabilities = await asyncio.to_thread(_detect, settings)
     means = Means(
         binaries=binaries(capabilities),
         ffprobe=capabilities.ffprobe_path,
         stores=Stores([Path(root) for root in settings.media_roots]),
         scratch=scratch,
+        remains=remains,
     )
     identity, instance = agent_id(settings.data_dir), instance_id()
 
@@ -63,6 +67,7 @@ async def serve_agent(settings: Settings) -> None:
         loop.add_signal_handler(name, agent.stop)
     loop.add_signal_handler(signal.SIGUSR1, agent.leave)
     await agent.run()
+    sweeping.cancel()
     log.info("agent stopped")
 
 
@@ -111,6 +116,20 @@ def main() -> None:
 @click.option("--ffmpeg", "ffmpegs", multiple=True, help="An FFmpeg besides the one on PATH. Repeats.")
 @click.option("--max-tasks", type=click.IntRange(1), help="Tasks at once at the most. Default: the number of cores.")
 @click.option(
+    "--keep-failed",
+    type=click.FloatRange(0),
+    default=24.0,
+    show_default=True,
+    help="Hours that what failed attempts left is kept, for `jobs artifacts --failed`. 0: not at all.",
+)
+@click.option(
+    "--keep-failed-gib",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="GiB that they may take altogether; the oldest go first.",
+)
+@click.option(
     "--drain-timeout",
     type=click.FloatRange(0),
     default=0.0,
@@ -126,6 +145,8 @@ def serve(
     media_roots: tuple[Path, ...],
     ffmpegs: tuple[str, ...],
     max_tasks: int | None,
+    keep_failed: float,
+    keep_failed_gib: float,
     drain_timeout: float,
     credentials: Credentials,
 ) -> None:
@@ -148,6 +169,8 @@ def serve(
         media_roots=tuple(str(root.absolute()) for root in media_roots),
         ffmpegs=ffmpegs,
         max_tasks=max_tasks,
+        keep_failed_s=keep_failed * 3600,
+        keep_failed_bytes=int(keep_failed_gib * 2**30),
         drain_s=drain_timeout,
     )
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from google.protobuf import json_format
+
 from agent.storage import Identity, Staged
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2
@@ -53,6 +55,35 @@ def record(identities: Sequence[Identity], facts: Sequence[MediaFacts], results:
             "results": {step: result.to_json() for step, result in results.items()},
         }
     )
+
+
+def explanation(lease: pb.Lease, report: pb.EndReport) -> dict[str, bytes]:
+    """What explains a failed attempt to a person, by file name."""
+    documents = {
+        "failure.json": {
+            "attempt": lease.attempt_id,
+            "job": lease.job_id,
+            "task": lease.task_id,
+            "reason": report.failure.reason,
+            "message": report.failure.message,
+            "retryable": report.failure.retryable,
+            "intent": _document(lease.intent_json),
+            "presets_and_profiles": dict(lease.documents),
+            "cores": lease.cores,
+            "usage": json_format.MessageToDict(report.usage, always_print_fields_with_no_presence=True),
+        },
+        "plan.json": json_format.MessageToDict(report.plan, always_print_fields_with_no_presence=True),
+        "probe.json": _document(report.record_json),
+    }
+    return {name: json.dumps(content, indent=1).encode() for name, content in documents.items()}
+
+
+def _document(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        # Which may be why it failed.
+        return text
 
 
 def redo_record(

@@ -17,6 +17,7 @@ import structlog
 from agent.attempt import Attempt
 from agent.core.ledger import Effect
 from agent.core.reluctance import Reluctance
+from agent.delivery import FEATURE, Delivery
 from agent.journal import left_lease
 from agent.media.supervised import end_steps
 from agent.outbox import Outbox
@@ -60,6 +61,7 @@ class Agent:
         self._turn = 0
         self._bundles = False
         self._outbox = Outbox(settings.outbox)
+        self._delivery = Delivery(means.remains, self._outbox.fresh.set)
         self._reluctance = Reluctance()
         self._attempts: dict[str, Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -173,7 +175,7 @@ class Agent:
             call: _Call = agent_service_pb2_grpc.AgentServiceStub(channel).Session()
             hello = self._hello()
             hello.holdings.extend(self._outbox.holdings())
-            hello.features.append(BUNDLES)
+            hello.features.extend((BUNDLES, FEATURE))
             await call.write(pb.SessionRequest(hello=hello))
             async with asyncio.timeout(ACCEPTED_S):
                 first = await call.read()
@@ -195,6 +197,7 @@ class Agent:
                     self._handle(frame)
                 raise await _status_of(call)
             finally:
+                self._delivery.reset()
                 speaking.cancel()
                 with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     await speaking
@@ -219,6 +222,8 @@ class Agent:
                 patience_s = LEAST_STATUS_S - since
             for frame in self._bundled(frames):
                 await call.write(frame)
+            if (piece := self._delivery.take()) is not None:
+                await call.write(pb.SessionRequest(remains=piece))
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await outbox.fresh.wait()
@@ -253,6 +258,8 @@ class Agent:
                     self._attempts[frame.publish.attempt_id].publish()
             case "acknowledgement":
                 self._outbox.acknowledge(frame.acknowledgement)
+            case "collect":
+                self._delivery.ask(frame.collect)
             case "welcome" | None:
                 # Of a protocol this version doesn't know: the controller repeats what matters.
                 pass

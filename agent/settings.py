@@ -25,11 +25,17 @@ class Settings:
     ffmpegs: Sequence[str] = ()
     max_tasks: int | None = None
     scratch_dir: Path | None = None
+    keep_failed_s: float = 86_400.0
+    keep_failed_bytes: int = 2**30
     drain_s: float = 0.0
 
     @property
     def scratch(self) -> Path:
         return self.scratch_dir or self.data_dir / "scratch"
+
+    @property
+    def remains(self) -> Path:
+        return self.data_dir / "remains"
 
     @property
     def outbox(self) -> Path:

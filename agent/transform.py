@@ -21,6 +21,7 @@ from agent.media.failure import failure_of
 from agent.media.probe import probe
 from agent.media.runner import LOG_NAME, run
 from agent.records import redo_record
+from agent.remains import Remains
 from agent.storage import Identity, Stores
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
@@ -47,6 +48,7 @@ class Means:
     ffprobe: str
     stores: Stores
     scratch: Path
+    remains: Remains
 
 
 class Observer(Protocol):

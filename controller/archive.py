@@ -1,6 +1,6 @@
-"""Whole logs in the controller's own store, one blob for each ended attempt: a directory or a bucket.
+"""The controller's own store, a directory or a bucket: whole logs, one blob for each ended attempt, and remains.
 
-A blob is gzip: a line of JSON about the whole (`format`, `attempt`), then for every chunk, in the order of its
+A log is gzip: a line of JSON about the whole (`format`, `attempt`), then for every chunk, in the order of its
 arrival, a line of JSON (`stream`, `sequence`, `size`), its bytes as they are, and a newline. `zcat` shows a log.
 
 Blobs are written before the database forgets anything, each under a name of its own: what crashes in between is done
@@ -14,10 +14,11 @@ import json
 import os
 import secrets
 import zlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -27,6 +28,7 @@ import structlog
 from obstore.store import LocalStore, from_url
 
 from controller.store.archiving import Archived, MarkArchived, MarkSilent, chunks_after, unarchived
+from controller.store.collecting import known_remains
 from controller.store.tables import AttemptId, Tenant
 from controller.store.writer import Store
 
@@ -42,6 +44,11 @@ ATTEMPTS = 200
 PART_BYTES = 5 * 1024 * 1024
 FAILURES = 3
 """In a row, until the store is taken to be away."""
+STRAY_S = 3600.0
+"""Older than that, what the database doesn't know is no longer about to be told to it."""
+REMAINS = "remains/"
+"""What the keys of collected remains begin with: `remains/TENANT/JOB/ATTEMPT-….tar.gz`."""
+KEY_PARTS = 4
 _FORMAT = "mediactl-log-1"
 _GZIP = 16 + zlib.MAX_WBITS
 _PIECE = 256 * 1024
@@ -110,17 +117,59 @@ class Archive:
     async def _move(self, store: Store, tenant: Tenant, job_id: str, attempt_id: AttemptId) -> bool:
         key = f"logs/{tenant}/{job_id}/{attempt_id}-{secrets.token_hex(4)}.log.gz"
         packing = _Packing(store, tenant, job_id, attempt_id, self._tail_bytes)
-        # Left open where a piece can't be had: then nothing appears under the name.
-        blob = obstore.open_writer_async(self._store, key, buffer_size=PART_BYTES, max_concurrency=1)
-        async for piece in packing.pieces():
-            await blob.write(piece)
-        await blob.close()
-        if self._root is not None:
-            await asyncio.to_thread(_sync, self._root, key)
+        await self.put(key, packing.pieces())
         if await store.execute(MarkArchived(tenant, attempt_id, key, packing.archived())):
             return True
         await self.delete([key])
         return False
+
+    async def put(self, key: str, pieces: AsyncIterator[bytes]) -> None:
+        """Write a blob, durable at the end of this. Where a piece can't be had, nothing appears under the key."""
+        # Left open then, which takes away what was written.
+        blob = obstore.open_writer_async(self._store, key, buffer_size=PART_BYTES, max_concurrency=1)
+        async for piece in pieces:
+            await blob.write(piece)
+        await blob.close()
+        if self._root is not None:
+            await asyncio.to_thread(_sync, self._root, key)
+
+    async def size(self, key: str) -> int:
+        """Bytes of a blob. Raises ArchiveMissing."""
+        try:
+            return int((await obstore.head_async(self._store, key))["size"])
+        except FileNotFoundError as error:
+            raise ArchiveMissing(key) from error
+
+    async def get(self, key: str, offset: int, most: int) -> AsyncIterator[bytes]:
+        """A blob from `offset` on, which must be below its size, in pieces of at most `most` bytes."""
+        try:
+            found = await obstore.get_async(self._store, key, options={"range": {"offset": offset}})
+        except FileNotFoundError as error:
+            raise ArchiveMissing(key) from error
+        async for piece in found.stream(min_chunk_size=min(most, _PIECE)):
+            data = bytes(piece)
+            for start in range(0, len(data), most):
+                yield data[start : start + most]
+
+    async def remove_strays(self, store: Store, now_us: int) -> int:
+        """Delete remains that the database knows nothing of: a crash came between the two. Returns how many."""
+        before = datetime.fromtimestamp(now_us / 1e6 - STRAY_S, UTC)
+        removed = 0
+        async for found in obstore.list(self._store, prefix=REMAINS, chunk_size=ATTEMPTS):
+            old = [one["path"] for one in found if one["last_modified"] < before]
+            jobs_of: defaultdict[Tenant, set[str]] = defaultdict(set)
+            for key in old:
+                if len(parts := key.split("/")) == KEY_PARTS:
+                    jobs_of[Tenant(parts[1])].add(parts[2])
+            known: set[str] = set()
+            for of, job_ids in jobs_of.items():
+                known |= await store.read(known_remains, of, job_ids)
+            strays = [key for key in old if key not in known]
+            await self.delete(strays)
+            removed += len(strays)
+        if self._root is not None:
+            removed += await asyncio.to_thread(_remove_unfinished, self._root / REMAINS, before.timestamp())
+        return removed
 
     async def read(self, log_key: str) -> AsyncIterator[LogChunk]:
         """The chunks of a moved log. Raises ArchiveMissing, ArchiveDamaged."""
@@ -139,6 +188,14 @@ class Archive:
         for key in log_keys:
             with suppress(FileNotFoundError):
                 await obstore.delete_async(self._store, key)
+
+
+def _remove_unfinished(folder: Path, before_s: float) -> int:
+    # What the store writes into until a blob gets its name.
+    old = [path for path in folder.glob("*/*/*#*") if path.stat().st_mtime < before_s]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return len(old)
 
 
 def _sync(root: Path, key: str) -> None:

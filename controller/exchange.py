@@ -26,6 +26,8 @@ from presets.reasons import Reason
 
 BUNDLES = "bundles"
 """The feature of taking several frames as one."""
+REMAINS = "remains"
+"""The agent's feature of answering Collect."""
 FEATURES = (BUNDLES,)
 MOST_IN_BUNDLE = 256
 BUNDLE_BYTES = 1 << 20
@@ -116,6 +118,7 @@ class Exchange:
         self.hello = hello
         self.revision = revision_of(hello)
         self.bundles = BUNDLES in hello.features
+        self.keeps_remains = REMAINS in hello.features
         self.status = pb.AgentStatus(holdings=hello.holdings)
         self.incarnation = ""
         self.speaker = Speaker(AgentId(hello.agent_id), 0)
@@ -214,6 +217,9 @@ class Exchange:
                 return [End(frame.ended, self._roll())]
             case "decline":
                 return [Decline(AttemptId(frame.decline.attempt_id), frame.decline.message)]
+            case "remains":
+                # Too large for the database: whoever drives this sees to it.
+                return []
             case _:
                 raise _wrong("one hello a stream, then other frames")
 

@@ -20,6 +20,7 @@ MOST_LOG_TAIL = 65_536
 MOST_DOCUMENT = 1 << 20
 """Bytes of a plan or a record: a caller gets those of every attempt in one message."""
 MOST_LOG_CHUNK = 1 << 20
+MOST_REMAINS_PIECE = 1 << 20
 MOST_RUN_S = 10 * 365 * 86_400
 _MOST = 2.0**53
 
@@ -53,6 +54,11 @@ def check(frame: pb.SessionRequest) -> None:
         case "ended":
             _name("ended.attempt_id", frame.ended.attempt_id)
             _trim(frame.ended)
+        case "remains":
+            _name("remains.attempt_id", frame.remains.attempt_id)
+            if frame.remains.offset < 0 or len(frame.remains.data) > MOST_REMAINS_PIECE:
+                raise _wrong("remains", f"an offset from 0 and at most {MOST_REMAINS_PIECE} bytes are expected")
+            frame.remains.missing = frame.remains.missing[:MOST_MESSAGE]
         case _:
             pass
 
@@ -63,6 +69,7 @@ def _trim(report: pb.EndReport) -> None:
         usage.ClearField("run_time")
     usage.cpu_seconds = _within(usage.cpu_seconds, _MOST)
     usage.peak_memory_bytes = max(0, usage.peak_memory_bytes)
+    report.kept_bytes = max(0, report.kept_bytes)
     if report.HasField("failure"):
         failure = report.failure
         if len(failure.reason) > MOST_ID or not failure.reason.isprintable():

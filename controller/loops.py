@@ -35,6 +35,7 @@ SWEEP_S = 0.5
 SEEN_RESOLUTION_S = 2.0
 HOUSEKEEPING_S = 30.0
 RECONCILE_S = 60.0
+STRAYS_S = 3600.0
 DROP_AT_ONCE = 200
 BOX_GRACE_S = 0.3
 """How long an embedded box outlives its last client."""
@@ -160,6 +161,7 @@ class Housekeeper:
         self._archive = archive
         self._keeping = keeping
         self._reconciled = 0.0
+        self._looked_for_strays = -STRAYS_S
 
     async def keep(self) -> None:
         store = self._store
@@ -172,6 +174,10 @@ class Housekeeper:
         # Last: a store of logs that is away must keep nothing else from being done.
         if self._archive is not None:
             await self._archive.sweep(store, now_us)
+            if time.monotonic() - self._looked_for_strays > STRAYS_S:
+                self._looked_for_strays = time.monotonic()
+                if removed := await self._archive.remove_strays(store, now_us):
+                    log.info("removed remains that belong to no job", blobs=removed)
 
     async def _forget(self, now_us: int) -> None:
         store, keeping = self._store, self._keeping
@@ -180,7 +186,7 @@ class Housekeeper:
             gone = await store.execute(DropEnded(now_us - int(keeping.jobs_s * 1e6), DROP_AT_ONCE))
             dropped += gone.jobs
             if self._archive is not None:
-                await self._archive.delete(gone.log_keys)
+                await self._archive.delete(gone.blob_keys)
             if gone.jobs < DROP_AT_ONCE:
                 break
         if dropped:

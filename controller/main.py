@@ -96,6 +96,13 @@ def main() -> None:
     help="Days that request ids are remembered; at least as long as jobs.",
 )
 @click.option(
+    "--most-remains",
+    type=click.FloatRange(0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="GiB that are taken from an agent of what one failed attempt left (`jobs artifacts --failed`).",
+)
+@click.option(
     "--drain",
     type=click.FloatRange(0, 300),
     default=0.0,
@@ -120,6 +127,7 @@ def serve(
     starvation: float,
     keep_jobs: float,
     keep_requests: float,
+    most_remains: float,
     drain: float,
     exit_when_idle: bool,
     log_transitions: bool,
@@ -151,6 +159,7 @@ def serve(
             drain_s=drain,
             exit_when_idle=exit_when_idle,
             log_transitions=log_transitions,
+            most_remains_bytes=int(most_remains * 2**30),
         )
         # The writer gives the interpreter away at every statement; getting it back must not take longer than the work.
         sys.setswitchinterval(SWITCH_S)

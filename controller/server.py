@@ -35,12 +35,14 @@ from controller.loops import (
 )
 from controller.metrics import Metrics, Recent
 from controller.observing import Observer
+from controller.reception import Receptions
 from controller.rpc.agents import AgentServicer
 from controller.rpc.fleet import FleetServicer
 from controller.rpc.interceptors import Bearer, Errors, Measured, Presence
 from controller.rpc.jobs import JobServicer
 from controller.rpc.presets import PresetServicer
 from controller.rpc.queue import QueueServicer
+from controller.rpc.remains import RemainsReader
 from controller.sessions import Sessions
 from controller.settings import Settings
 from controller.store.backup import writing
@@ -172,13 +174,15 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
     if settings.credentials.token_file is not None:
         interceptors.insert(1, Bearer(settings.credentials.token_file))
     server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
-    jobs = JobServicer(store, library, sessions, archive)
+    remains = RemainsReader(store, archive, settings.timers)
+    jobs = JobServicer(store, library, sessions, archive, remains)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     preset_service_pb2_grpc.add_PresetServiceServicer_to_server(PresetServicer(library), server)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetServicer(store, sessions, settings.timers), server)
     queue_service_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(store, sessions, overview), server)
+    receptions = Receptions(store, archive, settings.most_remains_bytes)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(
-        AgentServicer(store, sessions, settings.timers, dice), server
+        AgentServicer(store, sessions, receptions, settings.timers, dice), server
     )
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)

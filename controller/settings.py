@@ -29,7 +29,8 @@ class Settings:
     """`socket` and `listen` are where it is reached; at least one is given.
 
     `database` is a URL; without it the database is a file in the data directory, which this controller alone works on.
-    `store` is where whole logs go; without it, the data directory, or with a database of its own the database.
+    `store` is where whole logs go, and what agents kept of failed attempts once somebody asked for it (of one attempt
+    at most `most_remains_bytes`); without it, the data directory, or with a database of its own logs stay there.
     """
 
     data_dir: Path
@@ -45,6 +46,7 @@ class Settings:
     drain_s: float = 0.0
     exit_when_idle: bool = False
     log_transitions: bool = True
+    most_remains_bytes: int = 2 * 2**30
 
     @property
     def database_url(self) -> str:

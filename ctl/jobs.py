@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import click
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from ctl import render, waiting
 from ctl.connection import with_client
+from ctl.remains import fetch_remains
 from ctl.selection import selector
 from ctl.settings import Format, Settings
 from ctl.tree import command
@@ -158,6 +160,8 @@ def _attempt(attempt: job_pb2.Attempt) -> str:
         parts.append(f"{attempt.cpu_seconds:.2f} CPU s")
     if attempt.peak_memory_bytes:
         parts.append(render.size(attempt.peak_memory_bytes))
+    if attempt.kept_bytes:
+        parts.append(f"{render.size(attempt.kept_bytes)} kept (`jobs artifacts --failed`)")
     if attempt.failure.reason:
         parts.append(f"{attempt.failure.reason}: {attempt.failure.message}")
     return ", ".join(parts)
@@ -280,13 +284,29 @@ def explain(settings: Settings, *, job_id: str) -> int:
 
 @command("artifacts")
 @_ONE
-def artifacts(settings: Settings, *, job_id: str) -> int:
-    """Show what a job published.
+@click.option("--failed", is_flag=True, help="Fetch what a failed attempt left: logs, plan, media facts, outputs.")
+@click.option("--attempt", default="", metavar="ID", help="With --failed: of this attempt. Default: the newest.")
+@click.option(
+    "--file",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="With --failed: where the archive goes; - for stdout. Default: JOB.failed.tar.gz here.",
+)
+def artifacts(settings: Settings, *, job_id: str, failed: bool, attempt: str, file: Path | None) -> int:
+    """Show what a job published; with --failed, fetch what a failed attempt left behind as one gzipped tar archive.
+
+    Agents keep that for a while only. An archive that was fetched once can be fetched for as long as the job is known.
 
     \b
-    Example:
+    Examples:
       mediactl jobs artifacts 3f2a -o json
+      mediactl jobs artifacts 3f2a --failed
+      mediactl jobs artifacts 3f2a --failed --file - | tar -tz
     """
+    if failed:
+        return fetch_remains(settings, job_id, attempt, file)
+    if attempt or file is not None:
+        raise click.UsageError("--attempt and --file belong to --failed")
     job = with_client(settings, lambda client: client.get(job_id))
     if settings.format is not Format.TABLE:
         render.write({"artifacts": [render.data(artifact) for artifact in job.artifacts]}, settings)

@@ -71,6 +71,8 @@ def tell_failure(job: job_pb2.Job, settings: Settings) -> None:
     text = f"{title(job)}: {render.state_word(job.state)}{': ' if why else ''}{why}"
     if job.attempt_count:
         text += f"\n  its log: mediactl jobs logs {job.id}"
+    if any(attempt.kept_bytes for attempt in job.attempts):
+        text += f"\n  what it left: mediactl jobs artifacts {job.id} --failed"
     render.console(settings, stderr=True).print(Text(render.plain(text)))
 
 

@@ -68,6 +68,8 @@ class Reason(StrEnum):
     AGENT_NOT_FOUND = auto()
     AGENT_ID_CONFLICT = auto()
     ATTEMPT_NOT_FOUND = auto()
+    REMAINS_NOT_FOUND = auto()
+    REMAINS_UNAVAILABLE = auto()
     EPOCH_SUPERSEDED = auto()
     CONTROLLER_UNREACHABLE = auto()
     CONTROLLER_STOPPING = auto()
@@ -160,6 +162,10 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.AGENT_NOT_FOUND: _not_found("no agent has that id"),
         Reason.AGENT_ID_CONFLICT: Fact("another live machine uses this agent id", "ALREADY_EXISTS"),
         Reason.ATTEMPT_NOT_FOUND: _not_found("no attempt has that id"),
+        Reason.REMAINS_NOT_FOUND: _not_found("nothing is kept of such an attempt, or no longer"),
+        Reason.REMAINS_UNAVAILABLE: Fact(
+            "what an agent kept of an attempt can't be had just now", "FAILED_PRECONDITION", exit_code=6
+        ),
         Reason.EPOCH_SUPERSEDED: Fact("a newer session of this agent took over", "ABORTED"),
         Reason.CONTROLLER_UNREACHABLE: _retry("no controller answers at the address", "UNAVAILABLE", 4),
         Reason.CONTROLLER_STOPPING: _retry("the controller is shutting down", "UNAVAILABLE", 4),

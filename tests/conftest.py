@@ -10,6 +10,9 @@ from hypothesis import settings
 
 from tests.fakes.postgres import Postgres, PostgresAbsent
 
+# A server that is started as another user is forked, and gRPC's handlers for that can spoil the child's descriptors.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 # Other tests share the cores: how long one example took says nothing about the code.
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")

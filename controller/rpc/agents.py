@@ -15,9 +15,11 @@ from controller import sessions as live
 from controller.core.liveness import Timers
 from controller.exchange import Exchange
 from controller.frames import check_hello
+from controller.reception import Receptions
 from controller.sessions import Sessions
 from controller.store import queries, topics
 from controller.store.attempts import Decline, EpochSuperseded, Item, Report
+from controller.store.collecting import wanted_from
 from controller.store.leasing import leases_of
 from controller.store.writer import Store
 from mediactl.v1 import agent_service_pb2 as pb
@@ -34,9 +36,12 @@ _BEGUN = (pb.PHASE_RUNNING, pb.PHASE_STAGED, pb.PHASE_PUBLISHING)
 class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     """Frames are handled in the order in which they came; what must be durable is answered after its commit."""
 
-    def __init__(self, store: Store, sessions: Sessions, timers: Timers, dice: random.Random) -> None:
+    def __init__(
+        self, store: Store, sessions: Sessions, receptions: Receptions, timers: Timers, dice: random.Random
+    ) -> None:
         self._store = store
         self._sessions = sessions
+        self._receptions = receptions
         self._timers = timers
         self._dice = dice
 
@@ -66,7 +71,8 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 attempts=list(found.quarantined),
             )
         self._store.topics.publish([topics.DISPATCH])
-        reading = asyncio.create_task(_Listener(self._store, self._sessions, session).listen(request_iterator))
+        listener = _Listener(self._store, self._sessions, self._receptions, session)
+        reading = asyncio.create_task(listener.listen(request_iterator))
         telling = asyncio.create_task(self._tell(session))
         try:
             while frames := list(await session.frames()):
@@ -74,6 +80,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                     yield frame
         finally:
             self._sessions.remove(session)
+            self._receptions.leave(session)
             for task in (reading, telling):
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
@@ -81,13 +88,17 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             log.info("agent disconnected", agent=hello.name, agent_id=hello.agent_id, epoch=found.epoch)
 
     async def _tell(self, session: live.Session) -> None:
-        """Stops at once, from the database; leases that the agent's status still lacks, again."""
+        """Stops and what is wanted of failed attempts at once, from the database; leases that the agent's status still
+        lacks, again.
+        """
         agent_id = session.agent_id
         try:
             with self._store.topics.subscribe(topics.agent(agent_id)) as changes:
                 while True:
                     for row in await self._store.read(queries.stops_for, agent_id):
                         session.send(pb.SessionResponse(stop=pb.Stop(attempt_id=row.id, reason=row.stop_reason)))
+                    for wanted in await self._store.read(wanted_from, self._store.database, agent_id):
+                        self._receptions.begin(session, wanted)
                     await changes.wait(2 * self._timers.heartbeat_s)
                     unconfirmed = await self._store.read(
                         queries.unconfirmed, agent_id, int(2e6 * self._timers.heartbeat_s), self._store.database
@@ -103,9 +114,10 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
 class _Listener:
     """What one stream says. Frames that arrive together go to the store together."""
 
-    def __init__(self, store: Store, sessions: Sessions, session: live.Session) -> None:
+    def __init__(self, store: Store, sessions: Sessions, receptions: Receptions, session: live.Session) -> None:
         self._store = store
         self._sessions = sessions
+        self._receptions = receptions
         self._session = session
         self._items: list[Item] = []
         self._loop = asyncio.get_running_loop()
@@ -120,6 +132,8 @@ class _Listener:
                     for holding in frame.status.holdings:
                         if holding.phase in _BEGUN:
                             self._sessions.report_progress(holding)
+                elif frame.HasField("remains"):
+                    self._receptions.hear(session, frame.remains)
                 if items:
                     if not self._items:
                         self._loop.call_soon(self._hand_over)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from controller.store import queries
 from controller.store.queries import JOB_ID_LENGTH, MOST_PREFIXES
 from controller.store.tables import DEFAULT_TENANT
-from mediactl.v1 import job_pb2
+from mediactl.v1 import job_pb2, job_service_pb2
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
 
@@ -55,6 +55,14 @@ def check(*, request_id: str = "", message: str = "") -> None:
         raise InvalidRequest(_wrong("request_id", f"at most {MOST_REQUEST_ID} printable characters are expected"))
     if len(message) > MOST_MESSAGE:
         raise InvalidRequest(_wrong("message", f"at most {MOST_MESSAGE} characters are expected, got {len(message)}"))
+
+
+def check_remains(request: job_service_pb2.FetchRemainsRequest) -> None:
+    """Raises InvalidRequest where it names no attempt, or no place in an archive."""
+    if not request.attempt_id.isprintable():
+        raise InvalidRequest(_wrong("attempt_id", "the id of an attempt is expected"))
+    if request.offset < 0:
+        raise InvalidRequest(_wrong("offset", f"at least 0 is expected, got {request.offset}"))
 
 
 def check_parents(specs: Sequence[job_pb2.JobSpec], field: str) -> None:

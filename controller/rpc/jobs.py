@@ -11,12 +11,14 @@ from typing import Any
 import grpc
 
 from controller.admission import admit, digest
-from controller.archive import Archive, ArchiveDamaged, ArchiveMissing
+from controller.archive import Archive
 from controller.core.fitting import Offer
 from controller.core.states import JOB_ENDS
 from controller.exchange import offer_of
 from controller.library import Library
 from controller.rpc import asked, messages, pages
+from controller.rpc.logs import Log
+from controller.rpc.remains import RemainsReader
 from controller.sessions import Sessions
 from controller.store import queries, topics, views
 from controller.store.cancelling import CancelJob, JobEnded
@@ -41,11 +43,14 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     """Thin: validation is admission's, writing the store's commands'."""
 
-    def __init__(self, store: Store, library: Library, sessions: Sessions, archive: Archive | None) -> None:
+    def __init__(
+        self, store: Store, library: Library, sessions: Sessions, archive: Archive | None, remains: RemainsReader
+    ) -> None:
         self._store = store
         self._library = library
         self._sessions = sessions
         self._archive = archive
+        self._remains = remains
 
     async def _resolve(self, prefix: str) -> JobId:
         return await self._store.read(queries.resolve_job, DEFAULT_TENANT, prefix)
@@ -255,7 +260,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         job_id = await self._resolve(request.job_id)
         if not request.attempt_id.isprintable():
             raise InvalidRequest(Problem(Reason.INVALID_ARGUMENT, "attempt_id", "the id of an attempt is expected"))
-        log = _Log(self._store, self._archive, job_id, request.attempt_id)
+        log = Log(self._store, self._archive, job_id, request.attempt_id)
         with self._store.topics.subscribe(topics.log(job_id), topics.job(job_id)) as changes:
             while True:
                 state = await self._store.read(queries.job_state, DEFAULT_TENANT, job_id)
@@ -265,6 +270,14 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
                 if last:
                     return
                 await changes.wait(POLL_S)
+
+    async def FetchRemains(
+        self, request: job_service_pb2.FetchRemainsRequest, context: _Context
+    ) -> AsyncIterator[job_service_pb2.FetchRemainsResponse]:
+        asked.check_remains(request)
+        job_id = await self._resolve(request.job_id)
+        async for piece in self._remains.fetch(job_id, request.attempt_id, request.offset):
+            yield piece
 
     async def ExplainJob(
         self, request: job_service_pb2.ExplainJobRequest, context: _Context
@@ -310,71 +323,6 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             raise MediactlError(job.failure.reason or Reason.CANCELLED, job.failure.message or "it was cancelled")
         last = job.attempts[-1]
         return job_service_pb2.PlanJobResponse(plan=last.plan, agent_id=last.agent_id)
-
-
-class _Log:
-    """A job's log as one reader has seen it: what was moved to the store of logs, then what is in the database."""
-
-    def __init__(self, store: Store, archive: Archive | None, job_id: JobId, attempt_id: str) -> None:
-        self._store = store
-        self._archive = archive
-        self._job_id = job_id
-        self._attempt_id = attempt_id
-        self._position = 0
-        self._seen: dict[tuple[str, str], int] = {}
-        self._read: set[str] = set()
-
-    async def news(self, *, settled: bool) -> AsyncIterator[job_service_pb2.StreamLogsResponse]:
-        """Whatever is there and was not told yet; as far as its order is settled, unless this is asked last."""
-        async for piece in self._moved():
-            yield piece
-        before = len(self._read)
-        while rows := await self._store.read(
-            queries.log_after,
-            self._store.database,
-            DEFAULT_TENANT,
-            self._job_id,
-            self._attempt_id,
-            position=self._position,
-            limit=PAGE,
-            settled=settled,
-        ):
-            # A log that was moved meanwhile is here no more: what is missing is there.
-            async for piece in self._moved():
-                yield piece
-            for row in rows:
-                self._position = row.position
-                if self._is_new(row.attempt_id, row.stream, row.sequence):
-                    yield job_service_pb2.StreamLogsResponse(
-                        attempt_id=row.attempt_id, stream=row.stream, sequence=row.sequence, data=row.data
-                    )
-        if len(self._read) == before:
-            async for piece in self._moved():
-                yield piece
-
-    def _is_new(self, attempt_id: str, stream: str, sequence: int) -> bool:
-        key = (attempt_id, stream)
-        if sequence <= self._seen.get(key, 0):
-            return False
-        self._seen[key] = sequence
-        return True
-
-    async def _moved(self) -> AsyncIterator[job_service_pb2.StreamLogsResponse]:
-        found = await self._store.read(queries.archived, DEFAULT_TENANT, self._job_id, self._attempt_id)
-        for attempt_id, key in found:
-            if key in self._read:
-                continue
-            self._read.add(key)
-            if self._archive is None:
-                raise MediactlError(Reason.STORE_UNAVAILABLE, "this controller has no --store, where the log was moved")
-            try:
-                async for piece in self._archive.read(key):
-                    if self._is_new(attempt_id, piece.stream, piece.sequence):
-                        yield job_service_pb2.StreamLogsResponse(
-                            attempt_id=attempt_id, stream=piece.stream, sequence=piece.sequence, data=piece.data
-                        )
-            except (ArchiveMissing, ArchiveDamaged) as error:
-                raise MediactlError(Reason.STORE_UNAVAILABLE, f"the stored log of {attempt_id}: {error}") from None
 
 
 def _absent(row: queries.Record) -> Offer:

@@ -221,6 +221,7 @@ class _Reports:
             "peak_memory_bytes": report.usage.peak_memory_bytes,
             "plan": report.plan.SerializeToString(),
             "record": report.record_json,
+            "kept_bytes": report.kept_bytes,
         }
         broken = ""
         match report.outcome:

@@ -11,16 +11,18 @@ from controller.core.states import JOB_ENDS
 from controller.store.writer import Tx
 
 _ENDS = ", ".join(f"'{state}'" for state in sorted(JOB_ENDS))
+LOGS = "logs/"
+"""What the keys of archived logs begin with."""
 # Children first: nothing is left for the database to cascade to one row at a time.
 _PARTS = ("log_chunks", "attempts", "artifacts", "events", "tasks")
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """How many jobs are gone, and the keys of their archived logs, which are nobody's now."""
+    """How many jobs are gone, and the keys of their archived logs and remains, which are nobody's now."""
 
     jobs: int
-    log_keys: tuple[str, ...]
+    blob_keys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +49,27 @@ class DropEnded:
         ids: defaultdict[str, list[str]] = defaultdict(list)
         for row in rows:
             ids[row.tenant].append(row.id)
-        log_keys = [key for tenant, gone in sorted(ids.items()) for key in _drop(tx, tenant, gone)]
-        return Dropped(len(rows), tuple(log_keys))
+        blob_keys = [key for tenant, gone in sorted(ids.items()) for key in _drop(tx, tenant, gone)]
+        return Dropped(len(rows), tuple(blob_keys))
 
 
 def _drop(tx: Tx, tenant: str, job_ids: list[str]) -> list[str]:
     clause, values = tx.database.any_of("job_id", "ids", job_ids)
     of_jobs = f"tenant = :tenant AND {clause}"
     given = {"tenant": tenant, **values}
-    sql = f"SELECT log_key FROM attempts WHERE {of_jobs} AND log_key LIKE :archived"  # noqa: S608 - as below
-    archived = tx.rows(sql, **given, archived="logs/%")
+    sql = (
+        f"SELECT log_key, remains_key FROM attempts WHERE {of_jobs}"  # noqa: S608 - as below
+        " AND (log_key LIKE :archived OR remains_key IS NOT NULL)"
+    )
+    archived = tx.rows(sql, **given, archived=f"{LOGS}%")
     for table in _PARTS:
         tx.connection.execute(text(f"DELETE FROM {table} WHERE {of_jobs}"), given)  # noqa: S608 - names of this file's own
     for column in ("parent_id", "child_id", "id"):
         clause, _ = tx.database.any_of(column, "ids", job_ids)
         table = "jobs" if column == "id" else "job_edges"
         tx.connection.execute(text(f"DELETE FROM {table} WHERE tenant = :tenant AND {clause}"), given)  # noqa: S608 - as above
-    return [row.log_key for row in archived]
+    logs = [row.log_key for row in archived if row.log_key.startswith(LOGS)]
+    return [*logs, *(row.remains_key for row in archived if row.remains_key is not None)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,6 +234,7 @@ attempts = Table(
     _partial("ix_attempts_held", "holder", where="holder <> ''"),
     _partial("ix_attempts_orphaned", "id", where="holder = '' AND state = 'publishing'"),
     _partial("ix_attempts_unarchived", "ended_us", where="log_key = '' AND ended_us IS NOT NULL"),
+    _partial("ix_attempts_collect", "agent_id", where="collect_us IS NOT NULL"),
     PrimaryKeyConstraint("id", "tenant"),
 )
 

@@ -182,6 +182,13 @@ class AsyncClient:
         """Pieces of a job's log; with `follow`, until the job has ended."""
         return self._follow(lambda at: at.jobs.StreamLogs, requests.LogReading(job_id, follow, attempt_id))
 
+    def remains(self, job_id: str, *, attempt_id: str = "") -> AsyncIterator[job_service_pb2.FetchRemainsResponse]:
+        """What a failed attempt left behind, as a gzipped tar archive in pieces; by default the newest that left any.
+
+        The first response says whose it is; `size_bytes` is of the whole archive, and 0 while an agent still sends it.
+        """
+        return self._follow(lambda at: at.jobs.FetchRemains, requests.RemainsReading(job_id, attempt_id))
+
     async def events(self, job_id: str) -> AsyncIterator[job_pb2.Event]:
         """A job's history, fetched a page at a time."""
         token = ""

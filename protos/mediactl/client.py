@@ -46,9 +46,10 @@ class Client:
 
     `address` is `unix:PATH` or `host:port`, or several of them with commas between, for controllers on one database:
     the first that answers is used until it no longer does, then the next. Without one, MEDIACTL_CONTROLLER or this
-    user's single box. `timeout_s` bounds each try of a call but streams. `patience_s` is how long `watch`, `wait` and
-    `logs`, once they run, outlast that no controller answers. Specs and filters are messages of `mediactl.v1` or
-    their protobuf JSON form. Calls are repeated where controllers are briefly away; that is safe for all of them.
+    user's single box. `timeout_s` bounds each try of a call but streams. `patience_s` is how long `watch`, `wait`,
+    `logs` and `remains`, once they run, outlast that no controller answers. Specs and filters are messages of
+    `mediactl.v1` or their protobuf JSON form. Calls are repeated where controllers are briefly away; that is safe for
+    all of them.
 
     Every method raises MediactlError.
     """
@@ -182,6 +183,13 @@ class Client:
     ) -> Iterator[job_service_pb2.StreamLogsResponse]:
         """Pieces of a job's log; with `follow`, until the job has ended."""
         return self._follow(lambda at: at.jobs.StreamLogs, requests.LogReading(job_id, follow, attempt_id))
+
+    def remains(self, job_id: str, *, attempt_id: str = "") -> Iterator[job_service_pb2.FetchRemainsResponse]:
+        """What a failed attempt left behind, as a gzipped tar archive in pieces; by default the newest that left any.
+
+        The first response says whose it is; `size_bytes` is of the whole archive, and 0 while an agent still sends it.
+        """
+        return self._follow(lambda at: at.jobs.FetchRemains, requests.RemainsReading(job_id, attempt_id))
 
     def events(self, job_id: str) -> Iterator[job_pb2.Event]:
         """A job's history, fetched a page at a time."""

@@ -206,3 +206,21 @@ class LogReading:
             return False
         self._seen[key] = piece.sequence
         return True
+
+
+class RemainsReading:
+    """An archive as a series of requests: each goes on behind what arrived."""
+
+    def __init__(self, job_id: str, attempt_id: str) -> None:
+        self._request = job_service_pb2.FetchRemainsRequest(job_id=job_id, attempt_id=attempt_id)
+
+    def request(self) -> job_service_pb2.FetchRemainsRequest:
+        """What to ask for now."""
+        return self._request
+
+    def fresh(self, piece: job_service_pb2.FetchRemainsResponse) -> bool:
+        """Takes note of a piece, and of the attempt that was chosen: another one's archive is no continuation."""
+        if piece.attempt_id:
+            self._request.attempt_id = piece.attempt_id
+        self._request.offset += len(piece.data)
+        return True

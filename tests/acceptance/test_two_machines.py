@@ -249,3 +249,35 @@ def _agents(client: Client) -> bool:
         return bool(client.agents())
     except MediactlError:
         return False
+
+
+def test_what_failed_is_kept_where_it_failed(fleet: Fleet, media: Path, tmp_path: Path) -> None:
+    """While that agent is away asking for it says which one it is, exit code 6; its next life still has it. One that is
+    to keep nothing drops it, exit code 3.
+    """
+    fleet.controller_flags = ("--heartbeat", "0.2", "--unreachable-after", "0.6")
+    fleet.controller()
+    agent = fleet.agent()
+    bad = media / "bad.wav"
+    bad.write_text("This is not a recording.\n" * 200)
+    job = fleet.run("submit", bad, *EXTRACT, "--output", f"{media}/out/", "--wait", code=1)
+    other = fleet.run("submit", bad, *EXTRACT, "--output", f"{media}/out/", "--wait", code=1)
+    agent.process.kill()
+    agent.process.wait()
+    said = fleet.run("jobs", "artifacts", job["id"], "--failed", "--file", tmp_path / "a.tgz", code=6)
+    assert "REMAINS_UNAVAILABLE" in said
+    assert "agent studio, which keeps it, is not connected" in said
+    agent = fleet.agent()
+    told = fleet.run("jobs", "artifacts", job["id"], "--failed", "--file", tmp_path / "a.tgz")
+    assert Path(told["file"]).stat().st_size == int(told["sizeBytes"])
+    agent.process.terminate()
+    agent.ended()
+    fleet.agent_flags = ("--keep-failed", "0")
+    fleet.agent()
+    until(lambda: not list((fleet.home.data_dir / "agent" / "remains").iterdir()), "the agent drops what it kept")
+    assert "REMAINS_NOT_FOUND" in fleet.run("jobs", "artifacts", other["id"], "--failed", code=3)
+    # What was fetched before is there for as long as the job is.
+    fleet.run("jobs", "artifacts", job["id"], "--failed", "--file", tmp_path / "b.tgz")
+    assert (tmp_path / "a.tgz").read_bytes() == (tmp_path / "b.tgz").read_bytes()
+    last = fleet.run("submit", bad, *EXTRACT, "--output", f"{media}/out/", "--wait", code=1)
+    assert [attempt["keptBytes"] for attempt in last["attempts"]] == ["0"]

@@ -75,7 +75,7 @@ def _whole(number: int, state: str, ended_us: int | None) -> list[RowOf]:
     return [
         *job(number, state, ended_us=ended_us),
         attempt(number, f"t{number}", ended_us=ended_us, log_key=f"logs/default/j{number}/t{number}.log.gz"),
-        attempt(number, f"u{number}", ended_us=ended_us, log_key="-"),
+        attempt(number, f"u{number}", ended_us=ended_us, log_key="-", remains_key=f"remains/default/j{number}/u"),
         chunk(number, f"t{number}", number, "stderr", 1, b"said"),
         (artifacts, {"job_id": f"j{number}", "attempt_id": f"t{number}"}),
     ]
@@ -85,7 +85,7 @@ def _whole(number: int, state: str, ended_us: int | None) -> list[RowOf]:
 
 
 async def test_ended_jobs_go_with_everything_of_theirs(store: Store) -> None:
-    """Others stay whole; the caller learns which archived logs are nobody's now."""
+    """Others stay whole; the caller learns which archived logs and remains are nobody's now."""
     for number, state, ended_us in (
         (1, "COMPLETED", 10),
         (2, "DEAD", 20),
@@ -96,7 +96,11 @@ async def test_ended_jobs_go_with_everything_of_theirs(store: Store) -> None:
         await add(store, *_whole(number, state, ended_us))
     await add(store, edge(1, 2), edge(3, 4))
     dropped = await store.execute(DropEnded(before_us=100, limit=10))
-    assert dropped == Dropped(3, tuple(f"logs/default/j{n}/t{n}.log.gz" for n in (1, 2, 3)))
+    assert dropped.jobs == 3
+    assert sorted(dropped.blob_keys) == [
+        *(f"logs/default/j{n}/t{n}.log.gz" for n in (1, 2, 3)),
+        *(f"remains/default/j{n}/u" for n in (1, 2, 3)),
+    ]
     assert await _ids(store) == ["j4", "j5"]
     for table, rows_each in ((tasks, 1), (attempts, 2), (events, 1), (artifacts, 1), (log_chunks, 1)):
         assert await _count(store, table) == 2 * rows_each

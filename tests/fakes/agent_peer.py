@@ -63,6 +63,7 @@ class AgentPeer:
         labels: Mapping[str, str] | None = None,
         able: fleet_service_pb2.Capabilities | None = None,
         holdings: Sequence[pb.Holding] = (),
+        features: Sequence[str] = (),
     ) -> None:
         stub: agent_service_pb2_grpc.AgentServiceAsyncStub = agent_service_pb2_grpc.AgentServiceStub(channel)
         self._call: aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse] = stub.Session()
@@ -75,6 +76,7 @@ class AgentPeer:
             labels=labels or {},
             capabilities=able or capabilities(),
             holdings=holdings,
+            features=features,
         )
         self.holdings: dict[str, pb.Holding] = {holding.attempt_id: holding for holding in holdings}
         self.silent = False
@@ -145,10 +147,12 @@ class AgentPeer:
         *,
         reason: Reason | None = None,
         plan: job_pb2.Plan | None = None,
+        kept_bytes: int = 0,
     ) -> None:
         """An attempt is over; with a reason, it failed."""
         self.holdings.pop(attempt_id, None)
         report = pb.EndReport(attempt_id=attempt_id, outcome=pb.OUTCOME_FAILED if reason else outcome, plan=plan)
+        report.kept_bytes = kept_bytes
         if reason:
             report.failure.reason, report.failure.message = reason, f"it was {reason}"
         await self.say(ended=report)
@@ -182,6 +186,10 @@ class AgentPeer:
             lambda said: said.acknowledgement.attempt_id == attempt_id and said.acknowledgement.stream == stream,
         )
         return frame.acknowledgement
+
+    async def collect(self, attempt_id: str) -> pb.Collect:
+        """The next request for what is kept of an attempt."""
+        return (await self._expect("collect", lambda said: said.collect.attempt_id == attempt_id)).collect
 
     async def over(self) -> aio.AioRpcError | None:
         """How the controller ended the stream; None for a regular end."""

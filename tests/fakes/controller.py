@@ -71,6 +71,7 @@ class FakeController(
         ]
         self.break_streams_after: list[int] = []
         self.documents: dict[str, str] = {}
+        self.remains = b"an archive, as far as anybody here looks"
         self._changed = asyncio.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
@@ -374,6 +375,21 @@ class FakeController(
             ),
             agent_id="g1",
         )
+
+    async def FetchRemains(
+        self, request: job_service_pb2.FetchRemainsRequest, context: Any
+    ) -> AsyncIterator[job_service_pb2.FetchRemainsResponse]:
+        await self._enter("FetchRemains", request, context)
+        job = await self._job(request.job_id, context)
+        head = job_service_pb2.FetchRemainsResponse(job_id=job.id, attempt_id="a1", agent_id="g1")
+        yield head
+        head.size_bytes = len(self.remains)
+        yield head
+        for start in range(request.offset, len(self.remains), 4):
+            if self.break_streams_after and self.break_streams_after[0] <= start:
+                self.break_streams_after.pop(0)
+                await refuse(context, MediactlError(Reason.CONTROLLER_STOPPING, "the controller is stopping"))
+            yield job_service_pb2.FetchRemainsResponse(data=self.remains[start : start + 4])
 
     # QueueService
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from controller.archive import FAILURES, PART_BYTES, Archive, ArchiveDamaged, ArchiveMissing, LogChunk
+from controller.archive import FAILURES, PART_BYTES, STRAY_S, Archive, ArchiveDamaged, ArchiveMissing, LogChunk
 from controller.store.archiving import NOTHING_LOGGED, Archived, MarkArchived
 from controller.store.tables import DEFAULT_TENANT, AttemptId, attempts, log_chunks
 from controller.store.writer import Store
@@ -216,3 +217,47 @@ def test_the_folder_is_made(tmp_path: Path) -> None:
     """With those above it."""
     Archive((tmp_path / "a" / "b").as_uri())
     assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["directory", "bucket"])
+async def test_blobs_of_any_content(kind: str, tmp_path: Path) -> None:
+    """They come back from any place on in pieces that are not too large; one that broke off leaves nothing."""
+    blobs = Archive((tmp_path / "blobs").as_uri() if kind == "directory" else "memory:///")
+    content = random.Random(8).randbytes(3 * PART_BYTES + 5)  # noqa: S311 - noise
+
+    async def pieces(*, broken: bool = False) -> AsyncIterator[bytes]:
+        for start in range(0, len(content), 100_000):
+            yield content[start : start + 100_000]
+        if broken:
+            raise ConnectionError("gone")
+
+    await blobs.put("remains/t/j/a.tar.gz", pieces())
+    assert await blobs.size("remains/t/j/a.tar.gz") == len(content)
+    for offset in (0, 7, len(content) - 1):
+        got = [piece async for piece in blobs.get("remains/t/j/a.tar.gz", offset, 65_536)]
+        assert b"".join(got) == content[offset:]
+        assert max(map(len, got)) <= 65_536
+    with pytest.raises(ConnectionError):
+        await blobs.put("remains/t/j/b.tar.gz", pieces(broken=True))
+    for absent in ("remains/t/j/b.tar.gz", "remains/t/j/c.tar.gz"):
+        with pytest.raises(ArchiveMissing):
+            await blobs.size(absent)
+        with pytest.raises(ArchiveMissing):
+            await anext(blobs.get(absent, 0, 65_536))
+
+
+async def test_strays_in_a_bucket(store: Store) -> None:
+    """What the database knows stays, and so does what is young; all else goes, however much it is."""
+    bucket = Archive("memory:///")
+
+    async def content() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    await add(store, *job(1, "DEAD"), attempt(1, "t1", remains_key="remains/default/j1/t1-1.tar.gz"))
+    names = [f"default/j1/t1-{number}.tar.gz" for number in range(1, 4)] + ["other/j1/t1-1.tar.gz", "odd"]
+    for name in names:
+        await bucket.put(f"remains/{name}", content())
+    written_us = time.time_ns() // 1000
+    assert await bucket.remove_strays(store, written_us) == 0
+    assert await bucket.remove_strays(store, written_us + int(STRAY_S * 1e6) + 1_000_000) == 4
+    assert await bucket.size("remains/default/j1/t1-1.tar.gz") == 1

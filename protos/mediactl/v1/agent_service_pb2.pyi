@@ -954,21 +954,29 @@ Global___Acknowledgement: _TypeAlias = Acknowledgement  # noqa: Y015
 
 @_typing.final
 class Collect(_message.Message):
-    """Asks for what the agent kept of a failed attempt. Repeated for as long as it is wanted and not there."""
+    """Asks for what the agent kept of a failed attempt. Repeated for as long as it is wanted and not there; repeats of one
+    attempt are one transfer. An agent that waits a minute in vain for a higher `until` gives the transfer up.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """The attempt."""
+    until: _builtins.int
+    """How far the agent may go for now: only pieces whose offset is below. It rises from repeat to repeat; a lower one
+    than before begins anew. 0: to the end.
+    """
     def __init__(
         self,
         *,
         attempt_id: _builtins.str = ...,
+        until: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

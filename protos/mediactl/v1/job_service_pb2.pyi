@@ -814,3 +814,71 @@ class PlanJobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanJobResponse: _TypeAlias = PlanJobResponse  # noqa: Y015
+
+@_typing.final
+class FetchRemainsRequest(_message.Message):
+    """Asks for what a failed attempt left behind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Id or unambiguous prefix."""
+    attempt_id: _builtins.str
+    """Which attempt. Empty: the newest failed one of which something is kept."""
+    offset: _builtins.int
+    """Leave out so many bytes of the archive: those of an earlier call, for the same attempt, that broke off."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        attempt_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "job_id", b"job_id", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchRemainsRequest: _TypeAlias = FetchRemainsRequest  # noqa: Y015
+
+@_typing.final
+class FetchRemainsResponse(_message.Message):
+    """A piece of the archive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job's full id."""
+    attempt_id: _builtins.str
+    """The attempt that left it."""
+    agent_id: _builtins.str
+    """The agent that had it."""
+    size_bytes: _builtins.int
+    """Of the whole archive. 0, in the first response and without data: it is still on its way from the agent."""
+    data: _builtins.bytes
+    """At most 1 MiB, in order."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        attempt_id: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt_id", b"attempt_id", "data", b"data", "job_id", b"job_id", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchRemainsResponse: _TypeAlias = FetchRemainsResponse  # noqa: Y015

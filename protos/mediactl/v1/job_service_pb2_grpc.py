@@ -101,6 +101,11 @@ class JobServiceStub:
                 request_serializer=mediactl_dot_v1_dot_job__service__pb2.PlanJobRequest.SerializeToString,
                 response_deserializer=mediactl_dot_v1_dot_job__service__pb2.PlanJobResponse.FromString,
                 _registered_method=True)
+        self.FetchRemains = channel.unary_stream(
+                '/mediactl.v1.JobService/FetchRemains',
+                request_serializer=mediactl_dot_v1_dot_job__service__pb2.FetchRemainsRequest.SerializeToString,
+                response_deserializer=mediactl_dot_v1_dot_job__service__pb2.FetchRemainsResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -201,6 +206,16 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchRemains(self, request, context):
+        """What a failed attempt left behind (logs, plan, media facts, partial outputs), as one gzipped tar archive. Any
+        controller answers: the agent that kept it is asked the first time, after that the archive is kept with the job.
+        Nothing kept, or no longer: REMAINS_NOT_FOUND. The agent is away: REMAINS_UNAVAILABLE, ask again later. Repeats
+        are harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -268,6 +283,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.PlanJob,
                     request_deserializer=mediactl_dot_v1_dot_job__service__pb2.PlanJobRequest.FromString,
                     response_serializer=mediactl_dot_v1_dot_job__service__pb2.PlanJobResponse.SerializeToString,
+            ),
+            'FetchRemains': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchRemains,
+                    request_deserializer=mediactl_dot_v1_dot_job__service__pb2.FetchRemainsRequest.FromString,
+                    response_serializer=mediactl_dot_v1_dot_job__service__pb2.FetchRemainsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -623,6 +643,33 @@ class JobService:
             '/mediactl.v1.JobService/PlanJob',
             mediactl_dot_v1_dot_job__service__pb2.PlanJobRequest.SerializeToString,
             mediactl_dot_v1_dot_job__service__pb2.PlanJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchRemains(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mediactl.v1.JobService/FetchRemains',
+            mediactl_dot_v1_dot_job__service__pb2.FetchRemainsRequest.SerializeToString,
+            mediactl_dot_v1_dot_job__service__pb2.FetchRemainsResponse.FromString,
             options,
             channel_credentials,
             insecure,

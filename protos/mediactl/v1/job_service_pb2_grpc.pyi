@@ -65,6 +65,12 @@ class JobServiceStub:
     """Why a job waits, in words."""
     PlanJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.PlanJobRequest, _job_service_pb2.PlanJobResponse]
     """Has an agent probe the inputs and compile them. Runs no encode and publishes nothing."""
+    FetchRemains: _grpc.UnaryStreamMultiCallable[_job_service_pb2.FetchRemainsRequest, _job_service_pb2.FetchRemainsResponse]
+    """What a failed attempt left behind (logs, plan, media facts, partial outputs), as one gzipped tar archive. Any
+    controller answers: the agent that kept it is asked the first time, after that the archive is kept with the job.
+    Nothing kept, or no longer: REMAINS_NOT_FOUND. The agent is away: REMAINS_UNAVAILABLE, ask again later. Repeats
+    are harmless.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -103,6 +109,12 @@ class JobServiceAsyncStub(JobServiceStub):
     """Why a job waits, in words."""
     PlanJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.PlanJobRequest, _job_service_pb2.PlanJobResponse]  # type: ignore[assignment]
     """Has an agent probe the inputs and compile them. Runs no encode and publishes nothing."""
+    FetchRemains: _aio.UnaryStreamMultiCallable[_job_service_pb2.FetchRemainsRequest, _job_service_pb2.FetchRemainsResponse]  # type: ignore[assignment]
+    """What a failed attempt left behind (logs, plan, media facts, partial outputs), as one gzipped tar archive. Any
+    controller answers: the agent that kept it is asked the first time, after that the archive is kept with the job.
+    Nothing kept, or no longer: REMAINS_NOT_FOUND. The agent is away: REMAINS_UNAVAILABLE, ask again later. Repeats
+    are harmless.
+    """
 
 class JobServiceServicer:
     """What callers use. Errors are a canonical code with ErrorInfo{reason, domain "mediactl"} and, for an invalid
@@ -203,5 +215,16 @@ class JobServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.PlanJobResponse, _abc.Awaitable[_job_service_pb2.PlanJobResponse]]:
         """Has an agent probe the inputs and compile them. Runs no encode and publishes nothing."""
+
+    def FetchRemains(
+        self,
+        request: _job_service_pb2.FetchRemainsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_service_pb2.FetchRemainsResponse], _abc.AsyncIterator[_job_service_pb2.FetchRemainsResponse]]:
+        """What a failed attempt left behind (logs, plan, media facts, partial outputs), as one gzipped tar archive. Any
+        controller answers: the agent that kept it is asked the first time, after that the archive is kept with the job.
+        Nothing kept, or no longer: REMAINS_NOT_FOUND. The agent is away: REMAINS_UNAVAILABLE, ask again later. Repeats
+        are harmless.
+        """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -448,3 +448,68 @@ def test_a_closed_pipe_is_no_defect(fake: FakeController) -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_fetching_what_a_failed_attempt_left(mediactl: Mediactl, fake: FakeController) -> None:
+    """Into a file named after the job, which appears whole; its name on stdout."""
+    mediactl("submit", *SLOW)
+    ended = mediactl("jobs", "artifacts", "job-1", "--failed")
+    assert (ended.code, ended.out) == (0, "job-1.failed.tar.gz\n")
+    assert Path("job-1.failed.tar.gz").read_bytes() == fake.remains
+    assert Path("job-1.failed.tar.gz").stat().st_mode & 0o077 == 0
+    told = mediactl("-o", "json", "jobs", "artifacts", "job-1", "--failed", "--attempt", "a1", "--file", "x.tgz")
+    assert told.json["file"] == "x.tgz"
+    assert told.json["sizeBytes"] == str(len(fake.remains))
+    assert (told.json["jobId"], told.json["attemptId"]) == ("job-1", "a1")
+    assert Path("x.tgz").read_bytes() == fake.remains
+    assert {request.attempt_id for request in fake.named("FetchRemains")} == {"", "a1"}
+
+
+def test_an_archive_goes_to_stdout_alone(mediactl: Mediactl, fake: FakeController) -> None:
+    """For a pipe: nothing else is printed and no file is made."""
+    mediactl("submit", *SLOW)
+    ended = mediactl("jobs", "artifacts", "job-1", "--failed", "--file", "-")
+    assert (ended.code, ended.out.encode()) == (0, fake.remains)
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("chosen", [(), ("--file", "job-1.failed.tar.gz")], ids=["default", "named"])
+def test_an_archive_replaces_nothing(mediactl: Mediactl, fake: FakeController, chosen: tuple[str, ...]) -> None:
+    """What bears the name stays, a link to nowhere too; nothing half-written is left."""
+    mediactl("submit", *SLOW)
+    path = Path("job-1.failed.tar.gz")
+    path.symlink_to("nowhere")
+    ended = mediactl("jobs", "artifacts", "job-1", "--failed", *chosen)
+    assert ended.code == 2
+    assert "exists" in ended.err
+    assert list(Path().iterdir()) == [path]
+    assert path.is_symlink()
+
+
+def test_a_fetch_goes_on_behind_what_arrived(mediactl: Mediactl, fake: FakeController) -> None:
+    """A controller that stops in the middle costs a request, no bytes."""
+    mediactl("submit", *SLOW)
+    fake.break_streams_after = [8, 20]
+    assert mediactl("jobs", "artifacts", "job-1", "--failed").code == 0
+    assert Path("job-1.failed.tar.gz").read_bytes() == fake.remains
+    asked = [(request.attempt_id, request.offset) for request in fake.named("FetchRemains")]
+    assert asked == [("", 0), ("a1", 8), ("a1", 20)]
+
+
+@pytest.mark.parametrize(("reason", "code"), [(Reason.REMAINS_NOT_FOUND, 3), (Reason.REMAINS_UNAVAILABLE, 6)])
+def test_a_fetch_that_fails_leaves_no_file(mediactl: Mediactl, fake: FakeController, reason: Reason, code: int) -> None:
+    """Only the reason, and an exit code of its own."""
+    mediactl("submit", *SLOW)
+    fake.fail("FetchRemains", MediactlError(reason, "it is not there"))
+    ended = mediactl("jobs", "artifacts", "job-1", "--failed")
+    assert (ended.code, ended.out) == (code, "")
+    assert str(reason) in ended.err
+    assert not list(Path().iterdir())
+
+
+def test_where_an_archive_cannot_go(mediactl: Mediactl, fake: FakeController) -> None:
+    """A folder that is none; options that belong to --failed."""
+    mediactl("submit", *SLOW)
+    assert mediactl("jobs", "artifacts", "job-1", "--failed", "--file", "none/x.tgz").code == 1
+    assert mediactl("jobs", "artifacts", "job-1", "--file", "x.tgz").code == 2
+    assert mediactl("jobs", "artifacts", "job-1", "--attempt", "a1").code == 2

@@ -19,3 +19,10 @@ def upgrade() -> None:
     op.add_column("attempts", sa.Column("kept_bytes", sa.BigInteger()))
     op.add_column("attempts", sa.Column("collect_us", sa.BigInteger()))
     op.add_column("attempts", sa.Column("remains_key", sa.String()))
+    op.create_index(
+        "ix_attempts_collect",
+        "attempts",
+        ["agent_id"],
+        sqlite_where=sa.text("collect_us IS NOT NULL"),
+        postgresql_where=sa.text("collect_us IS NOT NULL"),
+    )
