@@ -127,12 +127,14 @@ class _Listener:
         try:
             async for frame in frames:
                 session.hear()
+                before = session.exchange.status
                 items = session.exchange.hear(frame)
-                if frame.HasField("status"):
-                    for holding in frame.status.holdings:
+                # It may have come in a bundle.
+                if session.exchange.status is not before:
+                    for holding in session.exchange.status.holdings:
                         if holding.phase in _BEGUN:
                             self._sessions.report_progress(holding)
-                elif frame.HasField("remains"):
+                if frame.HasField("remains"):
                     self._receptions.hear(session, frame.remains)
                 if items:
                     if not self._items:

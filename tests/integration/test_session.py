@@ -63,6 +63,23 @@ async def _history(box: Controller, job_id: str) -> list[str]:
     return [event.type async for event in box.client.events(job_id)]
 
 
+async def test_progress_in_a_bundle(box: Controller) -> None:
+    """Agents that have more to say at once bundle their status with it; callers see the progress all the same."""
+    async with AgentPeer(box.channel) as agent:
+        job = await box.client.submit(SPEC)
+        lease = await agent.lease()
+        agent.holdings[lease.attempt_id] = holding(lease.attempt_id, progress=0.25)
+        status = pb.AgentStatus(holdings=agent.holdings.values())
+        chunk = pb.LogChunk(attempt_id=lease.attempt_id, stream="ffmpeg", sequence=1, data=b"x")
+        await agent.say(
+            bundle=pb.RequestBundle(frames=[pb.SessionRequest(log=chunk), pb.SessionRequest(status=status)])
+        )
+        async with asyncio.timeout(10):
+            async for update in box.client.watch({"ids": [job.id]}):
+                if update.progress.fraction == 0.25:
+                    break
+
+
 async def test_the_whole_way(box: Controller) -> None:
     """Submit, lease, status, stage, publish, end: the caller sees the artifact that the agent staged."""
     async with AgentPeer(box.channel) as agent:
