@@ -68,8 +68,9 @@ async def test_progress_in_a_bundle(box: Controller) -> None:
     async with AgentPeer(box.channel) as agent:
         job = await box.client.submit(SPEC)
         lease = await agent.lease()
-        agent.holdings[lease.attempt_id] = holding(lease.attempt_id, progress=0.25)
-        status = pb.AgentStatus(holdings=agent.holdings.values())
+        # Its heartbeats say less, alone.
+        agent.holdings[lease.attempt_id] = holding(lease.attempt_id, progress=0.125)
+        status = pb.AgentStatus(holdings=[holding(lease.attempt_id, progress=0.25)])
         chunk = pb.LogChunk(attempt_id=lease.attempt_id, stream="ffmpeg", sequence=1, data=b"x")
         await agent.say(
             bundle=pb.RequestBundle(frames=[pb.SessionRequest(log=chunk), pb.SessionRequest(status=status)])
