@@ -3,7 +3,7 @@
 Three kinds of failure:
 
 * permanent (no retry can mend it): DEAD at once;
-* the infrastructure's (agent stopping, scratch full, encoder session limit, the *first* lost agent): tried again
+* the infrastructure's (agent stopping, scratch full, GPU busy or gone, the *first* lost agent): tried again
   without using the caller's attempts, but only for `INFRASTRUCTURE_PATIENCE_S` after the first of them;
 * everything else, a second lost agent included, uses an attempt.
 
@@ -45,6 +45,7 @@ BACKOFFS: Mapping[Reason, Backoff] = MappingProxyType(
         Reason.INPUT_UNAVAILABLE: STORAGE,
         Reason.PUBLISH_FAILED: STORAGE,
         Reason.ENCODER_SESSION_LIMIT: INFRASTRUCTURE,
+        Reason.GPU_UNAVAILABLE: INFRASTRUCTURE,
         Reason.SCRATCH_FULL: INFRASTRUCTURE,
     }
 )
