@@ -1,6 +1,7 @@
 """What a task needs and what an agent has proved, in one vocabulary.
 
-A capability is a string ``kind:name`` as FFmpeg names it: ``encoder:aac``, ``filter:ebur128``, ``muxer:mp4``.
+A capability is a string ``kind:name`` as FFmpeg names it: ``encoder:aac``, ``filter:ebur128``, ``muxer:mp4``,
+``hwaccel:cuda``. Those that need a device, or files besides the executable, are proved by use, never by a listing.
 """
 
 import json
@@ -25,6 +26,16 @@ def audio_filter(name: str) -> str:
 def muxer(name: str) -> str:
     """The capability of writing FFmpeg's output format ``name``."""
     return f"muxer:{name}"
+
+
+def hwaccel(name: str) -> str:
+    """The capability of decoding on a device by FFmpeg's ``-hwaccel name``."""
+    return f"hwaccel:{name}"
+
+
+def tried(name: str) -> str:
+    """The capability that a trial of ``name`` proves: an encoder's, unless the name says another kind."""
+    return name if ":" in name else encoder(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What a failed invocation means, from its purpose and its log (FFmpeg 5.1 to 9.0, ``-loglevel level+info``). Pure."""
 
 import re
+from dataclasses import dataclass
 
 from presets.plan import Invocation, Purpose
 from presets.reasons import Reason
@@ -88,7 +89,7 @@ def diagnose(invocation: Invocation, exit_status: int, log_tail: str) -> tuple[R
     if _SCRATCH_FULL.search(log_tail):
         return Reason.SCRATCH_FULL, "the scratch disk is full"
     if (fault := gpu_fault(log_tail)) is not None:
-        return fault
+        return fault.reason, f"{fault.words}: {fault.line}"
     if exit_status < 0:
         return Reason.FFMPEG_FAILED, f"FFmpeg was ended by signal {-exit_status} in step {invocation.id}{told}"
     if invocation.purpose is Purpose.VERIFY:
@@ -101,17 +102,26 @@ def diagnose(invocation: Invocation, exit_status: int, log_tail: str) -> tuple[R
     return Reason.FFMPEG_FAILED, f"FFmpeg ended with status {exit_status} in step {invocation.id}{told}"
 
 
-def gpu_fault(log: str) -> tuple[Reason, str] | None:
-    """The reason and a message for what a GPU or its driver refused; None where nothing of the kind is in the log.
+@dataclass(frozen=True, slots=True)
+class GpuFault:
+    """What a GPU or its driver refused: in words, and the line of the log that says so.
 
-    ENCODER_SESSION_LIMIT: it is busy now and will serve another time. GPU_UNAVAILABLE: it serves nobody as it stands.
-    FFMPEG_FAILED: it will never serve this.
+    ``reason`` is ENCODER_SESSION_LIMIT where it is busy now and will serve another time, GPU_UNAVAILABLE where it
+    serves nobody as it stands, FFMPEG_FAILED where it will never serve this.
     """
+
+    reason: Reason
+    words: str
+    line: str
+
+
+def gpu_fault(log: str) -> GpuFault | None:
+    """The fault of a GPU that a log tells; None where nothing of the kind is in it."""
     lines = [(f"{context}{said}", said.strip()) for context, said in _GRAVE.findall(log)]
     for pattern, reason, words in _GPU_FAULTS:
         for line, said in lines:
             if pattern.search(line):
-                return reason, f"{words}: {said}"
+                return GpuFault(reason, words, said)
     return None
 
 
