@@ -121,10 +121,13 @@ def _having(capability: str, capabilities: fleet_service_pb2.Capabilities) -> st
 
 def _nvenc(capabilities: fleet_service_pb2.Capabilities) -> Iterator[Finding]:
     used = _trials(capabilities, *trials.ENCODERS)
-    proved = [f"{trial.encoder} {_where(trial, binary)}" for binary, trial in used if trial.works]
+    proved: dict[str, list[str]] = {}
+    for binary, trial in used:
+        if trial.works:
+            proved.setdefault(_where(trial, binary), []).append(trial.encoder)
     words = "encoding video on an NVIDIA GPU does not work"
     if proved:
-        detail = f"proved by trial encodes: {', '.join(proved)}"
+        detail = "; ".join(["proved by trial encodes", *(f"{', '.join(names)} {at}" for at, names in proved.items())])
         sessions = [f"{gpu.encoder_sessions} on gpu {gpu.index}" for gpu in capabilities.gpus if gpu.encoder_sessions]
         if sessions:
             yield Finding("nvenc", True, f"{detail}; encoder sessions at once: {', '.join(sessions)}", "")
