@@ -105,7 +105,7 @@ def capability_rows(capabilities: fleet_service_pb2.Capabilities) -> list[tuple[
             kind: sum(name.startswith(f"{kind}:") for name in binary.capabilities)
             for kind in ("encoder", "decoder", "filter", "muxer", "hwaccel")
         }
-        able = ", ".join(f"{number} {kind}s" for kind, number in count.items() if number)
+        able = ", ".join(f"{number} {kind}{'s' * (number > 1)}" for kind, number in count.items() if number)
         rows.append(("ffmpeg", f"{binary.version} ({binary.path}); {able}; starts in {_ms(binary)}"))
         for trial in binary.trials:
             where = f" on {trial.device}" if trial.device else ""

@@ -127,7 +127,7 @@ def _nvenc(capabilities: fleet_service_pb2.Capabilities) -> Iterator[Finding]:
             proved.setdefault(_where(trial, binary), []).append(trial.encoder)
     words = "encoding video on an NVIDIA GPU does not work"
     if proved:
-        detail = "; ".join(["proved by trial encodes", *(f"{', '.join(names)} {at}" for at, names in proved.items())])
+        detail = "proved by trial encodes: " + "; ".join(f"{', '.join(names)} {at}" for at, names in proved.items())
         sessions = [f"{gpu.encoder_sessions} on gpu {gpu.index}" for gpu in capabilities.gpus if gpu.encoder_sessions]
         if sessions:
             yield Finding("nvenc", True, f"{detail}; encoder sessions at once: {', '.join(sessions)}", "")

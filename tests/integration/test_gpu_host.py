@@ -108,6 +108,18 @@ def test_an_encode_with_the_options_of_nvenc(tmp_path: Path, codec: str, name: s
     assert key_frames(tmp_path / "x.mp4") == [0.0, 1.0]
 
 
+@pytest.mark.parametrize(("codec", "profile"), [("h264_nvenc", "high"), ("hevc_nvenc", "main")])
+def test_an_encode_as_the_presets_ask_for_it(tmp_path: Path, codec: str, profile: str) -> None:
+    """Every option with the stream it is for."""
+    host = GpuHost(tmp_path / "host", [SimulatedGpu(lost=True), SimulatedGpu()])
+    asked = {"preset": "p5", "tune": "hq", "rc": "vbr", "b": "0", "profile": profile, "forced-idr": "1", "cq": "23"}
+    asked |= {"g": "100000", "flags": "+bitexact+cgop", "gpu": "1", "force_key_frames": "expr:gte(t,n_forced*1)"}
+    options = [text for name, value in asked.items() for text in (f"-{name}:v", value)]
+    done = host.run(*_SOURCE, "-pix_fmt", "yuv420p", "-c:v", codec, *options, str(tmp_path / "x.mp4"))
+    assert done.returncode == 0, done.stderr
+    assert key_frames(tmp_path / "x.mp4") == [0.0, 1.0]
+
+
 def test_a_ladder_takes_a_session_for_each_rendition(tmp_path: Path) -> None:
     """Two of two fit, and were given back; three of two do not."""
     host = GpuHost(tmp_path / "host", [SimulatedGpu(sessions=2)])
