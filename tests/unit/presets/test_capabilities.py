@@ -6,7 +6,17 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presets.capabilities import Alternative, Binary, Requirements, Resources, choose_binary, missing
+from presets.capabilities import (
+    Alternative,
+    Binary,
+    Requirements,
+    Resources,
+    choose_binary,
+    encoder,
+    hwaccel,
+    missing,
+    tried,
+)
 
 AAC = Alternative((frozenset({"encoder:aac", "encoder:libfdk_aac"}), frozenset({"filter:ebur128"})))
 
@@ -62,3 +72,9 @@ def test_requirements_survive_json() -> None:
     restored = Requirements.from_json(json.loads(json.dumps(required.to_json())))
     assert restored.class_key() == required.class_key()
     assert restored == required
+
+
+def test_what_a_trial_proves() -> None:
+    """Encoders are tried by their bare names, as they always were; everything else by the capability's."""
+    assert tried("h264_nvenc") == encoder("h264_nvenc") == "encoder:h264_nvenc"
+    assert tried("hwaccel:cuda") == hwaccel("cuda") == "hwaccel:cuda"
