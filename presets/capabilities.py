@@ -7,7 +7,7 @@ A capability is a string ``kind:name`` as FFmpeg names it: ``encoder:aac``, ``fi
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any, Self
 
 MEBIBYTE = 1 << 20
@@ -68,6 +68,11 @@ class Resources:
     encoder_sessions: int = 0
     gpu_memory_bytes: int = 0
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU is needed."""
+        return self.encoder_sessions > 0 or self.gpu_memory_bytes > 0
+
     def rounded_up(self) -> "Resources":
         """Each amount rounded up to a power of two, so that few distinct classes exist."""
         return Resources(*(_power_of_two(n) for n in astuple(self)))
@@ -105,6 +110,17 @@ class Requirements:
     def class_key(self) -> str:
         """Canonical form of all alternatives and their delays."""
         return json.dumps([[a.class_key(), float(a.open_after_s)] for a in self.alternatives], separators=(",", ":"))
+
+    def after_gpu_failure(self) -> Self:
+        """What to ask for after a GPU was used up or failed; the same where nothing does without one.
+
+        First, ways without a GPU open at once, so that another GPU that is free still comes before them; where they
+        were open already, they come first.
+        """
+        opened = tuple(way if way.resources.on_gpu else replace(way, open_after_s=0.0) for way in self.alternatives)
+        if opened != self.alternatives:
+            return type(self)(opened)
+        return type(self)(tuple(sorted(opened, key=lambda way: way.resources.on_gpu)))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -51,6 +51,8 @@ BACKOFFS: Mapping[Reason, Backoff] = MappingProxyType(
 )
 AT_ONCE = frozenset({Reason.AGENT_STOPPING, Reason.AGENT_LOST})
 """The agent is gone, not the place wrong: nothing is gained by waiting."""
+BLAMES_GPU = frozenset({Reason.ENCODER_SESSION_LIMIT, Reason.GPU_UNAVAILABLE})
+"""Failures that another way of doing the task, without a GPU, would not meet."""
 BLAMES_AGENT = frozenset({Reason.FFMPEG_FAILED, Reason.OUTPUT_INVALID, Reason.STALLED, Reason.INTERNAL})
 """Failures that may be the machine's: two different tasks of a class that fail so block the class there."""
 
