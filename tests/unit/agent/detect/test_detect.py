@@ -171,6 +171,19 @@ def test_gpu_without_encoders_is_remembered(tmp_path: Path, imitation: Imitation
     assert calls(path) == 0
 
 
+def test_encoding_and_decoding_are_proved_apart(
+    tmp_path: Path, imitation: Imitation, machine: Callable[..., None]
+) -> None:
+    """A GPU that encodes and does not decode has sessions, and no `hwaccel:cuda`."""
+    machine(GPU)
+    said = "echo '[h264 @ 0x5] [error] Hardware is lacking required capabilities' >&2; exit 1"
+    (binary,) = look(tmp_path, imitation(trial="exit 0", decoding=said)).binaries
+    assert "encoder:h264_nvenc" in binary.capabilities
+    assert "hwaccel:cuda" not in binary.capabilities
+    [trial] = [trial for trial in binary.trials if trial.encoder == "hwaccel:cuda"]
+    assert trial.message == "Hardware is lacking required capabilities"
+
+
 def test_a_gpu_that_goes_voids_nothing_of_the_others(
     tmp_path: Path, imitation: Imitation, machine: Callable[..., None]
 ) -> None:
