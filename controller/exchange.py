@@ -20,7 +20,7 @@ from controller.store.leasing import Leased
 from controller.store.tables import AgentId, AttemptId
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import fleet_service_pb2
-from presets.capabilities import Resources
+from presets.capabilities import Resources, tried
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
 
@@ -68,7 +68,7 @@ def offer_of(
         media_roots=tuple(capabilities.media_roots),
         binaries=tuple(frozenset(binary.capabilities) for binary in capabilities.binaries),
         failed_trials={
-            f"encoder:{trial.encoder}": trial.message
+            tried(trial.encoder): trial.message
             for binary in capabilities.binaries
             for trial in binary.trials
             if not trial.works

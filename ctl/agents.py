@@ -103,21 +103,28 @@ def capability_rows(capabilities: fleet_service_pb2.Capabilities) -> list[tuple[
     for binary in capabilities.binaries:
         count = {
             kind: sum(name.startswith(f"{kind}:") for name in binary.capabilities)
-            for kind in ("encoder", "decoder", "filter", "muxer")
+            for kind in ("encoder", "decoder", "filter", "muxer", "hwaccel")
         }
-        able = ", ".join(f"{number} {kind}s" for kind, number in count.items() if number)
+        able = ", ".join(f"{number} {kind}{'s' * (number > 1)}" for kind, number in count.items() if number)
         rows.append(("ffmpeg", f"{binary.version} ({binary.path}); {able}; starts in {_ms(binary)}"))
         for trial in binary.trials:
             where = f" on {trial.device}" if trial.device else ""
-            verdict = "works" if trial.works else f"does not work: {trial.message}"
+            # One that met a busy GPU says so itself.
+            failed = trial.message if trial.message.startswith("busy now") else f"does not work: {trial.message}"
+            verdict = "works" if trial.works else failed
             rows.append(("", f"{trial.encoder}{where}: {verdict}"))
-    rows += [
-        ("GPU", f"{gpu.index}: {gpu.name}, {render.size(gpu.memory_bytes)}, driver {gpu.driver_version}")
-        for gpu in capabilities.gpus
-    ]
+    rows += [("GPU", f"{gpu.index}: {_gpu(gpu)}") for gpu in capabilities.gpus]
+    if capabilities.gpus and capabilities.gpu_message:
+        rows.append(("", capabilities.gpu_message))
     if not capabilities.gpus:
         rows.append(("GPU", f"none: {capabilities.gpu_message}" if capabilities.gpu_message else "none"))
     return rows
+
+
+def _gpu(gpu: fleet_service_pb2.Gpu) -> str:
+    memory = render.size(gpu.memory_bytes) if gpu.memory_bytes else "no memory of its own"
+    sessions = f"{gpu.encoder_sessions} encoder sessions" if gpu.encoder_sessions else "encodes nothing"
+    return f"{gpu.name}, {memory}, driver {gpu.driver_version}, {sessions}"
 
 
 def _ms(binary: fleet_service_pb2.FfmpegBinary) -> str:

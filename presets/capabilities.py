@@ -1,12 +1,13 @@
 """What a task needs and what an agent has proved, in one vocabulary.
 
-A capability is a string ``kind:name`` as FFmpeg names it: ``encoder:aac``, ``filter:ebur128``, ``muxer:mp4``.
+A capability is a string ``kind:name`` as FFmpeg names it: ``encoder:aac``, ``filter:ebur128``, ``muxer:mp4``,
+``hwaccel:cuda``. Those that need a device, or files besides the executable, are proved by use, never by a listing.
 """
 
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any, Self
 
 MEBIBYTE = 1 << 20
@@ -25,6 +26,16 @@ def audio_filter(name: str) -> str:
 def muxer(name: str) -> str:
     """The capability of writing FFmpeg's output format ``name``."""
     return f"muxer:{name}"
+
+
+def hwaccel(name: str) -> str:
+    """The capability of decoding on a device by FFmpeg's ``-hwaccel name``."""
+    return f"hwaccel:{name}"
+
+
+def tried(name: str) -> str:
+    """The capability that a trial of ``name`` proves: an encoder's, unless the name says another kind."""
+    return name if ":" in name else encoder(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,11 @@ class Resources:
     scratch_bytes: int = 0
     encoder_sessions: int = 0
     gpu_memory_bytes: int = 0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU is needed."""
+        return self.encoder_sessions > 0 or self.gpu_memory_bytes > 0
 
     def rounded_up(self) -> "Resources":
         """Each amount rounded up to a power of two, so that few distinct classes exist."""
@@ -94,6 +110,17 @@ class Requirements:
     def class_key(self) -> str:
         """Canonical form of all alternatives and their delays."""
         return json.dumps([[a.class_key(), float(a.open_after_s)] for a in self.alternatives], separators=(",", ":"))
+
+    def after_gpu_failure(self) -> Self:
+        """What to ask for after a GPU was used up or failed; the same where nothing does without one.
+
+        First, ways without a GPU open at once, so that another GPU that is free still comes before them; where they
+        were open already, they come first.
+        """
+        opened = tuple(way if way.resources.on_gpu else replace(way, open_after_s=0.0) for way in self.alternatives)
+        if opened != self.alternatives:
+            return type(self)(opened)
+        return type(self)(tuple(sorted(opened, key=lambda way: way.resources.on_gpu)))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -1,14 +1,63 @@
 """What a failed invocation means, from its purpose and its log (FFmpeg 5.1 to 9.0, ``-loglevel level+info``). Pure."""
 
 import re
+from dataclasses import dataclass
 
 from presets.plan import Invocation, Purpose
 from presets.reasons import Reason
 
 _SCRATCH_FULL = re.compile(r"No space left on device")
 
-#: A device out of encoder sessions says so in two ways.
-_SESSION_LIMIT = re.compile(r"OpenEncodeSessionEx failed: (out of memory|incompatible client key)")
+#: Lines that say what is wrong. What files call themselves is printed too, at a lower level.
+_GRAVE = re.compile(r"^((?:\[[^\]]*\] )*)\[(?:warning|error|fatal|panic)\] (.+)$", re.MULTILINE)
+
+#: What a GPU and its driver say, in the order in which it is looked for: `No capable devices found` follows most of it.
+_GPU_FAULTS = (
+    (
+        # One meaning in two words: older drivers say the first, newer ones the second.
+        re.compile(r"OpenEncodeSessionEx failed: (out of memory|incompatible client key|encoder busy)"),
+        Reason.ENCODER_SESSION_LIMIT,
+        "the GPU has no encoder session free",
+    ),
+    (
+        re.compile(r"CUDA_ERROR_OUT_OF_MEMORY|failed!?: out of memory \(10\)"),
+        Reason.ENCODER_SESSION_LIMIT,
+        "the GPU has no memory free",
+    ),
+    (
+        re.compile(r"CUDA_ERROR_DEVICES?_UNAVAILABLE"),
+        Reason.ENCODER_SESSION_LIMIT,
+        "another program has the GPU to itself",
+    ),
+    (
+        re.compile(r"_nvenc @ .*(not supported|exceeds? \d|need SDK)"),
+        Reason.FFMPEG_FAILED,
+        "the GPU cannot encode this",
+    ),
+    (
+        re.compile(r"Driver does not support the required nvenc API version"),
+        Reason.GPU_UNAVAILABLE,
+        "the NVIDIA driver is too old for this FFmpeg",
+    ),
+    (
+        re.compile(r"Cannot load (lib(cuda|nvidia-encode|nvcuvid)\.so|cu[A-Z])"),
+        Reason.GPU_UNAVAILABLE,
+        "the NVIDIA driver is not installed, or not whole",
+    ),
+    (
+        re.compile(r"OpenEncodeSessionEx failed: (unsupported device|no encode device)"),
+        Reason.GPU_UNAVAILABLE,
+        "the GPU has no encoder",
+    ),
+    (
+        re.compile(
+            r"failed -> CUDA_ERROR_|No (CUDA )?capable devices found|Requested GPU \d+, but only"
+            r"|failed!?: (invalid encoder device|invalid device|device does not exist) \(\d+\)"
+        ),
+        Reason.GPU_UNAVAILABLE,
+        "the GPU is missing or no longer answers",
+    ),
+)
 
 _ENCODER = re.compile(
     r"Error (while opening encoder|initializing output stream|encoding|submitting .{0,20}frame to the encoder)"
@@ -39,8 +88,8 @@ def diagnose(invocation: Invocation, exit_status: int, log_tail: str) -> tuple[R
     told = _first_error(log_tail)
     if _SCRATCH_FULL.search(log_tail):
         return Reason.SCRATCH_FULL, "the scratch disk is full"
-    if _SESSION_LIMIT.search(log_tail):
-        return Reason.ENCODER_SESSION_LIMIT, "the encoder device has no free session"
+    if (fault := gpu_fault(log_tail)) is not None:
+        return fault.reason, f"{fault.words}: {fault.line}"
     if exit_status < 0:
         return Reason.FFMPEG_FAILED, f"FFmpeg was ended by signal {-exit_status} in step {invocation.id}{told}"
     if invocation.purpose is Purpose.VERIFY:
@@ -51,6 +100,29 @@ def diagnose(invocation: Invocation, exit_status: int, log_tail: str) -> tuple[R
         if _UNREADABLE.search(log_tail) or _COMPONENT.search(log_tail):
             return Reason.INPUT_CORRUPT, f"an input cannot be decoded{told}"
     return Reason.FFMPEG_FAILED, f"FFmpeg ended with status {exit_status} in step {invocation.id}{told}"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFault:
+    """What a GPU or its driver refused: in words, and the line of the log that says so.
+
+    ``reason`` is ENCODER_SESSION_LIMIT where it is busy now and will serve another time, GPU_UNAVAILABLE where it
+    serves nobody as it stands, FFMPEG_FAILED where it will never serve this.
+    """
+
+    reason: Reason
+    words: str
+    line: str
+
+
+def gpu_fault(log: str) -> GpuFault | None:
+    """The fault of a GPU that a log tells; None where nothing of the kind is in it."""
+    lines = [(f"{context}{said}", said.strip()) for context, said in _GRAVE.findall(log)]
+    for pattern, reason, words in _GPU_FAULTS:
+        for line, said in lines:
+            if pattern.search(line):
+                return GpuFault(reason, words, said)
+    return None
 
 
 def _first_error(log_tail: str) -> str:

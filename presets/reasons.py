@@ -51,6 +51,7 @@ class Reason(StrEnum):
     # how the work went
     FFMPEG_FAILED = auto()
     ENCODER_SESSION_LIMIT = auto()
+    GPU_UNAVAILABLE = auto()
     SCRATCH_FULL = auto()
     STALLED = auto()
     TIMED_OUT = auto()
@@ -143,7 +144,8 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.PUBLISH_FAILED: _retry("an output could not be published", "ABORTED"),
         Reason.PUBLISH_REFUSED: Fact("the attempt was ended before it could publish", "FAILED_PRECONDITION"),
         Reason.FFMPEG_FAILED: _retry("FFmpeg ended with an error", "INTERNAL"),
-        Reason.ENCODER_SESSION_LIMIT: _elsewhere("the encoder device has no free session", "RESOURCE_EXHAUSTED"),
+        Reason.ENCODER_SESSION_LIMIT: _elsewhere("the GPU has no encoder session or memory free", "RESOURCE_EXHAUSTED"),
+        Reason.GPU_UNAVAILABLE: _elsewhere("the GPU or its driver is missing or does not answer", "UNAVAILABLE"),
         Reason.SCRATCH_FULL: _elsewhere("the agent's scratch disk is full", "RESOURCE_EXHAUSTED"),
         Reason.STALLED: _retry("FFmpeg made no progress", "DEADLINE_EXCEEDED"),
         Reason.TIMED_OUT: _retry("the time allowed was used up", "DEADLINE_EXCEEDED"),

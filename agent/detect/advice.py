@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.detect import trials
 from mediactl.v1 import fleet_service_pb2
+from presets.capabilities import tried
 
 _LOW_SCRATCH_BYTES = 10 * 1024**3
 _STATIC = "pip install 'mediactl[static-ffmpeg]'"
@@ -43,6 +45,21 @@ _PARTS = (
 )
 
 
+#: What to do about a trial that failed, by words of its message.
+_GPU_REMEDIES = (
+    (trials.BUSY, "nothing: it is tried again in minutes; or end the other programs that use the GPU"),
+    ("has no encoder", "nothing: A100, H100 and their like have none; video is encoded on other GPUs or the processor"),
+    ("cannot encode this", "nothing: GPUs of this generation lack this encoder"),
+    ("too old", f"install the driver that FFmpeg asks for, or an FFmpeg that asks for less: {_FULL}"),
+    (
+        "not whole",
+        "install the driver with its encoding library (libnvidia-encode1); for a container set "
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video",
+    ),
+)
+_OTHER_GPU_REMEDY = "see what FFmpeg, nvidia-smi and dmesg say; restarting the machine brings back a GPU that was lost"
+
+
 def missing_advice(capabilities: fleet_service_pb2.Capabilities) -> list[Finding]:
     """Findings on what :func:`agent.detect.detect` found, the indispensable first."""
     return [
@@ -50,7 +67,8 @@ def missing_advice(capabilities: fleet_service_pb2.Capabilities) -> list[Finding
         *_ffmpeg(capabilities),
         _ffprobe(capabilities),
         *(_part(part, capabilities) for part in _PARTS),
-        _nvenc(capabilities),
+        *_nvenc(capabilities),
+        *_decoding(capabilities),
         _scratch(capabilities),
         *_media_roots(capabilities),
     ]
@@ -90,30 +108,72 @@ def _part(part: _Part, capabilities: fleet_service_pb2.Capabilities) -> Finding:
     if part.instead and (found := _having(part.instead, capabilities)):
         instead = part.instead.partition(":")[2]
         return Finding(name, True, f"{part.needed_for}: not there, which is fine; {instead} of {found} is used", "")
-    return Finding(name, False, f"not there; needed for {part.needed_for}", part.remedy)
+    failed = [
+        trial.message for b in capabilities.binaries for trial in b.trials if tried(trial.encoder) == part.capability
+    ]
+    trouble = f"does not work ({'; '.join(failed)})" if failed else "not there"
+    return Finding(name, False, f"{trouble}; needed for {part.needed_for}", part.remedy)
 
 
 def _having(capability: str, capabilities: fleet_service_pb2.Capabilities) -> str:
     return ", ".join(f"ffmpeg {b.version}" for b in capabilities.binaries if b.version and capability in b.capabilities)
 
 
-def _nvenc(capabilities: fleet_service_pb2.Capabilities) -> Finding:
-    trials = [(binary, trial) for binary in capabilities.binaries if binary.version for trial in binary.trials]
-    proved = [
-        f"{trial.encoder} on {trial.device} with ffmpeg {binary.version}" for binary, trial in trials if trial.works
-    ]
-    if proved:
-        return Finding("nvenc", True, f"proved by trial encodes: {', '.join(proved)}", "")
+def _nvenc(capabilities: fleet_service_pb2.Capabilities) -> Iterator[Finding]:
+    used = _trials(capabilities, *trials.ENCODERS)
+    proved: dict[str, list[str]] = {}
+    for binary, trial in used:
+        if trial.works:
+            proved.setdefault(_where(trial, binary), []).append(trial.encoder)
     words = "encoding video on an NVIDIA GPU does not work"
-    if not capabilities.gpus:
-        reasons = [capabilities.gpu_message, *dict.fromkeys(trial.message for _, trial in trials)]
+    if proved:
+        detail = "proved by trial encodes: " + "; ".join(f"{', '.join(names)} {at}" for at, names in proved.items())
+        sessions = [f"{gpu.encoder_sessions} on gpu {gpu.index}" for gpu in capabilities.gpus if gpu.encoder_sessions]
+        if sessions:
+            yield Finding("nvenc", True, f"{detail}; encoder sessions at once: {', '.join(sessions)}", "")
+        else:
+            remedy = "let the agent see its GPUs, in a container by NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
+            unseen = f"{detail}, but no GPU is seen whose sessions could be counted: {capabilities.gpu_message}"
+            yield Finding("nvenc", False, unseen, remedy)
+    elif not capabilities.gpus:
+        reasons = [capabilities.gpu_message, *dict.fromkeys(trial.message for _, trial in used)]
         remedy = "where this machine has an NVIDIA GPU: apt-get install nvidia-driver, then reboot; else nothing"
-        return Finding("nvenc", False, f"{words}: {'; '.join(filter(None, reasons))}", remedy)
-    if not trials:
-        return Finding("nvenc", False, f"{words}: no FFmpeg here was built with NVENC", _FULL)
-    said = "; ".join(f"{t.encoder} on {t.device}, ffmpeg {b.version}: {t.message}" for b, t in trials)
-    remedy = "see what FFmpeg says: a newer driver, or a GPU that has encoders (A100, H100 and their like have none)"
-    return Finding("nvenc", False, f"{words}: {said}", remedy)
+        yield Finding("nvenc", False, f"{words}: {'; '.join(filter(None, reasons))}", remedy)
+    elif not used:
+        yield Finding("nvenc", False, f"{words}: no FFmpeg here was built with NVENC", _FULL)
+    if capabilities.gpus:
+        yield from _failed("nvenc", "" if proved else words, used)
+
+
+def _decoding(capabilities: fleet_service_pb2.Capabilities) -> Iterator[Finding]:
+    used = _trials(capabilities, trials.DECODING)
+    proved = [_where(trial, binary) for binary, trial in used if trial.works]
+    if proved:
+        yield Finding("nvdec", True, f"decoding video on a GPU, proved by doing it: {', '.join(proved)}", "")
+    yield from _failed("nvdec", "" if proved else "decoding video on a GPU does not work", used)
+
+
+_Used = list[tuple[fleet_service_pb2.FfmpegBinary, fleet_service_pb2.Trial]]
+
+
+def _trials(capabilities: fleet_service_pb2.Capabilities, *names: str) -> _Used:
+    return [(b, trial) for b in capabilities.binaries if b.version for trial in b.trials if trial.encoder in names]
+
+
+def _where(trial: fleet_service_pb2.Trial, binary: fleet_service_pb2.FfmpegBinary) -> str:
+    return f"{f'on {trial.device} ' if trial.device else ''}with ffmpeg {binary.version}"
+
+
+def _failed(subject: str, words: str, used: _Used) -> Iterator[Finding]:
+    """A finding for each kind of failure, naming all trials that failed so."""
+    by_message: dict[str, list[str]] = {}
+    for binary, trial in used:
+        if not trial.works:
+            by_message.setdefault(trial.message, []).append(f"{trial.encoder} {_where(trial, binary)}")
+    for message, which in by_message.items():
+        remedy = next((remedy for needle, remedy in _GPU_REMEDIES if needle in message), _OTHER_GPU_REMEDY)
+        detail = f"{', '.join(which)}: {message}"
+        yield Finding(subject, False, f"{words}: {detail}" if words else detail, remedy)
 
 
 def _scratch(capabilities: fleet_service_pb2.Capabilities) -> Finding:

@@ -6,9 +6,11 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from agent.detect import trials
 from agent.detect.command import Answer, ask
 from agent.media.failure import quote
 from mediactl.v1 import fleet_service_pb2
@@ -24,6 +26,17 @@ _HARDWARE = re.compile(
 _KINDS = ("encoder", "decoder", "filter", "muxer")
 
 _STARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A binary with the capabilities that being built in proves, and those that only a trial does (``unproved``).
+
+    The latter are named as :mod:`agent.detect.trials` does.
+    """
+
+    binary: fleet_service_pb2.FfmpegBinary
+    unproved: frozenset[str]
 
 
 class CannotProbe(Exception):
@@ -42,10 +55,8 @@ def find(configured: Sequence[str] = (), *, path: str | None = None, bundled: bo
     return list(found.values())
 
 
-def probe(path: str) -> tuple[fleet_service_pb2.FfmpegBinary, frozenset[str]]:
-    """Version, digest, start time and capabilities of a binary, and the hardware encoders it was built with.
-
-    The latter are not among the capabilities: see :data:`_HARDWARE`.
+def probe(path: str) -> Built:
+    """Version, digest, start time and capabilities of a binary.
 
     :raises CannotProbe: it is not there, does not start or is not FFmpeg.
     """
@@ -55,17 +66,21 @@ def probe(path: str) -> tuple[fleet_service_pb2.FfmpegBinary, frozenset[str]]:
     except OSError as error:
         raise CannotProbe(f"{path} cannot be read: {error.strerror}") from error
     version, start_ms = _start(path)
-    listed = {kind: frozenset(names(_must(ask([path, "-hide_banner", f"-{kind}s"]), path))) for kind in _KINDS}
+    listed = {kind: frozenset(names(_list(path, kind))) for kind in _KINDS}
+    capabilities = {
+        f"{kind}:{name}" for kind, names_ in listed.items() for name in names_ if not _HARDWARE.search(name)
+    }
+    unproved = listed["encoder"] & set(trials.ENCODERS) | capabilities & {trials.VMAF}
+    if "cuda" in _list(path, "hwaccel").split():
+        unproved |= {trials.DECODING}
     binary = fleet_service_pb2.FfmpegBinary(
         path=path,
         version=version,
         sha256=digest,
-        capabilities=sorted(
-            f"{kind}:{name}" for kind, names_ in listed.items() for name in names_ if not _HARDWARE.search(name)
-        ),
+        capabilities=sorted(capabilities - unproved),
         start_milliseconds=start_ms,
     )
-    return binary, frozenset(filter(_HARDWARE.search, listed["encoder"]))
+    return Built(binary, unproved)
 
 
 def names(listing: str) -> Iterator[str]:
@@ -82,6 +97,10 @@ def names(listing: str) -> Iterator[str]:
         words = line.split()
         if len(words) >= 2:
             yield from words[1].split(",")
+
+
+def _list(path: str, kind: str) -> str:
+    return _must(ask([path, "-hide_banner", f"-{kind}s"]), path)
 
 
 def _start(path: str) -> tuple[str, float]:

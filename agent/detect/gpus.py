@@ -1,5 +1,7 @@
 """Which NVIDIA GPUs the driver shows."""
 
+import os
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -20,17 +22,20 @@ _WORDS = {
 }
 
 
-def gpus(nvml: ModuleType | Any = pynvml) -> tuple[list[fleet_service_pb2.Gpu], str]:
+def gpus(
+    nvml: ModuleType | Any = pynvml, *, environ: Mapping[str, str] = os.environ
+) -> tuple[list[fleet_service_pb2.Gpu], str]:
     """The GPUs, and in words why there are none or why some are missing (empty where nothing is wrong).
 
-    ``nvml`` is NVIDIA's binding (nvidia-ml-py), or something that answers like it.
+    ``nvml`` is NVIDIA's binding (nvidia-ml-py), or something that answers like it. Where CUDA_VISIBLE_DEVICES names
+    GPUs, FFmpeg sees no others and counts them in that order; so does this.
     """
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
         return [], _words(error)
     try:
-        return _listed(nvml)
+        return _visible(*_listed(nvml), environ.get("CUDA_VISIBLE_DEVICES"))
     except nvml.NVMLError as error:
         return [], _words(error)
     finally:
@@ -62,6 +67,29 @@ def _listed(nvml: ModuleType | Any) -> tuple[list[fleet_service_pb2.Gpu], str]:
     if not found and not troubles:
         troubles.append(f"the NVIDIA driver {driver} is loaded but shows no GPU")
     return found, "; ".join(troubles)
+
+
+def _visible(
+    listed: list[fleet_service_pb2.Gpu], trouble: str, names: str | None
+) -> tuple[list[fleet_service_pb2.Gpu], str]:
+    if names is None:
+        return listed, trouble
+    chosen: list[fleet_service_pb2.Gpu] = []
+    for name in map(str.strip, names.split(",")):
+        gpu = next((gpu for gpu in listed if _is_called(gpu, name)), None)
+        # CUDA heeds nothing from the first name on that is none, or that repeats.
+        if gpu is None or gpu in chosen:
+            break
+        chosen.append(gpu)
+    for index, gpu in enumerate(chosen):
+        gpu.index = index
+    if listed and not chosen:
+        trouble = "; ".join(filter(None, [trouble, f"CUDA_VISIBLE_DEVICES={names} hides every GPU"]))
+    return chosen, trouble
+
+
+def _is_called(gpu: fleet_service_pb2.Gpu, name: str) -> bool:
+    return int(name) == gpu.index if name.isdecimal() else name.startswith("GPU-") and gpu.uuid.startswith(name)
 
 
 def _words(error: Exception) -> str:

@@ -13,4 +13,4 @@ def child_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]
     """The variables for a child process, messages in English and without colours."""
     kept = {name: value for name, value in environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
     # CUDA numbers GPUs by speed unless told otherwise, the driver's library by bus: `-gpu N` must mean one thing.
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **kept, "LC_ALL": "C.UTF-8", "AV_LOG_FORCE_NOCOLOR": "1"}
+    return {**kept, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "LC_ALL": "C.UTF-8", "AV_LOG_FORCE_NOCOLOR": "1"}

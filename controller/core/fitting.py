@@ -95,7 +95,7 @@ def too_small(offer: Offer, asked: Resources) -> list[str]:
         reasons.append(f"has {total.cores} cores, {asked.cores} are needed")
     if asked.memory_bytes > total.memory_bytes:
         reasons.append(f"has {_mib(total.memory_bytes)} of memory, {_mib(asked.memory_bytes)} are needed")
-    if _takes_gpu(asked) and not any(
+    if asked.on_gpu and not any(
         (gpu.total_sessions is None or gpu.total_sessions >= asked.encoder_sessions)
         and (gpu.total_memory_bytes is None or gpu.total_memory_bytes >= asked.gpu_memory_bytes)
         for gpu in offer.gpus
@@ -131,7 +131,7 @@ def fits(offer: Offer, asked: Resources) -> bool:
         and free.cores >= (asked.cores or 1)
         and free.memory_bytes >= asked.memory_bytes
         and free.scratch_bytes >= asked.scratch_bytes
-        and (not _takes_gpu(asked) or choose_gpu(offer, asked) is not None)
+        and (not asked.on_gpu or choose_gpu(offer, asked) is not None)
     )
 
 
@@ -148,14 +148,14 @@ def full(offer: Offer, alternative: Alternative) -> list[str]:
         reasons.append(f"has {_mib(free.memory_bytes)} of memory free, {_mib(asked.memory_bytes)} are needed")
     if asked.scratch_bytes > free.scratch_bytes:
         reasons.append(f"has {_mib(free.scratch_bytes)} of scratch free, {_mib(asked.scratch_bytes)} are needed")
-    if _takes_gpu(asked) and choose_gpu(offer, asked) is None:
+    if asked.on_gpu and choose_gpu(offer, asked) is None:
         reasons.append(f"has no GPU with {_of_gpu(asked)} free")
     return reasons
 
 
 def choose_gpu(offer: Offer, asked: Resources) -> int | None:
     """The index of the GPU that has room and most sessions free, then most memory; None: none is asked for or has."""
-    if not _takes_gpu(asked):
+    if not asked.on_gpu:
         return None
     fitting = [
         gpu
@@ -212,10 +212,6 @@ def verdict(candidate: Candidate, offer: Offer, *, blocked: bool = False, shunne
             return []
         verdicts.append(reasons)
     return min(verdicts, key=len, default=["the task names no way to do it"])
-
-
-def _takes_gpu(asked: Resources) -> bool:
-    return asked.encoder_sessions > 0 or asked.gpu_memory_bytes > 0
 
 
 def _of_gpu(asked: Resources) -> str:

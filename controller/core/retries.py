@@ -3,7 +3,7 @@
 Three kinds of failure:
 
 * permanent (no retry can mend it): DEAD at once;
-* the infrastructure's (agent stopping, scratch full, encoder session limit, the *first* lost agent): tried again
+* the infrastructure's (agent stopping, scratch full, GPU busy or gone, the *first* lost agent): tried again
   without using the caller's attempts, but only for `INFRASTRUCTURE_PATIENCE_S` after the first of them;
 * everything else, a second lost agent included, uses an attempt.
 
@@ -45,11 +45,14 @@ BACKOFFS: Mapping[Reason, Backoff] = MappingProxyType(
         Reason.INPUT_UNAVAILABLE: STORAGE,
         Reason.PUBLISH_FAILED: STORAGE,
         Reason.ENCODER_SESSION_LIMIT: INFRASTRUCTURE,
+        Reason.GPU_UNAVAILABLE: INFRASTRUCTURE,
         Reason.SCRATCH_FULL: INFRASTRUCTURE,
     }
 )
 AT_ONCE = frozenset({Reason.AGENT_STOPPING, Reason.AGENT_LOST})
 """The agent is gone, not the place wrong: nothing is gained by waiting."""
+BLAMES_GPU = frozenset({Reason.ENCODER_SESSION_LIMIT, Reason.GPU_UNAVAILABLE})
+"""Failures that another way of doing the task, without a GPU, would not meet."""
 BLAMES_AGENT = frozenset({Reason.FFMPEG_FAILED, Reason.OUTPUT_INVALID, Reason.STALLED, Reason.INTERNAL})
 """Failures that may be the machine's: two different tasks of a class that fail so block the class there."""
 

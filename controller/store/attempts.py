@@ -9,12 +9,12 @@ from typing import Any, TypeAlias, assert_never
 
 from sqlalchemy import delete
 
-from controller.core.retries import BLAMES_AGENT, GiveUp, History, TryAgain, after_failure, uses_attempt
+from controller.core.retries import BLAMES_AGENT, BLAMES_GPU, GiveUp, History, TryAgain, after_failure, uses_attempt
 from controller.core.states import TaskEvent, TaskState
 from controller.store import tables, topics
 from controller.store.lanes import known_lanes
 from controller.store.records import AttemptRecord, TaskRecord
-from controller.store.refiling import expand, refile
+from controller.store.refiling import after_gpu_failure, expand, refile
 from controller.store.tables import AgentId, AttemptId, JobId, failures
 from controller.store.work import Happened, Work, failure_text
 from controller.store.writer import Tx
@@ -390,6 +390,8 @@ def fail(
         "infrastructure_since_us": since or (tx.now_us if facts.infrastructure else None),
         "avoid": json.dumps([*avoided, attempt.agent_id]),
     }
+    if reason in BLAMES_GPU:
+        columns |= after_gpu_failure(unit, task)
     match verdict:
         case TryAgain(not_before_s=at) if at <= tx.now_s and not publishing:
             gave_back = happened._replace(type="given_back")

@@ -55,6 +55,17 @@ def refile(unit: Work, attempt: AttemptRecord, task: TaskRecord, report: pb.EndR
     return ""
 
 
+def after_gpu_failure(unit: Work, task: TaskRecord) -> dict[str, Any]:
+    """What changes of a task whose GPU was used up or failed: it asks for one less, where it can do without."""
+    t = tables.tasks.c
+    stored = unit.tx.connection.execute(select(t.requirements).where(t.tenant == task.tenant, t.id == task.id))
+    before = Requirements.from_json(json.loads(stored.scalar_one()))
+    needs = before.after_gpu_failure()
+    if needs == before:
+        return {}
+    return {"lane": _lane(unit, task, needs), "requirements": json.dumps(needs.to_json())}
+
+
 def expand(unit: Work, attempt: AttemptRecord, task: TaskRecord, report: pb.EndReport, used: dict[str, Any]) -> str:
     """Complete the task and add those that it leaves behind. Returns what is wrong with the report, empty: nothing."""
     tx, job = unit.tx, unit.job_of(task)

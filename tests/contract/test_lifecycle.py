@@ -214,6 +214,7 @@ async def test_a_held_job_that_runs_is_stopped_at_its_deadline(desk: Desk) -> No
         (Reason.PUBLISH_FAILED, STORAGE),
         (Reason.SCRATCH_FULL, INFRASTRUCTURE),
         (Reason.ENCODER_SESSION_LIMIT, INFRASTRUCTURE),
+        (Reason.GPU_UNAVAILABLE, INFRASTRUCTURE),
     ],
 )
 async def test_each_failure_waits_twice_as_long_as_the_one_before(desk: Desk, reason: Reason, backoff: Backoff) -> None:

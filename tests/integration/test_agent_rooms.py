@@ -19,7 +19,7 @@ from agent.media.runner import LOG_NAME, Ran, run
 from agent.storage import Stores
 from agent.workspace import Workspace
 from mediactl.v1 import fleet_service_pb2
-from presets.capabilities import Binary
+from presets.capabilities import Binary, tried
 from presets.facts import MediaFacts
 from presets.formats import FORMAT_WHITELIST
 from presets.plan import Invocation, Purpose
@@ -131,12 +131,15 @@ def test_detection_is_quick(tmp_path: Path) -> None:
 
 
 def test_hardware_is_proved_or_explained(capabilities: fleet_service_pb2.Capabilities) -> None:
-    """An NVENC encoder is a capability exactly where a trial worked; every trial that failed has a reason."""
+    """What was tried is a capability exactly where a trial worked; every trial that failed has a reason."""
     assert capabilities.gpus or capabilities.gpu_message
     for binary in capabilities.binaries:
-        proved = {f"encoder:{trial.encoder}" for trial in binary.trials if trial.works}
-        assert {name for name in binary.capabilities if name.endswith("_nvenc")} == proved
-        assert all(trial.message for trial in binary.trials if not trial.works)
+        for trial in binary.trials:
+            alike = [other.works for other in binary.trials if other.encoder == trial.encoder]
+            assert (tried(trial.encoder) in binary.capabilities) == any(alike)
+            assert trial.works or trial.message
+        tried_encoders = {trial.encoder for trial in binary.trials}
+        assert not {name for name in binary.capabilities if name.endswith("_nvenc")} - set(map(tried, tried_encoders))
         assert not [name for name in binary.capabilities if name.endswith(("_vaapi", "_qsv", "_v4l2m2m", "_cuda"))]
 
 

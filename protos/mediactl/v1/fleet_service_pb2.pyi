@@ -98,13 +98,15 @@ class Trial(_message.Message):
     WORKS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     encoder: _builtins.str
-    """E.g. `h264_nvenc`."""
+    """An encoder, e.g. `h264_nvenc`, or a capability of another kind by its whole name, e.g. `hwaccel:cuda`."""
     device: _builtins.str
     """E.g. `gpu 0`. Empty where the machine has no device to try on."""
     works: _builtins.bool
-    """Whether a real tiny encode succeeded."""
+    """Whether a real tiny encode, or other use, succeeded."""
     message: _builtins.str
-    """Where it did not: what FFmpeg said."""
+    """Where it did not: why, and what FFmpeg said. Begins with `busy now` where others used the device up: it is tried
+    again in minutes.
+    """
     def __init__(
         self,
         *,
@@ -143,11 +145,13 @@ class FfmpegBinary(_message.Message):
     """How long the binary takes to start, in milliseconds."""
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it can do, e.g. `encoder:aac`, `filter:ebur128`, `muxer:mp4`. Hardware encoders only where a trial worked."""
+        """What it can do, e.g. `encoder:aac`, `filter:ebur128`, `muxer:mp4`, `hwaccel:cuda`. What was tried counts only where
+        a trial worked, on whichever device.
+        """
 
     @_builtins.property
     def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trial]:
-        """Hardware encoders that were tried."""
+        """What was tried: all that needs a device or files besides the binary."""
 
     def __init__(
         self,
@@ -180,7 +184,7 @@ class Gpu(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     ENCODER_SESSIONS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """As the driver counts."""
+    """As CUDA counts the GPUs that the agent may use, by bus: what FFmpeg takes for `-gpu`."""
     name: _builtins.str
     """E.g. `NVIDIA L4`."""
     uuid: _builtins.str
@@ -190,7 +194,9 @@ class Gpu(_message.Message):
     memory_bytes: _builtins.int
     """Memory in bytes."""
     encoder_sessions: _builtins.int
-    """How many encoder sessions it runs at once. 0: none."""
+    """How many encoder sessions tasks may use at once, one for each rendition: as the agent was told, otherwise by the
+    kind of GPU and driver. 0: no encoder of it worked.
+    """
     def __init__(
         self,
         *,
@@ -236,7 +242,7 @@ class Capabilities(_message.Message):
     scratch_bytes: _builtins.int
     """Scratch space in bytes that tasks may use."""
     gpu_message: _builtins.str
-    """Why there are no GPUs, where there are none."""
+    """Why there are no GPUs, or not all, where some are missing."""
     max_tasks: _builtins.int
     """How many tasks it runs at once at the most."""
     ffprobe_path: _builtins.str

@@ -20,7 +20,7 @@ from controller.core.retries import (
 from presets.reasons import Reason
 
 AT_ONCE = {Reason.AGENT_STOPPING, Reason.AGENT_LOST}
-ELSEWHERE = {Reason.ENCODER_SESSION_LIMIT, Reason.SCRATCH_FULL, *AT_ONCE}
+ELSEWHERE = {Reason.ENCODER_SESSION_LIMIT, Reason.GPU_UNAVAILABLE, Reason.SCRATCH_FULL, *AT_ONCE}
 PAID = {
     Reason.INPUT_UNAVAILABLE,
     Reason.OUTPUT_INVALID,
@@ -37,6 +37,7 @@ CLASSES = {
     Reason.INPUT_UNAVAILABLE: STORAGE,
     Reason.PUBLISH_FAILED: STORAGE,
     Reason.ENCODER_SESSION_LIMIT: INFRASTRUCTURE,
+    Reason.GPU_UNAVAILABLE: INFRASTRUCTURE,
     Reason.SCRATCH_FULL: INFRASTRUCTURE,
 }
 
@@ -132,7 +133,7 @@ def test_infrastructure_is_bounded_in_time(reason: Reason) -> None:
     assert verdict == GiveUp("the fleet could not run it for 60 minutes")
 
 
-@pytest.mark.parametrize("reason", [Reason.ENCODER_SESSION_LIMIT, Reason.SCRATCH_FULL])
+@pytest.mark.parametrize("reason", [Reason.ENCODER_SESSION_LIMIT, Reason.GPU_UNAVAILABLE, Reason.SCRATCH_FULL])
 @pytest.mark.parametrize("used", [0, 2])
 def test_the_infrastructures_pauses_grow_with_its_own_failures(reason: Reason, used: int) -> None:
     """Each free attempt doubles the pause up to a minute; attempts that were paid for don't count."""

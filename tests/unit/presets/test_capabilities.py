@@ -6,7 +6,17 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presets.capabilities import Alternative, Binary, Requirements, Resources, choose_binary, missing
+from presets.capabilities import (
+    Alternative,
+    Binary,
+    Requirements,
+    Resources,
+    choose_binary,
+    encoder,
+    hwaccel,
+    missing,
+    tried,
+)
 
 AAC = Alternative((frozenset({"encoder:aac", "encoder:libfdk_aac"}), frozenset({"filter:ebur128"})))
 
@@ -62,3 +72,23 @@ def test_requirements_survive_json() -> None:
     restored = Requirements.from_json(json.loads(json.dumps(required.to_json())))
     assert restored.class_key() == required.class_key()
     assert restored == required
+
+
+def test_what_a_trial_proves() -> None:
+    """Encoders are tried by their bare names, as they always were; everything else by the capability's."""
+    assert tried("h264_nvenc") == encoder("h264_nvenc") == "encoder:h264_nvenc"
+    assert tried("hwaccel:cuda") == hwaccel("cuda") == "hwaccel:cuda"
+
+
+def test_after_a_gpu_failed() -> None:
+    """What does without one opens at once, behind the GPUs; the next time it comes before them, and stays there."""
+    gpus = tuple(Alternative((), Resources(cores=cores, encoder_sessions=1)) for cores in (2, 1))
+    processor = tuple(Alternative((), Resources(cores=cores), open_after_s=30.0) for cores in (4, 1))
+    opened = tuple(Alternative((), way.resources) for way in processor)
+    first = Requirements((*gpus, *processor)).after_gpu_failure()
+    assert first == Requirements((*gpus, *opened))
+    second = first.after_gpu_failure()
+    assert second == Requirements((*opened, *gpus))
+    assert second.after_gpu_failure() == second
+    assert Requirements(gpus).after_gpu_failure() == Requirements(gpus)
+    assert Requirements(opened).after_gpu_failure() == Requirements(opened)

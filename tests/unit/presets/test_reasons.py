@@ -21,7 +21,13 @@ def test_codes_are_grpc_s() -> None:
 def test_infrastructure_is_retried() -> None:
     """What the fleet itself caused is always worth another try, and exactly these reasons are its own."""
     own = {reason for reason, fact in TABLE.items() if fact.infrastructure}
-    assert own == {Reason.ENCODER_SESSION_LIMIT, Reason.SCRATCH_FULL, Reason.AGENT_LOST, Reason.AGENT_STOPPING}
+    assert own == {
+        Reason.ENCODER_SESSION_LIMIT,
+        Reason.GPU_UNAVAILABLE,
+        Reason.SCRATCH_FULL,
+        Reason.AGENT_LOST,
+        Reason.AGENT_STOPPING,
+    }
     assert all(TABLE[reason].retryable for reason in own)
 
 

@@ -32,6 +32,7 @@ _FILTERS = """Filters:
  T.C ebur128           A->N       EBU R128 scanner.
  ... scale_cuda        V->V       GPU accelerated video resizer
  ..C amix              N->A       Audio mixing.
+ ..C libvmaf           VV->V      Calculate the VMAF between two video streams.
 """
 _MUXERS = """Formats:
  D.. = Demuxing supported
@@ -40,6 +41,13 @@ _MUXERS = """Formats:
   E  mp4             MP4 (MPEG-4 Part 14)
  DE  wav             WAV / WAVE (Waveform Audio)
   Ed alsa            ALSA audio output
+"""
+
+_HWACCELS = """Hardware acceleration methods:
+vdpau
+cuda
+vaapi
+
 """
 
 _SCRIPT = """#!/bin/sh
@@ -51,6 +59,9 @@ case "$*" in
 *-decoders) cat decoders ;;
 *-filters) cat filters ;;
 *-muxers) cat muxers ;;
+*-hwaccels) cat hwaccels ;;
+*"-hwaccel cuda"*) {decoding} ;;
+*libvmaf*) {vmaf} ;;
 *_nvenc*) {trial} ;;
 *) exit 8 ;;
 esac
@@ -61,16 +72,29 @@ NO_CUDA = "echo '[h264_nvenc @ 0x55] [error] Cannot load libcuda.so.1' >&2; exit
 
 @pytest.fixture
 def imitation(tmp_path: Path) -> Callable[..., str]:
-    """Makes a program that answers like FFmpeg; ``trial`` is what it does with an NVENC encode."""
+    """Makes a program that answers like FFmpeg; ``trial`` is what it does with an NVENC encode, and so on."""
 
-    def make(name: str = "one", *, version: str = "5.1.9-0+deb12u1", trial: str = NO_CUDA) -> str:
+    def make(
+        name: str = "one",
+        *,
+        version: str = "5.1.9-0+deb12u1",
+        trial: str = NO_CUDA,
+        decoding: str = "exit 0",
+        vmaf: str = "exit 0",
+    ) -> str:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        listings = {"encoders": _ENCODERS, "decoders": _DECODERS, "filters": _FILTERS, "muxers": _MUXERS}
+        listings = {
+            "encoders": _ENCODERS,
+            "decoders": _DECODERS,
+            "filters": _FILTERS,
+            "muxers": _MUXERS,
+            "hwaccels": _HWACCELS,
+        }
         for listing, text in listings.items():
             (folder / listing).write_text(text)
         program = folder / "ffmpeg"
-        program.write_text(_SCRIPT.format(version=version, trial=trial))
+        program.write_text(_SCRIPT.format(version=version, trial=trial, decoding=decoding, vmaf=vmaf))
         program.chmod(0o755)
         return str(program)
 

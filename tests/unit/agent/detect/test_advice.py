@@ -1,5 +1,7 @@
 """What is said to a person about a machine."""
 
+import pytest
+
 from agent.detect.advice import Finding, missing_advice
 from mediactl.v1.fleet_service_pb2 import Capabilities, Disk, FfmpegBinary, Gpu, Trial
 
@@ -25,7 +27,7 @@ def machine(
             Disk(path="/scratch", purpose="scratch", total_bytes=100 * GIB, free_bytes=50 * GIB),
             Disk(path="/srv/media", purpose="media", total_bytes=100 * GIB, free_bytes=50 * GIB),
         ],
-        gpus=[Gpu(index=0, name="NVIDIA L4")] if gpu else [],
+        gpus=[Gpu(index=0, name="NVIDIA L4", encoder_sessions=16)] if gpu else [],
         gpu_message="" if gpu else "no NVIDIA driver is installed",
         binaries=[
             FfmpegBinary(
@@ -75,8 +77,58 @@ def test_nvenc_on_a_gpu_that_has_none() -> None:
     trial = Trial(encoder="h264_nvenc", device="gpu 0", message="No capable devices found")
     finding = of("nvenc", machine(trials=[trial]))
     assert not finding.ok
-    assert "h264_nvenc on gpu 0, ffmpeg 9.0: No capable devices found" in finding.detail
+    assert "h264_nvenc on gpu 0 with ffmpeg 9.0: No capable devices found" in finding.detail
     assert "built with NVENC" in of("nvenc", machine(trials=[])).detail
+
+
+def test_sessions_are_told() -> None:
+    """What works is told with the number of sessions, and that of a GPU nobody can count is a finding."""
+    assert of("nvenc", machine()).detail.endswith("encoder sessions at once: 16 on gpu 0")
+    unseen = of("nvenc", machine(trials=[Trial(encoder="h264_nvenc", works=True)], gpu=False))
+    assert not unseen.ok
+    assert "NVIDIA_DRIVER_CAPABILITIES" in unseen.remedy
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("busy now, the GPU has no encoder session free: OpenEncodeSessionEx failed: out of memory (10)", "in minutes"),
+        ("the GPU has no encoder: OpenEncodeSessionEx failed: unsupported device (2)", "A100"),
+        ("the NVIDIA driver is too old for this FFmpeg: Driver does not support …", "asks for less"),
+        ("the NVIDIA driver is not installed, or not whole: Cannot load libnvidia-encode.so.1", "libnvidia-encode1"),
+        ("the GPU cannot encode this: Codec not supported; No capable devices found", "generation"),
+        ("the GPU is missing or no longer answers: cuInit(0) failed -> CUDA_ERROR_UNKNOWN", "dmesg"),
+    ],
+)
+def test_each_failure_on_a_gpu_has_its_remedy(message: str, remedy: str) -> None:
+    """One GPU works, the other does not: both are told, with what to do about it."""
+    two = machine(trials=[WORKS, Trial(encoder="h264_nvenc", device="gpu 1", message=message)])
+    findings = [finding for finding in missing_advice(two) if finding.subject == "nvenc"]
+    assert [finding.ok for finding in findings] == [True, False]
+    assert findings[1].detail == f"h264_nvenc on gpu 1 with ffmpeg 9.0: {message}"
+    assert remedy in findings[1].remedy
+
+
+def test_decoding_on_a_gpu_is_told_apart() -> None:
+    """A GPU may decode without encoding, and the other way round."""
+    trials = [Trial(encoder="h264_nvenc", device="gpu 0", message="x"), Trial(encoder="hwaccel:cuda", works=True)]
+    assert not of("nvenc", machine(trials=trials)).ok
+    assert of("nvdec", machine(trials=trials)).ok
+    trials = [WORKS, Trial(encoder="hwaccel:cuda", device="gpu 0", message="Cannot load libnvcuvid.so.1")]
+    assert of("nvenc", machine(trials=trials)).ok
+    assert "Cannot load libnvcuvid.so.1" in of("nvdec", machine(trials=trials)).detail
+
+
+def test_a_filter_that_failed_its_trial() -> None:
+    """libvmaf that is built in and lacks its model is told with what FFmpeg said."""
+    without = machine(
+        capabilities=EVERYTHING[:-2],
+        trials=[
+            WORKS,
+            Trial(encoder="filter:libvmaf", message="could not load libvmaf model with version: vmaf_v0.6.1"),
+        ],
+    )
+    assert "could not load libvmaf model" in of("libvmaf", without).detail
 
 
 def test_low_scratch_space() -> None:

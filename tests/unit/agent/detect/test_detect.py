@@ -11,6 +11,13 @@ from mediactl.v1 import fleet_service_pb2
 
 Imitation = Callable[..., str]
 
+BUSY = (
+    "test -e allowed || { echo '[x_nvenc @ 0x5] [error] OpenEncodeSessionEx failed: out of memory (10)' >&2; exit 1; }"
+)
+NONE = "echo '[x_nvenc @ 0x5] [error] OpenEncodeSessionEx failed: unsupported device (2): (no details)' >&2; exit 1"
+LOST = "test ! -e lost || { echo '[x_nvenc @ 0x5] [error] cuInit(0) failed -> CUDA_ERROR_UNKNOWN' >&2; exit 1; }"
+
+SECOND = fleet_service_pb2.Gpu(index=1, name="NVIDIA L4", uuid="GPU-1", driver_version="580.65.06")
 GPU = fleet_service_pb2.Gpu(index=0, name="NVIDIA L4", uuid="GPU-0", driver_version="580.65.06", memory_bytes=24 << 30)
 
 
@@ -60,9 +67,11 @@ def test_without_a_gpu_the_reason_is_kept(tmp_path: Path, imitation: Imitation) 
     """Without a GPU every encoder built in is tried once, fails, and is no capability."""
     found = look(tmp_path, imitation())
     (binary,) = found.binaries
+    no_driver = "the NVIDIA driver is not installed, or not whole: Cannot load libcuda.so.1"
     assert [(t.encoder, t.device, t.works, t.message) for t in binary.trials] == [
-        ("h264_nvenc", "", False, "Cannot load libcuda.so.1"),
-        ("hevc_nvenc", "", False, "Cannot load libcuda.so.1"),
+        ("filter:libvmaf", "", True, ""),
+        ("h264_nvenc", "", False, no_driver),
+        ("hevc_nvenc", "", False, no_driver),
     ]
     (usable,) = binaries(found)
     assert "encoder:libx264" in usable.capabilities
@@ -72,18 +81,22 @@ def test_without_a_gpu_the_reason_is_kept(tmp_path: Path, imitation: Imitation) 
 
 def test_proved_encoders_are_capabilities(tmp_path: Path, imitation: Imitation, machine: Callable[..., None]) -> None:
     """An encoder that worked on any GPU is a capability of that binary; one that failed on all is not."""
-    second = fleet_service_pb2.Gpu(index=1, uuid="GPU-1", driver_version="580.65.06")
-    machine(GPU, second)
+    machine(GPU, SECOND)
     trial = (
         "case \"$*\" in *h264_nvenc*'-gpu 1'*) exit 0 ;; *) echo '[error] No capable devices found' >&2; exit 1 ;; esac"
     )
     found = look(tmp_path, imitation(trial=trial))
     assert [(t.encoder, t.device, t.works) for t in found.binaries[0].trials] == [
+        ("filter:libvmaf", "", True),
         ("h264_nvenc", "gpu 0", False),
         ("hevc_nvenc", "gpu 0", False),
+        ("hwaccel:cuda", "gpu 0", True),
         ("h264_nvenc", "gpu 1", True),
         ("hevc_nvenc", "gpu 1", False),
+        ("hwaccel:cuda", "gpu 1", True),
     ]
+    assert [gpu.encoder_sessions for gpu in found.gpus] == [0, 16]
+    assert {"hwaccel:cuda", "filter:libvmaf"} <= set(found.binaries[0].capabilities)
     assert "encoder:h264_nvenc" in found.binaries[0].capabilities
     assert "encoder:hevc_nvenc" not in found.binaries[0].capabilities
     assert list(found.binaries[0].capabilities) == sorted(set(found.binaries[0].capabilities))
@@ -127,21 +140,116 @@ def test_changes_are_probed_again(tmp_path: Path, imitation: Imitation, machine:
     assert len(set(revisions)) == len(revisions)
 
 
-def test_failed_trials_on_a_gpu_are_tried_again(
+def test_busy_gpu_is_tried_again(tmp_path: Path, imitation: Imitation, machine: Callable[..., None]) -> None:
+    """A GPU that others use up has encoder sessions, proves nothing yet, and is tried at each look until it does."""
+    machine(GPU)
+    path = imitation(trial=BUSY)
+    first = look(tmp_path, path)
+    trials = [trial for trial in first.binaries[0].trials if trial.encoder == "h264_nvenc"]
+    assert [(trial.works, trial.message.startswith("busy now")) for trial in trials] == [(False, True)]
+    assert "encoder:h264_nvenc" not in first.binaries[0].capabilities
+    assert first.gpus[0].encoder_sessions == 16
+    calls(path)
+    Path(path).with_name("allowed").touch()
+    second = look(tmp_path, path)
+    assert calls(path) == 2
+    assert "encoder:h264_nvenc" in second.binaries[0].capabilities
+    assert second.revision != first.revision
+    look(tmp_path, path)
+    assert calls(path) == 0
+
+
+def test_gpu_without_encoders_is_remembered(tmp_path: Path, imitation: Imitation, machine: Callable[..., None]) -> None:
+    """A GPU of the A100's kind has no sessions and is not asked again, until driver, binary or GPU change."""
+    machine(GPU)
+    path = imitation(trial=NONE)
+    found = look(tmp_path, path)
+    assert found.gpus[0].encoder_sessions == 0
+    assert "hwaccel:cuda" in found.binaries[0].capabilities
+    calls(path)
+    assert look(tmp_path, path).revision == found.revision
+    assert calls(path) == 0
+
+
+def test_encoding_and_decoding_are_proved_apart(
     tmp_path: Path, imitation: Imitation, machine: Callable[..., None]
 ) -> None:
-    """A GPU that was busy, or forbidden, at one start may prove itself at the next."""
+    """A GPU that encodes and does not decode has sessions, and no `hwaccel:cuda`."""
     machine(GPU)
-    trial = "test -e allowed || { echo '[error] OpenEncodeSessionEx failed: out of memory (10)' >&2; exit 1; }"
-    path = imitation(trial=trial)
-    assert "encoder:h264_nvenc" not in look(tmp_path, path).binaries[0].capabilities
-    Path(path).with_name("allowed").touch()
-    assert "encoder:h264_nvenc" in look(tmp_path, path).binaries[0].capabilities
+    said = "echo '[h264 @ 0x5] [error] Hardware is lacking required capabilities' >&2; exit 1"
+    (binary,) = look(tmp_path, imitation(trial="exit 0", decoding=said)).binaries
+    assert "encoder:h264_nvenc" in binary.capabilities
+    assert "hwaccel:cuda" not in binary.capabilities
+    [trial] = [trial for trial in binary.trials if trial.encoder == "hwaccel:cuda"]
+    assert trial.message == "Hardware is lacking required capabilities"
+
+
+def test_a_gpu_that_goes_voids_nothing_of_the_others(
+    tmp_path: Path, imitation: Imitation, machine: Callable[..., None]
+) -> None:
+    """While one is missing nothing is run for the rest; what it proved is proved anew when it returns."""
+    machine(GPU, SECOND)
+    path = imitation(trial="exit 0")
+    both = look(tmp_path, path).revision
+    calls(path)
+    machine(GPU)
+    assert look(tmp_path, path).revision != both
+    assert calls(path) == 0
+    machine(GPU, SECOND)
+    assert look(tmp_path, path).revision == both
+    assert calls(path) == 3
+
+
+def test_what_failed_at_work_is_doubted(tmp_path: Path, imitation: Imitation, machine: Callable[..., None]) -> None:
+    """Asked in doubt, what a GPU proved is proved anew: one that is broken loses it, one that is busy keeps it."""
+    machine(GPU)
+    cache_file = tmp_path / "detected.json"
+
+    def doubt(path: str) -> bool:
+        found = detect(ffmpegs=[path], scratch=tmp_path, media_roots=(), cache_file=cache_file, doubting=True)
+        return "encoder:h264_nvenc" in found.binaries[0].capabilities
+
+    path = imitation(trial=f"{LOST}; {BUSY}")
+    allowed, lost = Path(path).with_name("allowed"), Path(path).with_name("lost")
+    allowed.touch()
+    assert doubt(path)
+    allowed.unlink()
+    assert doubt(path)
+    lost.touch()
+    assert not doubt(path)
+    lost.unlink()
+    allowed.touch()
+    assert doubt(path)
+
+
+def test_sessions_that_the_owner_sets(tmp_path: Path, imitation: Imitation, machine: Callable[..., None]) -> None:
+    """They change the revision, as placement depends on them."""
+    machine(GPU, SECOND)
+    path = imitation(trial="exit 0")
+    revisions = set()
+    for each, expected in ((None, 16), (3, 3), (0, 0)):
+        found = detect(ffmpegs=[path], scratch=tmp_path, media_roots=(), encoder_sessions=each)
+        assert [gpu.encoder_sessions for gpu in found.gpus] == [expected, expected]
+        revisions.add(found.revision)
+    assert len(revisions) == 3
+
+
+@pytest.mark.usefixtures("machine")
+def test_filter_without_its_model(tmp_path: Path, imitation: Imitation) -> None:
+    """libvmaf counts only where it ran; a model that is installed later is noticed."""
+    vmaf = "test -e model || { echo '[Parsed_libvmaf_0 @ 0x5] [error] could not load libvmaf model' >&2; exit 1; }"
+    path = imitation(vmaf=vmaf)
+    (binary,) = look(tmp_path, path).binaries
+    assert "filter:libvmaf" not in binary.capabilities
+    assert binary.trials[0].message == "could not load libvmaf model"
+    Path(path).with_name("model").touch()
+    assert "filter:libvmaf" in look(tmp_path, path).binaries[0].capabilities
 
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"version": 1}', '{"version": 1, "binaries": {"x": 3}}', '{"version": 0}']
+    "content",
+    ["", "{", "[]", '{"version": 2}', '{"version": 2, "trials": {}, "binaries": {"x": 3}}', '{"version": 1}'],
 )
 def test_damaged_memory_is_ignored(tmp_path: Path, imitation: Imitation, content: str) -> None:
     """Nonsense where the last result should be costs a probe, nothing else, and is replaced."""
@@ -151,7 +259,7 @@ def test_damaged_memory_is_ignored(tmp_path: Path, imitation: Imitation, content
     cache_file.write_text(content)
     assert look(tmp_path, path).binaries[0].version == "5.1.9"
     assert calls(path) > 0
-    assert json.loads(cache_file.read_text())["version"] == 1
+    assert json.loads(cache_file.read_text())["version"] == 2
     look(tmp_path, path)
     assert calls(path) == 0
     assert [file.name for file in cache_file.parent.iterdir()] == ["detected.json"]

@@ -82,3 +82,23 @@ def test_driver_without_gpus() -> None:
     found, message = gpus(binding(count=0))
     assert found == []
     assert "shows no GPU" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "uuids"),
+    [
+        ("1,0", ["GPU-1", "GPU-0"]),
+        ("GPU-1", ["GPU-1"]),
+        (" 0 ", ["GPU-0"]),
+        ("1,7,0", ["GPU-1"]),
+        ("1,1", ["GPU-1"]),
+        ("-1", []),
+        ("", []),
+    ],
+)
+def test_only_the_gpus_that_cuda_shows(names: str, uuids: list[str]) -> None:
+    """CUDA_VISIBLE_DEVICES hides GPUs from FFmpeg and numbers the others anew, up to the first name that is none."""
+    found, message = gpus(binding(), environ={"CUDA_VISIBLE_DEVICES": names})
+    assert [gpu.uuid for gpu in found] == uuids
+    assert [gpu.index for gpu in found] == [*range(len(uuids))]
+    assert ("hides every GPU" in message) == (not uuids)
