@@ -50,6 +50,7 @@ class Reason(StrEnum):
     PUBLISH_REFUSED = auto()
     # how the work went
     FFMPEG_FAILED = auto()
+    MEMORY_EXCEEDED = auto()
     ENCODER_SESSION_LIMIT = auto()
     SCRATCH_FULL = auto()
     STALLED = auto()
@@ -141,6 +142,7 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.PUBLISH_FAILED: _retry("an output could not be published", "ABORTED"),
         Reason.PUBLISH_REFUSED: Fact("the attempt was ended before it could publish", "FAILED_PRECONDITION"),
         Reason.FFMPEG_FAILED: _retry("FFmpeg ended with an error", "INTERNAL"),
+        Reason.MEMORY_EXCEEDED: _retry("FFmpeg needed more memory than the task may occupy", "RESOURCE_EXHAUSTED"),
         Reason.ENCODER_SESSION_LIMIT: _elsewhere("the encoder device has no free session", "RESOURCE_EXHAUSTED"),
         Reason.SCRATCH_FULL: _elsewhere("the agent's scratch disk is full", "RESOURCE_EXHAUSTED"),
         Reason.STALLED: _retry("FFmpeg made no progress", "DEADLINE_EXCEEDED"),
