@@ -77,14 +77,16 @@ def own_group(host: Host, owner: str) -> Groups:
         raise Unusable("its control group was not delegated to it (Delegate=yes in its unit does that)")
     leaf = folder / _LEAF
     try:
+        _wanted(folder)
         leaf.mkdir(exist_ok=True)
         (leaf / "cgroup.procs").write_text(str(host.pid))
         return _opened(folder, owner)
     except (OSError, Unusable) as error:
         # Not to be left where nobody looks for it.
-        with suppress(OSError):
-            (folder / "cgroup.procs").write_text(str(host.pid))
-            leaf.rmdir()
+        if leaf.is_dir():
+            with suppress(OSError):
+                (folder / "cgroup.procs").write_text(str(host.pid))
+                leaf.rmdir()
         raise Unusable(_told(error)) from None
 
 
@@ -183,12 +185,15 @@ def _entitled(folder: Path, host: Host) -> bool:
 
 def _opened(folder: Path, owner: str) -> Groups:
     """Lets the groups below a folder have limits."""
+    (folder / "cgroup.subtree_control").write_text(_wanted(folder))
+    return _proved(Groups(folder, folder, unified=True, owner=owner))
+
+
+def _wanted(folder: Path) -> str:
     there = (folder / "cgroup.controllers").read_text().split()
     if "memory" not in there:
         raise Unusable("its control group has no controller of memory")
-    wanted = " ".join(f"+{name}" for name in _NEEDED if name in there)
-    (folder / "cgroup.subtree_control").write_text(wanted)
-    return _proved(Groups(folder, folder, unified=True, owner=owner))
+    return " ".join(f"+{name}" for name in _NEEDED if name in there)
 
 
 def _proved(groups: Groups) -> Groups:

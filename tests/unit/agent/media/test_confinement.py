@@ -83,10 +83,19 @@ def test_root_under_systemd_owns_groups_that_are_not_its_own(tmp_path: Path) -> 
     assert own_group(host, "x").memory == tmp_path / UNIT
 
 
-def test_without_a_controller_of_memory_the_agent_moves_back(tmp_path: Path) -> None:
-    """Nothing is left of an attempt that failed."""
+def test_without_a_controller_of_memory_nothing_is_moved(tmp_path: Path) -> None:
+    """What can't help is not begun."""
     with pytest.raises(Unusable, match="no controller of memory"):
         own_group(machine(tmp_path, controllers="cpu pids"), "x")
+    assert (tmp_path / UNIT / "cgroup.procs").read_text() == ""
+
+
+def test_a_group_that_others_live_in_is_left_as_it_was(tmp_path: Path) -> None:
+    """The kernel divides no group that holds processes: the agent moves back."""
+    host = machine(tmp_path)
+    (tmp_path / UNIT / "cgroup.subtree_control").mkdir()
+    with pytest.raises(Unusable):
+        own_group(host, "x")
     assert (tmp_path / UNIT / "cgroup.procs").read_text() == "4711"
 
 
