@@ -55,7 +55,7 @@ class Confinement:
         why = "; ".join(dict.fromkeys(against))
         if _rlimits_bind():
             return cls(None, True, manners, f"memory by rlimits{told}; no control groups: {why}")
-        return cls(None, False, manners, f"no limit of memory: prlimit does not work here{told}; {why}")
+        return cls(None, False, manners, f"no limit of memory: rlimits do not work here{told}; {why}")
 
     def prefix(self, attempt_id: str, cores: int, memory_bytes: int) -> list[str]:
         """Words before a command that hold it to the resources of its attempt; for each of its steps.
@@ -67,10 +67,8 @@ class Confinement:
         if self.groups is not None:
             limit = MemoryLimit.of_group(memory_bytes)
             return [*entering(self.groups.make(attempt_id, cores, limit.limit_bytes)), *self.manners]
-        words = [*entering(()), *self.manners]
-        if not self.rlimits:
-            return words
-        return [*words, "prlimit", f"--data={MemoryLimit.of_rlimit(memory_bytes).limit_bytes}", "--"]
+        rlimit = MemoryLimit.of_rlimit(memory_bytes).limit_bytes if self.rlimits else None
+        return [*entering((), rlimit), *self.manners]
 
     def adopt(self, attempt_id: str, cores: int, memory_bytes: int) -> None:
         """Sets anew the limits of an attempt that runs since a former life, which a restart may have dissolved.
@@ -127,7 +125,5 @@ def _manners(nice: int) -> tuple[tuple[str, ...], str]:
 
 def _rlimits_bind() -> bool:
     """Whether a program is refused memory above the limit, and gets what is below it."""
-    limited = ["prlimit", f"--data={_TRIAL_BYTES}", "--", "dd", "if=/dev/zero", "of=/dev/null", "count=1"]
-    if shutil.which("prlimit") is None:
-        return False
-    return ask([*limited, "bs=1M"]).code == 0 and ask([*limited, f"bs={2 * _TRIAL_BYTES}"]).code not in {0, None}
+    limited = [*entering((), _TRIAL_BYTES), "dd", "if=/dev/zero", "of=/dev/null", "count=1"]
+    return ask([*limited, "bs=1M"]).code == 0 and ask([*limited, f"bs={2 * _TRIAL_BYTES}"]).code not in {0, 126, None}

@@ -100,14 +100,18 @@ class Groups:
         return f"mediactl-{self.owner}.{attempt_id}"
 
 
-def entering(files: Sequence[Path]) -> list[str]:
-    """Words before a command by which it joins the groups of ``files`` before it is executed; 126 where it can't.
+def entering(files: Sequence[Path], rlimit_bytes: int | None = None) -> list[str]:
+    """Words before a command by which it joins the groups of ``files``, or gets that rlimit, before it is executed.
 
-    They also make it the first that the kernel ends when the whole machine is out of memory.
+    It ends with 126 where that fails. It also becomes the first that the kernel ends when the whole machine is out of
+    memory.
     """
-    joins = "".join(f'echo $$ > "${number}" && ' for number in range(1, len(files) + 1))
-    script = f"{{ {joins}shift {len(files)}; }} || exit 126; echo {_OOM_SCORE} 2>/dev/null >/proc/self/oom_score_adj; "
-    return ["/bin/sh", "-c", f'{script}exec "$@"', "sh", *map(str, files)]
+    steps = [f'echo $$ > "${number}"' for number in range(1, len(files) + 1)]
+    # The shell's own word for RLIMIT_DATA, in KiB: a program less to start than with prlimit.
+    steps += [f"ulimit -d {rlimit_bytes // 1024}"] if rlimit_bytes is not None else []
+    script = " && ".join([*steps, f"shift {len(files)}"])
+    score = f"echo {_OOM_SCORE} 2>/dev/null >/proc/self/oom_score_adj"
+    return ["/bin/sh", "-c", f'{{ {script}; }} || exit 126; {score}; exec "$@"', "sh", *map(str, files)]
 
 
 @dataclass(frozen=True, slots=True)

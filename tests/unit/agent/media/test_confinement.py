@@ -203,8 +203,9 @@ def test_words_before_a_command(tmp_path: Path) -> None:
     procs = tmp_path / "mediactl-x.a1" / "cgroup.procs"
     assert Confinement(groups, False, manners, "").prefix("a1", 1, 256 << 20) == [*entering([procs]), *manners]
     assert (procs.parent / "memory.max").read_text() == str((320 + 256) << 20)
-    limited = [*entering([]), *manners, "prlimit", f"--data={(384 + 256) << 20}", "--"]
+    limited = [*entering([], (384 + 256) << 20), *manners]
     assert Confinement(None, True, manners, "").prefix("a1", 1, 256 << 20) == limited
+    assert "ulimit -d 655360 " in limited[2]
     assert Confinement(None, False, manners, "").prefix("a1", 1, 256 << 20) == [*entering([]), *manners]
 
 
