@@ -1,7 +1,7 @@
 """What a process has used, from /proc. Standard library only: the supervisor of FFmpeg needs it."""
 
 import os
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -30,18 +30,28 @@ class Usage:
             self.bytes_written + other.bytes_written,
         )
 
-    def and_before(self, earlier: "Usage") -> "Usage":
-        """A later reading and an earlier one of the same process: what it has used by now."""
-        return Usage(*map(max, astuple(self), astuple(earlier)))
+
+def reap(pid: int) -> tuple[int, Usage]:
+    """Waits for a child of this process; its exit code, or minus the number of the signal that ended it, and its use.
+
+    Of itself and of all of its children that were waited for. What the kernel tells of the bytes of a process that has
+    ended it tells root alone, but adds them to the parent's own when it is waited for: nothing else may be read or
+    written meanwhile. The resident set begins with that of this process, if that is larger.
+    """
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    before = _fields(PROC / "self" / "io")
+    _, status, used = os.wait4(pid, 0)
+    after = _fields(PROC / "self" / "io")
+    return os.waitstatus_to_exitcode(status), Usage(
+        cpu_seconds=used.ru_utime + used.ru_stime,
+        peak_memory_bytes=used.ru_maxrss * 1024,
+        bytes_read=after.get("rchar", 0) - before.get("rchar", 0),
+        bytes_written=after.get("wchar", 0) - before.get("wchar", 0),
+    )
 
 
 def read_usage(pid: int, proc: Path = PROC) -> Usage:
-    """What a process has used; zero where it is gone or the kernel does not tell.
-
-    Ask now and then while it runs, and once more when it has ended and was not waited for yet (``os.waitid`` with
-    ``WNOWAIT``), and put the readings together by :meth:`Usage.and_before`: then its memory is gone, but processor
-    time is whole, and so are the bytes where the agent is root (the kernel tells others nothing of the dead).
-    """
+    """What a process has used while it runs; zero where it is gone or the kernel does not tell."""
     folder = proc / str(pid)
     # The name in parentheses may hold anything. Fields 14 to 17 are the times of it and of its children.
     times = _text(folder / "stat").rpartition(")")[2].split()[11:15]
