@@ -1,4 +1,4 @@
-"""What a process has used, from /proc. Standard library only: the supervisor of FFmpeg needs it."""
+"""What a process has used so far, from /proc."""
 
 import os
 from dataclasses import dataclass
@@ -20,34 +20,6 @@ class Usage:
     peak_memory_bytes: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        """Of two that ran one after the other."""
-        return Usage(
-            self.cpu_seconds + other.cpu_seconds,
-            max(self.peak_memory_bytes, other.peak_memory_bytes),
-            self.bytes_read + other.bytes_read,
-            self.bytes_written + other.bytes_written,
-        )
-
-
-def reap(pid: int) -> tuple[int, Usage]:
-    """Waits for a child of this process; its exit code, or minus the number of the signal that ended it, and its use.
-
-    Of itself and of all of its children that were waited for. What the kernel tells of the bytes of a process that has
-    ended it tells root alone, but adds them to the parent's own when it is waited for: nothing else may be read or
-    written meanwhile. The resident set begins with that of this process, if that is larger.
-    """
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    before = _fields(PROC / "self" / "io")
-    _, status, used = os.wait4(pid, 0)
-    after = _fields(PROC / "self" / "io")
-    return os.waitstatus_to_exitcode(status), Usage(
-        cpu_seconds=used.ru_utime + used.ru_stime,
-        peak_memory_bytes=used.ru_maxrss * 1024,
-        bytes_read=after.get("rchar", 0) - before.get("rchar", 0),
-        bytes_written=after.get("wchar", 0) - before.get("wchar", 0),
-    )
 
 
 def read_usage(pid: int, proc: Path = PROC) -> Usage:

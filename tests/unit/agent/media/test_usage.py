@@ -7,39 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from agent.media.usage import Usage, read_usage, reap
+from agent.media.usage import Usage, read_usage
 
 _BUSY = "import sys,time\nx = bytearray(100_000_000)\nwhile time.process_time() < 0.3: pass\n"
 _COPY = "sys.stdout.buffer.write(open('/dev/zero', 'rb').read(30_000_000)); sys.stdout.flush(); sys.stdin.read(1)"
 
 
-def test_a_process_is_read_while_it_runs_and_whole_when_it_has_ended() -> None:
-    """Memory, time and bytes: what is seen on the way is part of what it used in all."""
+def test_a_process_is_read_while_it_runs() -> None:
+    """Memory, time and bytes, as they are by then."""
     argv = [sys.executable, "-c", _BUSY + _COPY]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert len(process.stdout.read(30_000_000)) == 30_000_000
-        running = read_usage(process.pid)
+        used = read_usage(process.pid)
         process.stdin.write(b"x")
-        process.stdin.close()
-        process.returncode, whole = reap(process.pid)
-    assert process.returncode == 0
-    assert running.peak_memory_bytes > 100_000_000
-    assert running.bytes_written >= 30_000_000
-    assert 0.3 <= whole.cpu_seconds < 20
-    assert whole.peak_memory_bytes >= running.peak_memory_bytes
-    assert 30_000_000 <= whole.bytes_written < 31_000_000
-    assert 30_000_000 <= whole.bytes_read < 33_000_000
-
-
-def test_children_count_too() -> None:
-    """A program may be started through others; how it ended is told as well."""
-    script = "head -c 5000000 /dev/zero | cat > /dev/null; kill -9 $$"
-    code, used = reap(os.posix_spawnp("sh", ["sh", "-c", script], os.environ))
-    assert code == -9
-    # Written by the one, read and written by the other.
-    assert 10_000_000 <= used.bytes_written < 10_500_000
+    assert used.peak_memory_bytes > 100_000_000
+    assert 0.3 <= used.cpu_seconds < 20
+    assert 30_000_000 <= used.bytes_written < 31_000_000
+    assert 30_000_000 <= used.bytes_read < 33_000_000
 
 
 def test_a_process_that_is_gone_used_nothing(tmp_path: Path) -> None:
@@ -54,8 +40,3 @@ def test_a_name_may_hold_anything(tmp_path: Path, name: str) -> None:
     times = "10 20 30 40"
     (tmp_path / "7" / "stat").write_text(f"7 {name} S 1 7 7 0 -1 4194304 1 2 3 4 {times} 20 0 1 0 100")
     assert read_usage(7, proc=tmp_path).cpu_seconds == pytest.approx(100 / os.sysconf("SC_CLK_TCK"))
-
-
-def test_steps_add_up() -> None:
-    """Of steps that run one after the other, time and bytes add up, and the larger memory counts."""
-    assert Usage(1, 50, 7, 8) + Usage(2, 40, 1, 1) == Usage(3, 50, 8, 9)
