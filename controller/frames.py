@@ -70,6 +70,8 @@ def _trim(report: pb.EndReport) -> None:
     usage.cpu_seconds = _within(usage.cpu_seconds, _MOST)
     usage.peak_memory_bytes = max(0, usage.peak_memory_bytes)
     report.kept_bytes = max(0, report.kept_bytes)
+    usage.bytes_read = max(0, usage.bytes_read)
+    usage.bytes_written = max(0, usage.bytes_written)
     if report.HasField("failure"):
         failure = report.failure
         if len(failure.reason) > MOST_ID or not failure.reason.isprintable():

@@ -90,6 +90,7 @@ def capability_rows(capabilities: fleet_service_pb2.Capabilities) -> list[tuple[
         ("memory", render.size(capabilities.memory_bytes)),
         ("scratch", render.size(capabilities.scratch_bytes) if capabilities.scratch_bytes else ""),
         ("tasks at once", str(capabilities.max_tasks) if capabilities.max_tasks else ""),
+        ("tasks limited", capabilities.confinement),
         *(("media root", root) for root in capabilities.media_roots),
         *(
             (

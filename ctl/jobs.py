@@ -159,7 +159,9 @@ def _attempt(attempt: job_pb2.Attempt) -> str:
     if attempt.cpu_seconds:
         parts.append(f"{attempt.cpu_seconds:.2f} CPU s")
     if attempt.peak_memory_bytes:
-        parts.append(render.size(attempt.peak_memory_bytes))
+        parts.append(f"{render.size(attempt.peak_memory_bytes)} of memory")
+    if attempt.bytes_read or attempt.bytes_written:
+        parts.append(f"read {render.size(attempt.bytes_read)}, wrote {render.size(attempt.bytes_written)}")
     if attempt.kept_bytes:
         parts.append(f"{render.size(attempt.kept_bytes)} kept (`jobs artifacts --failed`)")
     if attempt.failure.reason:

@@ -3,6 +3,7 @@
 import re
 import signal
 
+from agent.media.memory import MEBIBYTE, MemoryLimit
 from agent.media.runner import Ran
 from presets.diagnosis import diagnose
 from presets.plan import Invocation
@@ -22,6 +23,8 @@ _UNREAD = (
         "the input can no longer be read",
     ),
 )
+#: How FFmpeg and the encoders in it say that they got no memory, and the loader before it was there at all.
+_NO_MEMORY = re.compile(r"[Cc]annot allocate memory|malloc of size \d+ failed|std::bad_alloc")
 _QUOTA = re.compile(r"Disk quota exceeded")
 #: What the shell answers that was to execute the binary.
 _NOT_STARTED = frozenset({126, 127})
@@ -33,8 +36,8 @@ _QUOTED_LINES = 3
 _QUOTED_CHARACTERS = 160
 
 
-def failure_of(ran: Ran, step: Invocation) -> MediaFailure:
-    """Why ``step`` failed, for a run that neither succeeded nor was stopped on request.
+def failure_of(ran: Ran, step: Invocation, memory: MemoryLimit | None = None) -> MediaFailure:
+    """Why ``step`` failed, for a run that neither succeeded nor was stopped on request; ``memory`` was in force.
 
     What the log of FFmpeg means is :mod:`presets.diagnosis`'s to say; what the agent did or sees besides, is said here.
     """
@@ -42,10 +45,14 @@ def failure_of(ran: Ran, step: Invocation) -> MediaFailure:
     if ran.stalled:
         said = f"FFmpeg made no more progress in step {step.id} and was ended{quote(log)}"
         return MediaFailure(Reason.STALLED, said)
+    if memory is not None and _exceeded(ran, memory):
+        return MediaFailure(Reason.MEMORY_EXCEEDED, _of_memory(step, memory))
     if ran.exit_code in _NOT_STARTED:
         return MediaFailure(Reason.FFMPEG_FAILED, f"FFmpeg could not be started for step {step.id}{quote(log)}")
     if ran.exit_code == -signal.SIGKILL:
         said = f"FFmpeg was killed from outside in step {step.id}; the kernel does that where memory runs out"
+        if memory is not None:
+            said += f". It was not over its own limit of {memory.limit_bytes // MEBIBYTE} MiB: the whole machine may be"
         return MediaFailure(Reason.FFMPEG_FAILED, said)
     if _QUOTA.search(log):
         return MediaFailure(Reason.SCRATCH_FULL, "the quota of the scratch disk is used up")
@@ -53,6 +60,21 @@ def failure_of(ran: Ran, step: Invocation) -> MediaFailure:
         if pattern.search(log):
             return MediaFailure(reason, f"{words}{quote(log)}")
     return MediaFailure(*diagnose(step, ran.exit_code, log))
+
+
+def _exceeded(ran: Ran, memory: MemoryLimit) -> bool:
+    if memory.kills is not None:
+        return memory.kills > 0
+    return _NO_MEMORY.search(ran.stderr_tail) is not None
+
+
+def _of_memory(step: Invocation, memory: MemoryLimit) -> str:
+    return (
+        f"in step {step.id} FFmpeg needed more than the {memory.limit_bytes // MEBIBYTE} MiB of memory it may occupy "
+        f"({memory.granted_bytes // MEBIBYTE} MiB were granted to the task, and a margin; {memory.means}). "
+        "Choose a lighter profile, or cut the input into parts; for an ordinary input the grant is too small, "
+        "which is worth a report"
+    )
 
 
 def quote(log: str) -> str:

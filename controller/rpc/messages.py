@@ -56,6 +56,8 @@ def attempt(row: Record) -> job_pb2.Attempt:
         cpu_seconds=row.cpu_seconds or 0.0,
         peak_memory_bytes=row.peak_memory_bytes or 0,
         kept_bytes=row.kept_bytes or 0,
+        bytes_read=row.bytes_read or 0,
+        bytes_written=row.bytes_written or 0,
     )
     message.queue_wait.FromMicroseconds(row.queue_wait_us)
     if row.run_us is not None:

@@ -219,6 +219,8 @@ class _Reports:
             "run_us": report.usage.run_time.ToMicroseconds(),
             "cpu_seconds": report.usage.cpu_seconds,
             "peak_memory_bytes": report.usage.peak_memory_bytes,
+            "bytes_read": report.usage.bytes_read,
+            "bytes_written": report.usage.bytes_written,
             "plan": report.plan.SerializeToString(),
             "record": report.record_json,
             "kept_bytes": report.kept_bytes,

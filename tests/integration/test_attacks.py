@@ -146,11 +146,14 @@ async def test_figures_that_no_database_holds_do_not_come_back_for_ever(tmp_path
         report.failure.reason, report.failure.message = Reason.INPUT_NOT_FOUND, "m" * 100_000
         report.usage.run_time.CopyFrom(Duration(seconds=2**62))
         report.usage.cpu_seconds, report.usage.peak_memory_bytes = float("nan"), -1
+        report.usage.bytes_read, report.usage.bytes_written = -5, 7
         await agent.say(ended=report)
         await agent.acknowledged(lease.attempt_id)
         shown = await eventually(lambda: this.client.get(job.id), lambda now: now.state == job_pb2.JOB_STATE_DEAD)
         assert len(shown.failure.message) == MOST_MESSAGE
-        assert shown.attempts[0].cpu_seconds == 0.0
+        [attempt] = shown.attempts
+        assert (attempt.cpu_seconds, attempt.peak_memory_bytes) == (0.0, 0)
+        assert (attempt.bytes_read, attempt.bytes_written) == (0, 7)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,7 @@ class Capabilities(_message.Message):
     MAX_TASKS_FIELD_NUMBER: _builtins.int
     FFPROBE_PATH_FIELD_NUMBER: _builtins.int
     PLATFORM_FIELD_NUMBER: _builtins.int
+    CONFINEMENT_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """Digest of everything below that placement depends on; leases name it."""
     cores: _builtins.int
@@ -249,6 +250,8 @@ class Capabilities(_message.Message):
     """Where `ffprobe` is."""
     platform: _builtins.str
     """Architecture and operating system."""
+    confinement: _builtins.str
+    """What holds tasks to the resources that they were leased, and why it is nothing better, in words."""
     @_builtins.property
     def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Disk]:
         """Volumes."""
@@ -280,10 +283,11 @@ class Capabilities(_message.Message):
         max_tasks: _builtins.int = ...,
         ffprobe_path: _builtins.str = ...,
         platform: _builtins.str = ...,
+        confinement: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binaries", b"binaries", "cores", b"cores", "disks", b"disks", "ffprobe_path", b"ffprobe_path", "gpu_message", b"gpu_message", "gpus", b"gpus", "max_tasks", b"max_tasks", "media_roots", b"media_roots", "memory_bytes", b"memory_bytes", "platform", b"platform", "revision", b"revision", "scratch_bytes", b"scratch_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binaries", b"binaries", "confinement", b"confinement", "cores", b"cores", "disks", b"disks", "ffprobe_path", b"ffprobe_path", "gpu_message", b"gpu_message", "gpus", b"gpus", "max_tasks", b"max_tasks", "media_roots", b"media_roots", "memory_bytes", b"memory_bytes", "platform", b"platform", "revision", b"revision", "scratch_bytes", b"scratch_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

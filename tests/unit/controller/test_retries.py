@@ -26,6 +26,7 @@ PAID = {
     Reason.OUTPUT_INVALID,
     Reason.PUBLISH_FAILED,
     Reason.FFMPEG_FAILED,
+    Reason.MEMORY_EXCEEDED,
     Reason.STALLED,
     Reason.TIMED_OUT,
     Reason.INTERNAL,

@@ -3,6 +3,7 @@
 import pytest
 
 from agent.media.failure import failure_of, quote
+from agent.media.memory import MemoryLimit
 from agent.media.runner import Ran
 from presets.plan import Invocation, Purpose, StepResult
 from presets.reasons import Reason
@@ -75,3 +76,36 @@ def test_quote_prefers_the_first_errors() -> None:
     assert quote(log) == ": A; B; C"
     assert quote("one\ntwo\nthree\nfour\n") == ": two; three; four"
     assert quote("[info] all is well\n") == ""
+
+
+_GROUP = MemoryLimit(256 << 20, 576 << 20, "control group", 1)
+_RLIMIT = MemoryLimit(256 << 20, 640 << 20, "rlimit", None)
+
+
+@pytest.mark.parametrize(
+    ("log", "exit_code", "memory"),
+    [
+        ("[info] frame= 12", -9, _GROUP),
+        # As x264, FFmpeg and the loader print it under an rlimit; x265 crashes after it.
+        ("x264 [error]: malloc of size 26999616 failed\n[error] Error encoding a frame", 187, _RLIMIT),
+        ("[error] v.mp4: Cannot allocate memory", 1, _RLIMIT),
+        ("ffmpeg: error while loading shared libraries: x: Cannot allocate memory", 127, _RLIMIT),
+        ("x265 [error]: malloc of size 25067520 failed", -11, _RLIMIT),
+    ],
+)
+def test_too_little_memory_is_told_with_figures(log: str, exit_code: int, memory: MemoryLimit) -> None:
+    """Whatever FFmpeg makes of it: the reason is its own, the words say the limit, the grant and what to do."""
+    failure = failure_of(ran(log, exit_code=exit_code), step(Purpose.ENCODE), memory)
+    assert failure.reason is Reason.MEMORY_EXCEEDED
+    assert f"{memory.limit_bytes >> 20} MiB" in failure.message
+    assert "256 MiB were granted" in failure.message
+    assert "lighter profile" in failure.message
+
+
+def test_a_kill_within_the_limit_is_somebody_elses() -> None:
+    """The kernel counts what it kills for a group's limit: zero means that somebody else did it."""
+    within = MemoryLimit(256 << 20, 576 << 20, "control group", 0)
+    failure = failure_of(ran("", exit_code=-9), step(Purpose.ENCODE), within)
+    assert failure.reason is Reason.FFMPEG_FAILED
+    assert "not over its own limit of 576 MiB" in failure.message
+    assert failure_of(ran("malloc of size 1 failed"), step(Purpose.ENCODE)).reason is Reason.FFMPEG_FAILED

@@ -1,0 +1,141 @@
+"""The room on the scratch disk: what attempts have reserved of it, and what is left for others."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.workspace import Workspace, free_bytes
+from presets.problems import MediaFailure
+from presets.reasons import Reason
+
+#: Kept free for logs, journals and whoever else uses the disk.
+KEPT_BYTES = 1 << 30
+#: Times that much must be free again before new work is wanted again.
+_RELIEF = 1.25
+#: What attempts have written so far is looked up no more often than this.
+_FRESH_S = 1.0
+
+
+class Scratch:
+    """Reservations of attempts below ``root``. ``now`` is a monotonic clock in seconds.
+
+    An attempt reserves what it will write at the most, before it writes anything. What it has written counts as used
+    up, so that nothing counts twice: once in the disk's own figures and once more here. ``kept_bytes`` are never given
+    away, or a twentieth of a smaller disk.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        now: Callable[[], float],
+        *,
+        kept_bytes: int = KEPT_BYTES,
+        free: Callable[[Path], int] = free_bytes,
+    ) -> None:
+        self._root = root
+        self._now = now
+        self._kept_bytes = min(kept_bytes, _volume_bytes(root) // 20)
+        self._free = free
+        self._reserved: dict[str, int] = {}
+        self._written: dict[str, int] = {}
+        self._looked_s = float("-inf")
+        self._short = False
+
+    def reserve(self, attempt_id: str, inputs_bytes: int, written_bytes: int = 0) -> None:
+        """Sets aside what an attempt fetches and writes in all, instead of what it had before.
+
+        ``inputs_bytes`` is nothing for inputs that are only linked. Once for what is to be fetched, and once more when
+        probing has shown what will be written.
+
+        :raises MediaFailure: SCRATCH_FULL; what it had before stays reserved.
+        """
+        self._look()
+        wanted = inputs_bytes + written_bytes
+        written = _size_of(Workspace(self._root, attempt_id).path)
+        own = max(0, self._reserved.get(attempt_id, 0) - written)
+        others = self._outstanding() - own
+        there = self._free(self._root) - self._kept_bytes
+        if max(0, wanted - written) > there - others:
+            raise MediaFailure(Reason.SCRATCH_FULL, self._refusal(inputs_bytes, written_bytes, there, others))
+        self._reserved[attempt_id] = wanted
+        self._written[attempt_id] = written
+
+    def release(self, attempt_id: str) -> None:
+        """An attempt's workspace is gone; where it had reserved nothing, nothing is done."""
+        self._reserved.pop(attempt_id, None)
+        self._written.pop(attempt_id, None)
+
+    def room(self, attempt_id: str) -> int:
+        """Bytes an attempt may still write: what is left of its reservation, and what nobody has reserved."""
+        self._look()
+        return self._left(attempt_id) + self.free_bytes
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that nobody has reserved, and that are not kept."""
+        self._look()
+        return max(0, self._free(self._root) - self._kept_bytes - self._outstanding())
+
+    def shortage(self) -> str:
+        """Why no new work is wanted because of the disk, in words; empty: there is room.
+
+        Reservations are no shortage: what waits for them to end waits at the controller.
+        """
+        free = self._free(self._root)
+        self._short = free < self._kept_bytes * (_RELIEF if self._short else 1.0)
+        if not self._short:
+            return ""
+        return (
+            f"its scratch disk is nearly full: {_told(free)} are free at {self._root}, and {_told(self._kept_bytes)} "
+            "are to stay free; make room there, or give the agent another --scratch-dir"
+        )
+
+    def _refusal(self, inputs_bytes: int, written_bytes: int, there: int, others: int) -> str:
+        parts = [f"{_told(inputs_bytes)} for the inputs"] if inputs_bytes else []
+        parts += [f"about {_told(written_bytes)} for what it writes"] if written_bytes else []
+        taken = f", of which {_told(others)} are reserved for other tasks" if others else ""
+        return (
+            f"the task needs {' and '.join(parts)} on the agent's scratch disk, where {_told(max(0, there))} can be "
+            f"used{taken}; it was not begun there. Make room, or give the agent another --scratch-dir"
+        )
+
+    def _outstanding(self) -> int:
+        return sum(map(self._left, self._reserved))
+
+    def _left(self, attempt_id: str) -> int:
+        return max(0, self._reserved.get(attempt_id, 0) - self._written.get(attempt_id, 0))
+
+    def _look(self) -> None:
+        now_s = self._now()
+        if now_s - self._looked_s >= _FRESH_S:
+            self._looked_s = now_s
+            self._written = {one: _size_of(Workspace(self._root, one).path) for one in self._reserved}
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes on the disk of everything in a folder that may be changing; links count as links."""
+    total = 0
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return 0
+    for entry in entries:
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                total += _size_of(Path(entry.path))
+            else:
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def _volume_bytes(folder: Path) -> int:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    volume = os.statvfs(folder)
+    return volume.f_blocks * volume.f_frsize
+
+
+def _told(count: int) -> str:
+    return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"
