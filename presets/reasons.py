@@ -67,6 +67,7 @@ class Reason(StrEnum):
     JOB_NOT_STARTED = auto()
     AGENT_NOT_FOUND = auto()
     AGENT_ID_CONFLICT = auto()
+    AGENT_NOT_LOST = auto()
     ATTEMPT_NOT_FOUND = auto()
     EPOCH_SUPERSEDED = auto()
     CONTROLLER_UNREACHABLE = auto()
@@ -159,6 +160,7 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         ),
         Reason.AGENT_NOT_FOUND: _not_found("no agent has that id"),
         Reason.AGENT_ID_CONFLICT: Fact("another live machine uses this agent id", "ALREADY_EXISTS"),
+        Reason.AGENT_NOT_LOST: _refused("only a LOST agent can be removed", "FAILED_PRECONDITION"),
         Reason.ATTEMPT_NOT_FOUND: _not_found("no attempt has that id"),
         Reason.EPOCH_SUPERSEDED: Fact("a newer session of this agent took over", "ABORTED"),
         Reason.CONTROLLER_UNREACHABLE: _retry("no controller answers at the address", "UNAVAILABLE", 4),

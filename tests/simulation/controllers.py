@@ -17,7 +17,7 @@ from controller.store import queries, topics
 from controller.store.attempts import Decline, EpochSuperseded, Item, Report
 from controller.store.cancelling import EnforceStops, ExpireJobs, JobEnded
 from controller.store.engine import StoreUnavailable
-from controller.store.fleet import AgentIdConflict, ExpireAgents, Reconciled, Seen
+from controller.store.fleet import AgentIdConflict, ExpireAgents, Reconciled, Seen, Sign
 from controller.store.interventions import FallDue
 from controller.store.leasing import GrantLeases, Leased, leases_of
 from controller.store.tables import AgentId
@@ -353,7 +353,7 @@ class SimulatedController(Process):
             self._awake_since_s = now_s
         silences = [(line, self.scheduler.now_us - line.heard_us) for line in self.lines.values()]
         signs = tuple(
-            (AgentId(line.exchange.hello.agent_id), line.exchange.speaker.epoch, silent_us)
+            Sign(AgentId(line.exchange.hello.agent_id), line.exchange.speaker.epoch, silent_us, line.exchange.objection)
             for line, silent_us in silences
             if silent_us < TIMERS.unreachable_s * 1e6
         )
