@@ -19,11 +19,14 @@ from google.protobuf import json_format
 
 from agent.detect import binaries, detect
 from agent.detect.advice import missing_advice
+from agent.detect.cloud import on_ec2
 from agent.executor import Means
 from agent.identity import agent_id, instance_id
 from agent.session import Agent
 from agent.settings import Settings
+from agent.sizes import Size
 from agent.storage import Stores
+from agent.watching import watching
 from agent.workspace import sweep
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
@@ -65,7 +68,8 @@ async def serve_agent(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, agent.stop)
-    await agent.run()
+    async with watching(settings, agent):
+        await agent.run()
     log.info("agent stopped")
 
 
@@ -78,6 +82,9 @@ def _detect(settings: Settings) -> fleet_service_pb2.Capabilities:
         cache_file=settings.cache,
     )
 
+
+EC2_URL = "http://169.254.169.254"
+"""Where EC2's instance metadata service is, the same on every instance."""
 
 _Folder = click.Path(path_type=Path, file_okay=False)
 
@@ -92,6 +99,16 @@ def _labels(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> di
     return labels
 
 
+def _metadata_url(_: click.Context, __: click.Parameter, given: str | None) -> str:
+    if given is None:
+        return EC2_URL if on_ec2() else ""
+    if given == "none":
+        return ""
+    if not given.startswith(("http://", "https://")):
+        raise click.BadParameter(f"a URL such as {EC2_URL}, or none, is expected, got {given!r}")
+    return given
+
+
 @click.group()
 def main() -> None:
     """The agent of mediactl: runs on each box, proves what it can do and works for a controller."""
@@ -101,6 +118,13 @@ def main() -> None:
 @config_option("agent")
 @click.option("--data-dir", type=_Folder, help="Where the agent keeps its id and its detection cache.")
 @click.option("--scratch-dir", type=_Folder, help="Where attempts work. Default: scratch/ in the data directory.")
+@click.option(
+    "--scratch-reserve",
+    type=Size(),
+    metavar="SIZE",
+    help="Take no new work while less of the scratch volume is free, e.g. 5GiB; 0: never mind. Default: 5 % of it, at "
+    "least 1 GiB (of a small one a tenth), at the most 10 GiB. Work is taken again when a quarter more is free.",
+)
 @click.option("--controller", help="unix:PATH or HOST:PORT. Default: this user's single box.")
 @click.option("--name", help="What people call it. Default: the host's name.")
 @click.option("--label", "labels", multiple=True, callback=_labels, help="KEY=VALUE, for `require` of jobs. Repeats.")
@@ -113,16 +137,37 @@ def main() -> None:
 )
 @click.option("--ffmpeg", "ffmpegs", multiple=True, help="An FFmpeg besides the one on PATH. Repeats.")
 @click.option("--max-tasks", type=click.IntRange(1), help="Tasks at once at the most. Default: the number of cores.")
+@click.option(
+    "--metadata-url",
+    metavar="URL|none",
+    callback=_metadata_url,
+    help="Instance metadata service (IMDSv2) whose notices are heeded: a spot interruption or a scheduled event within "
+    "the hour lets the agent take no new work and hand back what still runs half a minute before. "
+    f"Default: {EC2_URL} where the firmware says that this is EC2, else none.",
+)
+@click.option(
+    "--metadata-interval",
+    type=click.FloatRange(0.1, 60),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often it is asked.",
+)
+@click.option("--heed-rebalance", is_flag=True, help="Take no new work after a rebalance recommendation either.")
 @credential_options(listening=False)
 def serve(
     data_dir: Path | None,
     scratch_dir: Path | None,
+    scratch_reserve: int | None,
     controller: str | None,
     name: str | None,
     labels: dict[str, str],
     media_roots: tuple[Path, ...],
     ffmpegs: tuple[str, ...],
     max_tasks: int | None,
+    metadata_url: str,
+    metadata_interval: float,
+    heed_rebalance: bool,
     credentials: Credentials,
 ) -> None:
     """Register with the controller and work until SIGTERM."""
@@ -140,6 +185,10 @@ def serve(
         media_roots=tuple(str(root.absolute()) for root in media_roots),
         ffmpegs=ffmpegs,
         max_tasks=max_tasks,
+        scratch_reserve=scratch_reserve,
+        metadata_url=metadata_url,
+        metadata_interval_s=metadata_interval,
+        heed_rebalance=heed_rebalance,
     )
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

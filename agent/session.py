@@ -33,6 +33,8 @@ LEAST_STATUS_S = 0.1
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MOST_S = 10.0
 ACCEPTED_S = 10.0
+CONFLICT_S = 60.0
+"""Between tries while another machine uses the same agent id."""
 STOP_S = 5.0
 
 BUNDLES = "bundles"
@@ -83,6 +85,13 @@ class Agent:
         self._stopping.set()
         self.object("stop", "it is stopping")
 
+    def hand_back(self, why: str) -> None:
+        """Stop what runs, to be begun anew elsewhere; what is being published is finished. A repeat does no harm."""
+        if self._attempts:
+            log.info("handing back what runs", attempts=list(self._attempts), why=why)
+        for attempt in list(self._attempts.values()):
+            attempt.stop(Reason.AGENT_STOPPING)
+
     def object(self, source: str, reason: str) -> None:
         """Take nothing new for this reason, until its source withdraws it by an empty one."""
         if self._reluctance.set(source, reason):
@@ -101,6 +110,9 @@ class Agent:
             except grpc.aio.AioRpcError as error:
                 why = from_rpc_error(error)
                 log.warning("session ended", reason=str(why.reason), message=why.message)
+                if why.reason is Reason.AGENT_ID_CONFLICT:
+                    await self._bear_conflict()
+                    continue
             except OSError as error:
                 log.warning("session ended", message=str(error))
             failures = 0 if time.monotonic() - begun > BACKOFF_MOST_S else failures + 1
@@ -108,6 +120,16 @@ class Agent:
             self._turn += 1
             most = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 10))
             await asyncio.sleep(most * (0.5 + 0.5 * self._dice.random()))
+
+    async def _bear_conflict(self) -> None:
+        # Nothing but a person, or the loss of the other machine, ends it.
+        log.error(
+            "another machine speaks under this agent's id, so this one gets no work; is it a copy, stop this agent, "
+            "delete the file and start it again",
+            file=str(self._settings.data_dir / "agent-id"),
+            next_try_s=CONFLICT_S,
+        )
+        await asyncio.sleep(CONFLICT_S * (0.5 + 0.5 * self._dice.random()))
 
     async def _session(self) -> None:
         address = self._addresses[self._turn % len(self._addresses)]

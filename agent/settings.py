@@ -11,7 +11,11 @@ from mediactl.channel import Credentials
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`media_roots` are the folders of which `file:` URIs are reachable; the scratch folder is the agent's alone."""
+    """`media_roots` are the folders of which `file:` URIs are reachable; the scratch folder is the agent's alone.
+
+    `scratch_reserve` are bytes that must be free on its volume, None for a share of it. Without `metadata_url` nobody
+    is asked for notices of the host.
+    """
 
     data_dir: Path
     controller: str
@@ -22,6 +26,10 @@ class Settings:
     ffmpegs: Sequence[str] = ()
     max_tasks: int | None = None
     scratch_dir: Path | None = None
+    scratch_reserve: int | None = None
+    metadata_url: str = ""
+    metadata_interval_s: float = 5.0
+    heed_rebalance: bool = False
 
     @property
     def scratch(self) -> Path:
