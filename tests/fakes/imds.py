@@ -3,8 +3,10 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -85,3 +87,24 @@ async def imds() -> AsyncIterator[FakeImds]:
     finally:
         fake.hang.set()
         await runner.cleanup()
+
+
+@contextmanager
+def imds_thread() -> Iterator[FakeImds]:
+    """One that needs nobody's event loop. What is `put` and withdrawn may be so from any thread."""
+    started: Future[tuple[FakeImds, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def live() -> None:
+        async with imds() as host:
+            ended = asyncio.Event()
+            started.set_result((host, asyncio.get_running_loop(), ended))
+            await ended.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(live()), name="imds", daemon=True)
+    thread.start()
+    host, loop, ended = started.result(10)
+    try:
+        yield host
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join(10)
