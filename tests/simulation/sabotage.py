@@ -121,7 +121,7 @@ def _welcomes_come_in_bundles() -> Iterator[None]:
 
 @contextmanager
 def _what_is_held_costs_nothing() -> Iterator[None]:
-    with patch.object(leasing, "charged", lambda connection, offers: tuple(offers)):
+    with patch.object(leasing, "charged", lambda connection, database, offers: tuple(offers)):
         yield
 
 
