@@ -1,22 +1,23 @@
 """Sizes as people write them."""
 
-import click
-from pydantic import ByteSize, TypeAdapter, ValidationError
+import re
+from typing import Final
 
-_SIZE = TypeAdapter(ByteSize)
+import click
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b?|b)?", re.IGNORECASE | re.ASCII)
+_POWERS: Final = "bkmgt"
 
 
 class Size(click.ParamType[int]):
-    """Bytes, from e.g. `500MB`, `1.5 GiB` or `0`."""
+    """Bytes, from e.g. `500MB`, `1.5 GiB` or `0`. Units with an i are binary, the others decimal."""
 
     name = "size"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """In bytes."""
-        try:
-            size = int(_SIZE.validate_python(value))
-        except ValidationError:
-            size = -1
-        if size < 0:
+        match = _SIZE.fullmatch(str(value))
+        if match is None:
             self.fail(f"expected a size such as 500MB or 5GiB, not {value!r}", param, ctx)
-        return size
+        unit = (match[2] or "b").lower()
+        return int(float(match[1]) * (1024 if "i" in unit else 1000) ** _POWERS.index(unit[0]))
