@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sqlalchemy import text, update
+from sqlalchemy import update
 
 from controller.core.states import TaskState
 from controller.store import topics
@@ -14,7 +14,6 @@ from controller.store.work import work
 from controller.store.writer import Tx
 from presets.reasons import Reason
 
-PAGE = 500
 ASKED = "a person asked for it"
 
 
@@ -76,19 +75,19 @@ class HandBackOverdue:
     """
 
     def apply(self, tx: Tx) -> int:
-        overdue = tx.connection.scalars(
-            text(
-                "SELECT a.id FROM agents g JOIN attempts a ON a.holder = g.id AND a.holder <> ''"
-                " WHERE g.draining = true AND g.drain_deadline_us <= :now"
-                " AND a.stop_reason IS NULL AND a.state IN ('leased', 'running') ORDER BY a.id LIMIT :most"
-            ),
-            {"now": tx.now_us, "most": PAGE},
-        ).all()
+        overdue = tx.rows("SELECT id FROM agents WHERE draining = true AND drain_deadline_us <= :now", now=tx.now_us)
         if not overdue:
             return 0
+        # Not in one statement: SQLite would begin it with every attempt there ever was.
+        clause, values = tx.database.any_of("holder", "holders", sorted(row.id for row in overdue))
+        held = tx.rows(
+            "SELECT id FROM attempts WHERE holder <> ''"  # noqa: S608 - of the engine's own text
+            f" AND stop_reason IS NULL AND state IN ('leased', 'running') AND {clause}",
+            **values,
+        )
         told = 0
         with work(tx) as unit:
-            unit.lock_attempts(overdue)
+            unit.lock_attempts({row.id for row in held})
             for attempt in list(unit.attempts.values()):
                 task = unit.current_task(attempt)
                 if task is not None and task.state in (TaskState.LEASED, TaskState.RUNNING):

@@ -141,6 +141,8 @@ class Register:
             "revision": self.revision,
             "lost": False,
             "last_seen_us": tx.now_us,
+            # What its former session said is over; this one is about to say what it has against work.
+            "drain_reason": "",
         }
         self._notice_roots(tx, row)
         if row is None:

@@ -189,6 +189,7 @@ async def test_any_controller_drains_an_agent_of_another(postgres: Postgres, tmp
             job = await there.client.submit(_spec())
             lease = await agent.lease()
             await agent.hold(lease.attempt_id)
+            assert (await there.client.agent("a1")).state == pb.AGENT_STATE_READY
             drained = await there.client.drain_agent("a1")
             assert (drained.state, drained.drain_reason) == (pb.AGENT_STATE_DRAINING, ASKED)
             second = await here.client.submit(_spec("second"))
