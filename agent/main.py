@@ -19,12 +19,15 @@ from google.protobuf import json_format
 
 from agent.detect import binaries, detect
 from agent.detect.advice import missing_advice
+from agent.detect.cloud import on_ec2
 from agent.identity import agent_id, instance_id
 from agent.remains import Remains
 from agent.session import Agent
 from agent.settings import Settings
+from agent.sizes import Size
 from agent.storage import Stores
 from agent.transform import Means
+from agent.watching import watching
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
 from mediactl.places import default_address, default_data_dir
@@ -66,7 +69,8 @@ async def serve_agent(settings: Settings) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, agent.stop)
     loop.add_signal_handler(signal.SIGUSR1, agent.leave)
-    await agent.run()
+    async with watching(settings, agent):
+        await agent.run()
     sweeping.cancel()
     log.info("agent stopped")
 
@@ -81,6 +85,9 @@ def _detect(settings: Settings) -> fleet_service_pb2.Capabilities:
     )
 
 
+EC2_URL = "http://169.254.169.254"
+"""Where EC2's instance metadata service is, the same on every instance."""
+
 _Folder = click.Path(path_type=Path, file_okay=False)
 
 
@@ -94,6 +101,16 @@ def _labels(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> di
     return labels
 
 
+def _metadata_url(_: click.Context, __: click.Parameter, given: str | None) -> str:
+    if given is None:
+        return EC2_URL if on_ec2() else ""
+    if given == "none":
+        return ""
+    if not given.startswith(("http://", "https://")):
+        raise click.BadParameter(f"a URL such as {EC2_URL}, or none, is expected, got {given!r}")
+    return given
+
+
 @click.group()
 def main() -> None:
     """The agent of mediactl: runs on each box, proves what it can do and works for a controller."""
@@ -103,6 +120,13 @@ def main() -> None:
 @config_option("agent")
 @click.option("--data-dir", type=_Folder, help="Where the agent keeps its id and its detection cache.")
 @click.option("--scratch-dir", type=_Folder, help="Where attempts work. Default: scratch/ in the data directory.")
+@click.option(
+    "--scratch-reserve",
+    type=Size(),
+    metavar="SIZE",
+    help="Take no new work while less of the scratch volume is free, e.g. 5GiB; 0: never mind. Default: 5 % of it, at "
+    "least 1 GiB (of a small one a tenth), at the most 10 GiB. Work is taken again when a quarter more is free.",
+)
 @click.option("--controller", help="unix:PATH or HOST:PORT. Default: this user's single box.")
 @click.option("--name", help="What people call it. Default: the host's name.")
 @click.option("--label", "labels", multiple=True, callback=_labels, help="KEY=VALUE, for `require` of jobs. Repeats.")
@@ -123,11 +147,12 @@ def main() -> None:
     help="Hours that what failed attempts left is kept, for `jobs artifacts --failed`. 0: not at all.",
 )
 @click.option(
-    "--keep-failed-gib",
-    type=click.FloatRange(0),
-    default=1.0,
+    "--keep-failed-size",
+    type=Size(),
+    default="1GiB",
     show_default=True,
-    help="GiB that they may take altogether; the oldest go first.",
+    metavar="SIZE",
+    help="What it may take of the disk altogether; the oldest goes first.",
 )
 @click.option(
     "--drain-timeout",
@@ -135,10 +160,28 @@ def main() -> None:
     default=0.0,
     help="Seconds that work in hand may take to end after SIGTERM; what does not is handed back. Default: 0.",
 )
+@click.option(
+    "--metadata-url",
+    metavar="URL|none",
+    callback=_metadata_url,
+    help="Instance metadata service (IMDSv2) whose notices are heeded: a spot interruption or a scheduled event within "
+    "the hour lets the agent take no new work and hand back what still runs half a minute before. "
+    f"Default: {EC2_URL} where the firmware says that this is EC2, else none.",
+)
+@click.option(
+    "--metadata-interval",
+    type=click.FloatRange(0.1, 60),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often it is asked.",
+)
+@click.option("--heed-rebalance", is_flag=True, help="Take no new work after a rebalance recommendation either.")
 @credential_options(listening=False)
 def serve(
     data_dir: Path | None,
     scratch_dir: Path | None,
+    scratch_reserve: int | None,
     controller: str | None,
     name: str | None,
     labels: dict[str, str],
@@ -146,8 +189,11 @@ def serve(
     ffmpegs: tuple[str, ...],
     max_tasks: int | None,
     keep_failed: float,
-    keep_failed_gib: float,
+    keep_failed_size: int,
     drain_timeout: float,
+    metadata_url: str,
+    metadata_interval: float,
+    heed_rebalance: bool,
     credentials: Credentials,
 ) -> None:
     """Register with the controller and work until a signal.
@@ -170,8 +216,12 @@ def serve(
         ffmpegs=ffmpegs,
         max_tasks=max_tasks,
         keep_failed_s=keep_failed * 3600,
-        keep_failed_bytes=int(keep_failed_gib * 2**30),
+        keep_failed_bytes=keep_failed_size,
         drain_s=drain_timeout,
+        scratch_reserve=scratch_reserve,
+        metadata_url=metadata_url,
+        metadata_interval_s=metadata_interval,
+        heed_rebalance=heed_rebalance,
     )
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

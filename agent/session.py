@@ -38,6 +38,8 @@ LEAST_STATUS_S = 0.1
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MOST_S = 10.0
 ACCEPTED_S = 10.0
+CONFLICT_S = 60.0
+"""Between tries while another machine uses the same agent id."""
 STOP_S = 5.0
 
 BUNDLES = "bundles"
@@ -102,15 +104,10 @@ class Agent:
             await asyncio.wait([haste, idle], timeout=self._settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
         haste.cancel()
         idle.cancel()
-        self.hand_back()
+        self.hand_back("the agent is stopping")
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await self._outbox.empty.wait()
-
-    def hand_back(self) -> None:
-        """End what runs; it is begun anew elsewhere, without using an attempt."""
-        for attempt in list(self._attempts.values()):
-            attempt.stop(Reason.AGENT_STOPPING)
 
     def stop(self) -> None:
         """Take nothing new, finish or hand back what runs, and end. Asked for twice: hand it back at once."""
@@ -143,6 +140,13 @@ class Agent:
                     await asyncio.to_thread(orphan.remove)
                     log.info("removed an orphaned workspace", attempt=orphan.attempt_id)
 
+    def hand_back(self, why: str) -> None:
+        """Stop what runs, to be begun anew elsewhere; what is being published is finished. A repeat does no harm."""
+        if self._attempts:
+            log.info("handing back what runs", attempts=list(self._attempts), why=why)
+        for attempt in list(self._attempts.values()):
+            attempt.stop(Reason.AGENT_STOPPING)
+
     def object(self, source: str, reason: str) -> None:
         """Take nothing new for this reason, until its source withdraws it by an empty one."""
         if self._reluctance.set(source, reason):
@@ -161,6 +165,9 @@ class Agent:
             except grpc.aio.AioRpcError as error:
                 why = from_rpc_error(error)
                 log.warning("session ended", reason=str(why.reason), message=why.message)
+                if why.reason is Reason.AGENT_ID_CONFLICT:
+                    await self._bear_conflict()
+                    continue
             except OSError as error:
                 log.warning("session ended", message=str(error))
             failures = 0 if time.monotonic() - begun > BACKOFF_MOST_S else failures + 1
@@ -168,6 +175,16 @@ class Agent:
             self._turn += 1
             most = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 10))
             await asyncio.sleep(most * (0.5 + 0.5 * self._dice.random()))
+
+    async def _bear_conflict(self) -> None:
+        # Nothing but a person, or the loss of the other machine, ends it.
+        log.error(
+            "another machine speaks under this agent's id, so this one gets no work; is it a copy, stop this agent, "
+            "delete the file and start it again",
+            file=str(self._settings.data_dir / "agent-id"),
+            next_try_s=CONFLICT_S,
+        )
+        await asyncio.sleep(CONFLICT_S * (0.5 + 0.5 * self._dice.random()))
 
     async def _session(self) -> None:
         address = self._addresses[self._turn % len(self._addresses)]

@@ -14,6 +14,8 @@ class Settings:
     """`media_roots` are the folders of which `file:` URIs are reachable; the scratch folder is the agent's alone.
 
     `drain_s`: how long work in hand may take to end when the agent is told to stop.
+    `scratch_reserve` are bytes that must be free on its volume, None for a share of it. Without `metadata_url` nobody
+    is asked for notices of the host.
     """
 
     data_dir: Path
@@ -28,6 +30,10 @@ class Settings:
     keep_failed_s: float = 86_400.0
     keep_failed_bytes: int = 2**30
     drain_s: float = 0.0
+    scratch_reserve: int | None = None
+    metadata_url: str = ""
+    metadata_interval_s: float = 5.0
+    heed_rebalance: bool = False
 
     @property
     def scratch(self) -> Path:

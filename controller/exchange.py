@@ -180,6 +180,11 @@ class Exchange:
             )
         return self._offer
 
+    @property
+    def objection(self) -> str:
+        """Why the agent takes no new work, as it said last; empty: it takes some."""
+        return (self.status.drain_reason or "it says so") if self.status.draining else ""
+
     def held(self) -> frozenset[str]:
         """What the agent holds, as it said last."""
         return frozenset(holding.attempt_id for holding in self.status.holdings)

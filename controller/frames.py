@@ -16,6 +16,8 @@ from presets.reasons import Reason
 MOST_ID = 128
 """Characters of an id, or of the name of a log."""
 MOST_MESSAGE = 4096
+MOST_REASON = 500
+"""Characters of why an agent takes no new work."""
 MOST_LOG_TAIL = 65_536
 MOST_DOCUMENT = 1 << 20
 """Bytes of a plan or a record: a caller gets those of every attempt in one message."""
@@ -41,6 +43,7 @@ def check(frame: pb.SessionRequest) -> None:
                 _name("status.holdings.attempt_id", holding.attempt_id)
                 holding.progress = _within(holding.progress, 1.0)
                 holding.speed = _within(holding.speed, _MOST)
+            frame.status.drain_reason = frame.status.drain_reason.replace("\0", "")[:MOST_REASON]
         case "log":
             _name("log.attempt_id", frame.log.attempt_id)
             _name("log.stream", frame.log.stream)

@@ -19,7 +19,8 @@ from controller.settings import Keeping
 from controller.store import queries
 from controller.store.attempts import EpochSuperseded
 from controller.store.cancelling import EnforceStops, ExpireJobs
-from controller.store.fleet import ExpireAgents, Seen
+from controller.store.draining import HandBackOverdue
+from controller.store.fleet import ExpireAgents, Seen, Sign
 from controller.store.interventions import FallDue
 from controller.store.lanes import Relane
 from controller.store.leasing import MOST_GRANTS, GrantLeases, Leased
@@ -132,7 +133,10 @@ class Sweeper:
         heard = [s for s in self._sessions.all() if s.silent_s < self._timers.unreachable_s]
         if heard:
             seen = Seen(
-                tuple((s.agent_id, s.exchange.speaker.epoch, int(s.silent_s * 1e6)) for s in heard),
+                tuple(
+                    Sign(s.agent_id, s.exchange.speaker.epoch, int(s.silent_s * 1e6), s.exchange.objection)
+                    for s in heard
+                ),
                 resolution_us=int(min(SEEN_RESOLUTION_S, self._timers.lost_s / 4) * 1e6),
             )
             for agent_id, epoch in await self._store.execute(seen):
@@ -141,6 +145,7 @@ class Sweeper:
                     session.close(EpochSuperseded())
         while await self._store.execute(FallDue()):
             pass
+        await self._store.execute(HandBackOverdue())
         await self._store.execute(EnforceStops())
         await self._store.execute(ExpireJobs())
         if may_expire(now - self._awake_since, self._timers):

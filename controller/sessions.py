@@ -113,6 +113,11 @@ class Sessions:
             if session.takes_work and health(session.silent_s, self._timers) is Health.READY
         )
 
+    def objection(self, agent_id: str, stored: str | None) -> str:
+        """Why an agent takes no new work, by its own words: the newest, or `stored` if it isn't connected here."""
+        session = self._by_agent.get(agent_id)
+        return session.exchange.objection if session is not None else stored or ""
+
     def progress(self, job_id: str) -> job_pb2.Progress | None:
         return self._progress.get(job_id)
 

@@ -1,6 +1,7 @@
 """`mediactl agents …`."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import click
@@ -9,14 +10,20 @@ from rich.text import Text
 from ctl import render
 from ctl.connection import with_client
 from ctl.settings import Format, Settings
+from ctl.times import Duration
 from ctl.tree import command
+from mediactl.client import Client
+from mediactl.errors import MediactlError
 from mediactl.v1 import fleet_service_pb2
+from presets.reasons import Reason
 
 _STYLES: Final[Mapping[int, str]] = {
     fleet_service_pb2.AGENT_STATE_READY: "green",
     fleet_service_pb2.AGENT_STATE_UNREACHABLE: "yellow",
     fleet_service_pb2.AGENT_STATE_LOST: "red",
+    fleet_service_pb2.AGENT_STATE_DRAINING: "magenta",
 }
+_POLL_S: Final = 0.5
 
 
 @command("list")
@@ -31,24 +38,80 @@ def list_agents(settings: Settings) -> int:
     if settings.format is not Format.TABLE:
         render.write(render.data(fleet_service_pb2.ListAgentsResponse(agents=agents)), settings)
         return 0
-    render.table(
-        settings,
-        ("ID", "NAME", "STATE", "TASKS", "CORES", "MEMORY", "FFMPEG", "LAST SEEN"),
-        [
-            (
-                agent.id,
-                agent.name,
-                _state(agent.state),
-                f"{len(agent.attempt_ids)}/{agent.capabilities.max_tasks}",
-                str(agent.capabilities.cores),
-                render.size(agent.capabilities.memory_bytes),
-                ", ".join(binary.version for binary in agent.capabilities.binaries),
-                render.moment(agent.last_seen_time),
-            )
-            for agent in agents
-        ],
-        empty="no agents",
-    )
+    _table(settings, agents)
+    return 0
+
+
+@command("drain")
+@click.argument("agent_id", metavar="ID")
+@click.option(
+    "--deadline",
+    type=Duration(),
+    metavar="DURATION",
+    help="What still runs after it is handed back and begun anew by another agent, e.g. 10m. Default: none.",
+)
+@click.option("--wait", is_flag=True, help="Wait until the agent holds nothing any more.")
+def drain(settings: Settings, *, agent_id: str, deadline: float | None, wait: bool) -> int:
+    """Have an agent finish what it has and take nothing new, also over restarts, until `mediactl agents resume`.
+
+    ID is the id of an agent, a prefix of it or its name. A repeat sets the deadline anew.
+
+    \b
+    Examples:
+      mediactl agents drain studio-1
+      mediactl agents drain studio-1 --deadline 10m --wait
+    """
+    # The whole id from here on: names may move to others.
+    agent = with_client(settings, lambda client: client.drain_agent(agent_id, deadline_s=deadline))
+    if wait:
+        agent = with_client(settings, lambda client: _until_idle(client, agent.id))
+    _tell(settings, agent)
+    return 0
+
+
+def _until_idle(client: Client, agent_id: str) -> fleet_service_pb2.Agent:
+    while True:
+        agent = client.agent(agent_id)
+        if not agent.attempt_ids:
+            return agent
+        if agent.state == fleet_service_pb2.AGENT_STATE_READY:
+            raise MediactlError(Reason.CANCELLED, f"agent {agent.name} was resumed before it held nothing any more")
+        time.sleep(_POLL_S)
+
+
+@command("resume")
+@click.argument("agent_id", metavar="ID")
+def resume(settings: Settings, *, agent_id: str) -> int:
+    """Let a drained agent take work again. What it has against work itself, such as a full disk, goes on.
+
+    ID is the id of an agent, a prefix of it or its name.
+
+    \b
+    Example:
+      mediactl agents resume studio-1
+    """
+    _tell(settings, with_client(settings, lambda client: client.resume_agent(agent_id)))
+    return 0
+
+
+@command("remove")
+@click.argument("agent_id", metavar="ID")
+def remove(settings: Settings, *, agent_id: str) -> int:
+    """Forget an agent that is LOST. What it did stays in the jobs' history; should it come back, it is a new one.
+
+    ID is the id of an agent, a prefix of it or its name.
+
+    \b
+    Example:
+      mediactl agents remove studio-1
+    """
+
+    def work(client: Client) -> fleet_service_pb2.Agent:
+        agent = client.agent(agent_id)
+        client.remove_agent(agent.id)
+        return agent
+
+    _tell(settings, with_client(settings, work))
     return 0
 
 
@@ -71,6 +134,7 @@ def get(settings: Settings, *, agent_id: str) -> int:
             ("id", agent.id),
             ("name", agent.name),
             ("state", _state(agent.state)),
+            ("no new work", _why(agent)),
             ("version", agent.version),
             ("labels", ", ".join(f"{key}={value}" for key, value in sorted(agent.labels.items()))),
             ("first seen", render.moment(agent.create_time)),
@@ -80,6 +144,46 @@ def get(settings: Settings, *, agent_id: str) -> int:
         ],
     )
     return 0
+
+
+def _tell(settings: Settings, agent: fleet_service_pb2.Agent) -> None:
+    if settings.format is not Format.TABLE:
+        render.write(render.data(agent), settings)
+    else:
+        _table(settings, [agent])
+
+
+def _table(settings: Settings, agents: Sequence[fleet_service_pb2.Agent]) -> None:
+    # Most of the time nobody has anything to say in it.
+    told = any(agent.drain_reason for agent in agents)
+    render.table(
+        settings,
+        (
+            *("ID", "NAME", "STATE", "TASKS", "CORES", "MEMORY", "FFMPEG", "LAST SEEN"),
+            *(("NO NEW WORK BECAUSE",) if told else ()),
+        ),
+        [
+            (
+                agent.id,
+                agent.name,
+                _state(agent.state),
+                f"{len(agent.attempt_ids)}/{agent.capabilities.max_tasks}",
+                str(agent.capabilities.cores),
+                render.size(agent.capabilities.memory_bytes),
+                ", ".join(binary.version for binary in agent.capabilities.binaries),
+                render.moment(agent.last_seen_time),
+                *((_why(agent),) if told else ()),
+            )
+            for agent in agents
+        ],
+        empty="no agents",
+    )
+
+
+def _why(agent: fleet_service_pb2.Agent) -> str:
+    if not agent.HasField("drain_deadline"):
+        return agent.drain_reason
+    return f"{agent.drain_reason}; what still runs at {render.moment(agent.drain_deadline)} is handed back"
 
 
 def capability_rows(capabilities: fleet_service_pb2.Capabilities) -> list[tuple[str, str]]:

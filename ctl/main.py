@@ -79,6 +79,9 @@ _AGENTS: Final = LazyGroup(
     {
         "list": Leaf("ctl.agents:list_agents", "Show the agents there are."),
         "get": Leaf("ctl.agents:get", "Show what an agent has proved that it can do."),
+        "drain": Leaf("ctl.agents:drain", "Have an agent finish what it has and take nothing new."),
+        "resume": Leaf("ctl.agents:resume", "Let a drained agent take work again."),
+        "remove": Leaf("ctl.agents:remove", "Forget an agent that is LOST."),
     },
     help="The machines that do the work.",
 )

@@ -169,6 +169,8 @@ def agent_command(settings: Settings, embedded: bool) -> list[str]:
         f"unix:{box_socket(settings.data_dir)}",
         *_NO_FILE,
         *_token(settings, embedded),
+        # Who waits for it had better hear what fails than wait for a disk that nobody else clears.
+        *(("--scratch-reserve", "0") if embedded else ()),
     )
 
 

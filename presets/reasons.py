@@ -69,6 +69,7 @@ class Reason(StrEnum):
     JOB_NOT_STARTED = auto()
     AGENT_NOT_FOUND = auto()
     AGENT_ID_CONFLICT = auto()
+    AGENT_NOT_LOST = auto()
     ATTEMPT_NOT_FOUND = auto()
     REMAINS_NOT_FOUND = auto()
     REMAINS_UNAVAILABLE = auto()
@@ -167,6 +168,7 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         ),
         Reason.AGENT_NOT_FOUND: _not_found("no agent has that id"),
         Reason.AGENT_ID_CONFLICT: Fact("another live machine uses this agent id", "ALREADY_EXISTS"),
+        Reason.AGENT_NOT_LOST: _refused("only a LOST agent can be removed", "FAILED_PRECONDITION"),
         Reason.ATTEMPT_NOT_FOUND: _not_found("no attempt has that id"),
         Reason.REMAINS_NOT_FOUND: _not_found("nothing is kept of such an attempt, or no longer"),
         Reason.REMAINS_UNAVAILABLE: Fact(

@@ -10,7 +10,10 @@ from controller.core.liveness import Timers
 from controller.rpc import messages
 from controller.sessions import Sessions
 from controller.store import queries
+from controller.store.draining import DrainAgent, ResumeAgent
+from controller.store.fleet import RemoveAgent
 from controller.store.queries import Record
+from controller.store.tables import AgentId
 from controller.store.writer import Store
 from mediactl.errors import MediactlError
 from mediactl.v1 import fleet_service_pb2 as pb
@@ -18,11 +21,13 @@ from mediactl.v1 import fleet_service_pb2_grpc
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
 
+LONGEST_DEADLINE_S = 10 * 365 * 86_400
+
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
-    """Reads the fleet."""
+    """Reads the fleet, and says who takes no new work."""
 
     def __init__(self, store: Store, sessions: Sessions, timers: Timers) -> None:
         self._store = store
@@ -38,19 +43,16 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
     def _agent(self, row: Record, held: list[str], now_us: int) -> pb.Agent:
         session = self._sessions.get(row.id)
         silent_s = session.silent_s if session else max(0, now_us - row.last_seen_us) / 1e6
-        if session is None:
-            # Without a stream it gets no work, however recently it was heard of.
+        if session is None and not self._store.database.grants_alone:
+            # No other controller has its stream, and without one it gets no work, however recently it was heard of.
             silent_s = max(silent_s, self._timers.unreachable_s)
-        draining = session.exchange.status.draining if session else False
-        return messages.agent(row, held=held, silent_s=silent_s, timers=self._timers, draining=draining)
+        objection = self._sessions.objection(row.id, row.drain_reason)
+        return messages.agent(row, held=held, silent_s=silent_s, timers=self._timers, objection=objection)
 
-    async def ListAgents(self, request: pb.ListAgentsRequest, context: _Context) -> pb.ListAgentsResponse:
-        return pb.ListAgentsResponse(agents=await self._agents())
-
-    async def GetAgent(self, request: pb.GetAgentRequest, context: _Context) -> pb.GetAgentResponse:
+    async def _find(self, agent_id: str) -> pb.Agent:
         agents = await self._agents()
-        exact = [agent for agent in agents if request.agent_id in (agent.id, agent.name)]
-        found = exact or [agent for agent in agents if request.agent_id and agent.id.startswith(request.agent_id)]
+        exact = [agent for agent in agents if agent_id in (agent.id, agent.name)]
+        found = exact or [agent for agent in agents if agent_id and agent.id.startswith(agent_id)]
         if not found:
             raise MediactlError(
                 Reason.AGENT_NOT_FOUND, "no agent has this id or name; `mediactl agents list` shows them"
@@ -59,4 +61,37 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
             raise InvalidRequest(
                 Problem(Reason.INVALID_ARGUMENT, "agent_id", "several agents are meant by this; give a whole id")
             )
-        return pb.GetAgentResponse(agent=found[0])
+        return found[0]
+
+    async def ListAgents(self, request: pb.ListAgentsRequest, context: _Context) -> pb.ListAgentsResponse:
+        return pb.ListAgentsResponse(agents=await self._agents())
+
+    async def GetAgent(self, request: pb.GetAgentRequest, context: _Context) -> pb.GetAgentResponse:
+        return pb.GetAgentResponse(agent=await self._find(request.agent_id))
+
+    async def DrainAgent(self, request: pb.DrainAgentRequest, context: _Context) -> pb.DrainAgentResponse:
+        within_us = _within_us(request)
+        agent = await self._find(request.agent_id)
+        await self._store.execute(DrainAgent(AgentId(agent.id), within_us))
+        return pb.DrainAgentResponse(agent=await self._find(agent.id))
+
+    async def ResumeAgent(self, request: pb.ResumeAgentRequest, context: _Context) -> pb.ResumeAgentResponse:
+        agent = await self._find(request.agent_id)
+        await self._store.execute(ResumeAgent(AgentId(agent.id)))
+        return pb.ResumeAgentResponse(agent=await self._find(agent.id))
+
+    async def RemoveAgent(self, request: pb.RemoveAgentRequest, context: _Context) -> pb.RemoveAgentResponse:
+        agent = await self._find(request.agent_id)
+        await self._store.execute(RemoveAgent(AgentId(agent.id)))
+        return pb.RemoveAgentResponse()
+
+
+def _within_us(request: pb.DrainAgentRequest) -> int | None:
+    if not request.HasField("deadline"):
+        return None
+    deadline = request.deadline
+    if not 0 <= deadline.seconds <= LONGEST_DEADLINE_S or not 0 <= deadline.nanos < 1_000_000_000:
+        raise InvalidRequest(
+            Problem(Reason.INVALID_ARGUMENT, "deadline", f"expected from 0 to {LONGEST_DEADLINE_S} seconds from now")
+        )
+    return deadline.ToMicroseconds()

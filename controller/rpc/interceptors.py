@@ -20,8 +20,9 @@ from controller.metrics import Metrics
 from controller.store.attempts import EpochSuperseded
 from controller.store.cancelling import JobEnded
 from controller.store.catalog_documents import DocumentConflict
+from controller.store.draining import AgentUnknown
 from controller.store.engine import StoreUnavailable
-from controller.store.fleet import AgentIdConflict
+from controller.store.fleet import AgentIdConflict, AgentNotLost
 from controller.store.queries import JobAmbiguous, JobNotFound
 from controller.store.replaying import NeverRead
 from controller.store.submission import RequestIdReused
@@ -66,11 +67,20 @@ def translate(error: Exception) -> MediactlError | InvalidRequest | MediaFailure
                     "another document has this name and version; raise its version to change it",
                 )
             )
-        case AgentIdConflict(name=name):
+        case AgentIdConflict(name=name, silent_s=silent_s):
             return MediactlError(
                 Reason.AGENT_ID_CONFLICT,
-                f"another machine ({name}) uses this agent id: if this one is a copy of it, delete the file "
-                "agent-id in the agent's data directory and start the agent again",
+                f"another machine ({name}, heard of {silent_s:.0f} s ago) uses this agent id. If this one is a copy, "
+                "stop this agent, delete the file agent-id in its data directory and start it again; if it replaces "
+                "it, stop the other one, and this one is let in once that is LOST",
+            )
+        case AgentUnknown():
+            return MediactlError(Reason.AGENT_NOT_FOUND, "the agent was removed meanwhile")
+        case AgentNotLost(name=name):
+            return MediactlError(
+                Reason.AGENT_NOT_LOST,
+                f"agent {name} is not LOST, so it may hold work: drain it, stop it, and remove it once it is shown "
+                "as LOST",
             )
         case NeverRead():
             return MediactlError(

@@ -290,6 +290,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             job_id,
             offers=self._sessions.offers(),
             absent=_absent,
+            objection=lambda row: self._sessions.objection(row.id, row.drain_reason),
         )
         return job_service_pb2.ExplainJobResponse(
             summary=found.summary,

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.core.liveness import Health, Timers, health
 from controller.core.states import JobState
+from controller.store.draining import drain_reason
 from controller.store.queries import Record
 from controller.store.submission import NewJob
 from controller.store.tables import JobId, Tenant
@@ -142,13 +143,14 @@ def event(row: Record) -> job_pb2.Event:
     )
 
 
-def agent(row: Record, *, held: list[str], silent_s: float, timers: Timers, draining: bool) -> fleet_service_pb2.Agent:
-    """`silent_s` is how long ago the agent was last heard of."""
+def agent(row: Record, *, held: list[str], silent_s: float, timers: Timers, objection: str) -> fleet_service_pb2.Agent:
+    """`silent_s` is how long ago the agent was last heard of; `objection` is why it takes no new work by itself."""
+    reason = drain_reason(row.draining, objection)
     if row.lost or health(silent_s, timers) is Health.LOST:
         standing = fleet_service_pb2.AGENT_STATE_LOST
     elif health(silent_s, timers) is Health.UNREACHABLE:
         standing = fleet_service_pb2.AGENT_STATE_UNREACHABLE
-    elif draining:
+    elif reason:
         standing = fleet_service_pb2.AGENT_STATE_DRAINING
     else:
         standing = fleet_service_pb2.AGENT_STATE_READY
@@ -161,6 +163,8 @@ def agent(row: Record, *, held: list[str], silent_s: float, timers: Timers, drai
         attempt_ids=held,
         create_time=timestamp(row.created_us),
         last_seen_time=timestamp(row.last_seen_us),
+        drain_reason=reason,
+        drain_deadline=timestamp(row.drain_deadline_us),
     )
     message.capabilities.CopyFrom(capabilities(row))
     return message

@@ -16,7 +16,7 @@ from controller.store.lanes import known_lanes
 from controller.store.records import AttemptRecord, TaskRecord
 from controller.store.refiling import after_gpu_failure, expand, refile
 from controller.store.tables import AgentId, AttemptId, JobId, failures
-from controller.store.work import Happened, Work, failure_text
+from controller.store.work import Happened, Work, failure, failure_text
 from controller.store.writer import Tx
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2
@@ -315,7 +315,7 @@ def decline(unit: Work, attempt: AttemptRecord, task: TaskRecord, message: str) 
     """Undo a lease that the agent did not begin: it leaves an event and no attempt."""
     if task.state != TaskState.LEASED:
         return
-    if attempt.stop_reason is not None:
+    if attempt.stop_reason not in (None, Reason.AGENT_STOPPING):
         stopped(unit, attempt, task, {})
         return
     job = unit.job_of(task)
@@ -333,7 +333,10 @@ def decline(unit: Work, attempt: AttemptRecord, task: TaskRecord, message: str) 
 
 
 def stopped(unit: Work, attempt: AttemptRecord, task: TaskRecord, used: dict[str, Any]) -> None:
-    """End an attempt that was told to stop, and its task with it."""
+    """End an attempt that was told to stop, and its task with it; one that its agent had no time for is begun anew."""
+    if attempt.stop_reason == Reason.AGENT_STOPPING:
+        _hand_back(unit, attempt, task, used)
+        return
     unit.end_attempt(attempt, "cancelled", **used)
     if attempt.stop_reason == Reason.TIMED_OUT:
         late = job_pb2.Failure(reason=Reason.TIMED_OUT, message="the time allowed for the job was used up")
@@ -341,6 +344,14 @@ def stopped(unit: Work, attempt: AttemptRecord, task: TaskRecord, used: dict[str
         unit.move(task, TaskEvent.KILL, happened, failed=late, attempt_id="")
     else:
         unit.move(task, TaskEvent.CANCEL, Happened("cancelled", attempt.id, attempt.agent_id), attempt_id="")
+
+
+def _hand_back(unit: Work, attempt: AttemptRecord, task: TaskRecord, used: dict[str, Any]) -> None:
+    # Neither the task's failure nor the fleet's: however often people drain, it counts against nothing.
+    why = failure(Reason.AGENT_STOPPING, "the agent is being drained, and the time that it was given for it is up")
+    unit.end_attempt(attempt, "handed_back", **{**used, "failure": failure_text(why)})
+    happened = Happened("given_back", attempt.id, attempt.agent_id, why.reason, why.message)
+    unit.move(task, TaskEvent.GIVE_BACK, happened, failed=why, attempt_id="", ready_us=unit.tx.now_us)
 
 
 def fail(

@@ -13,6 +13,7 @@ from controller.core.fitting import Offer
 from controller.core.limits import limit_of
 from controller.core.states import JobState, TaskState
 from controller.store import tables
+from controller.store.draining import drain_reason
 from controller.store.engine import AnyRow, Database
 from controller.store.leasing import blocked, candidate, charged
 from controller.store.queries import Record, ahead_in_line, job_tasks
@@ -43,8 +44,11 @@ def explain(
     *,
     offers: Collection[Offer],
     absent: Callable[[Record], Offer],
+    objection: Callable[[Record], str],
 ) -> Explanation:
-    """`offers` are of the agents that may be given work here; `absent` makes one of any other agent's row."""
+    """`offers` are of the agents that may be given work here; `absent` makes one of any other agent's row, and
+    `objection` tells why the agent itself takes no new work.
+    """
     job = connection.execute(
         select(tables.jobs).where(tables.jobs.c.tenant == tenant, tables.jobs.c.id == job_id)
     ).one()
@@ -62,10 +66,10 @@ def explain(
     known = {offer.agent_id: offer for offer in charged(connection, database, offers)}
     verdicts = []
     for row in connection.execute(select(tables.agents).order_by(tables.agents.c.name, tables.agents.c.id)):
-        if (offer := known.get(row.id)) is not None:
+        if (offer := known.get(row.id)) is not None and not row.draining:
             reasons = fitting.verdict(asked, offer)
         else:
-            standing = "is lost" if row.lost else "is not connected here or takes no new work"
+            standing = _standing(row, objection(row))
             never = fitting.infeasible(asked, absent(row), asked.requirements.alternatives[0])
             reasons = [standing, *never]
         if row.id in barred:
@@ -74,6 +78,14 @@ def explain(
     ahead = ahead_in_line(connection, waiting)
     limits = _limits(connection, lane)
     return Explanation(_summary(verdicts, ahead, limits), tuple(verdicts))
+
+
+def _standing(agent: Record, objection: str) -> str:
+    if agent.lost:
+        return "is lost"
+    if reason := drain_reason(agent.draining, objection):
+        return f"is draining: {reason}"
+    return "is not connected here or takes no new work"
 
 
 def _limits(connection: Connection, lane: Record | None) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import insert, select, text, update
 
 from controller.core.states import TaskState
 from controller.store import topics
 from controller.store.attempts import fail
+from controller.store.draining import AgentUnknown
 from controller.store.engine import AnyRow
 from controller.store.leasing import Leased, leases_of
 from controller.store.tables import AgentId, agents, attempts, failures, meta
@@ -23,10 +25,19 @@ ANYBODY = 200
 
 
 class AgentIdConflict(Exception):
-    """Another machine that isn't lost speaks under the same id."""
+    """Another machine that isn't lost, and was heard of `silent_s` ago, speaks under the same id."""
+
+    def __init__(self, name: str, silent_s: float) -> None:
+        super().__init__(f"the agent id is in use by {name}")
+        self.name = name
+        self.silent_s = silent_s
+
+
+class AgentNotLost(Exception):
+    """It may hold attempts, and come back with them."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the agent id is in use by {name}")
+        super().__init__(f"{name} is not lost")
         self.name = name
 
 
@@ -130,15 +141,19 @@ class Register:
             "revision": self.revision,
             "lost": False,
             "last_seen_us": tx.now_us,
+            # What its former session said is over; this one is about to say what it has against work.
+            "drain_reason": "",
         }
         self._notice_roots(tx, row)
         if row is None:
+            # Above those of any agent of this id that was removed: nobody speaks for it any more.
+            epoch = tx.ticket()
             tx.connection.execute(
-                insert(agents).values(id=self.agent_id, epoch=1, draining=False, created_us=tx.now_us, **values)
+                insert(agents).values(id=self.agent_id, epoch=epoch, draining=False, created_us=tx.now_us, **values)
             )
-            return 1
+            return epoch
         if row.instance_id != self.instance_id and not row.lost:
-            raise AgentIdConflict(row.name)
+            raise AgentIdConflict(row.name, (tx.now_us - row.last_seen_us) / 1e6)
         if row.revision != self.revision:
             # What failed there may work now.
             tx.connection.execute(failures.delete().where(failures.c.agent_id == self.agent_id))
@@ -156,33 +171,52 @@ class Register:
             tx.changed.add(topics.RELANE)
 
 
+class Sign(NamedTuple):
+    """An agent's session was heard `ago_us` ago; why the agent takes no new work, if it said so."""
+
+    agent_id: AgentId
+    epoch: int
+    ago_us: int
+    drain_reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Signs of life: (agent, epoch, microseconds ago). Epochs that were superseded write nothing.
+    """What sessions heard. Epochs that were superseded write nothing.
 
-    `last_seen_us` is written where it is older than `resolution_us`, so that idle agents cost few commits. Returns the
-    agents and epochs that were superseded: their streams must end, for an agent that only reports its status would
-    never learn that it was called lost.
+    A sign of life is written where the last one is older than `resolution_us`, so that idle agents cost few commits;
+    a new reason to take no work, at once. Returns the agents and epochs that were superseded: their streams must end,
+    for an agent that only reports its status would never learn that it was called lost.
     """
 
-    signs: tuple[tuple[AgentId, int, int], ...]
+    signs: tuple[Sign, ...]
     resolution_us: int
 
     def apply(self, tx: Tx) -> list[tuple[AgentId, int]]:
-        seen = {agent_id: (epoch, tx.now_us - ago_us) for agent_id, epoch, ago_us in self.signs}
-        clause, values = tx.database.any_of("id", "ids", sorted(seen))
-        rows = tx.rows(f"SELECT id, epoch, last_seen_us FROM agents WHERE {clause}", **values)  # noqa: S608
-        tx.database.update(
-            tx.connection,
-            agents,
-            ("id", "epoch"),
-            [
-                {"last_seen_us": seen[row.id][1], "id": row.id, "epoch": row.epoch}
-                for row in sorted(rows, key=lambda row: str(row.id))
-                if row.epoch == seen[row.id][0] and row.last_seen_us < seen[row.id][1] - self.resolution_us
-            ],
-        )
-        return [(AgentId(row.id), seen[row.id][0]) for row in rows if row.epoch != seen[row.id][0]]
+        clause, values = tx.database.any_of("id", "ids", sorted(sign.agent_id for sign in self.signs))
+        sql = f"SELECT id, epoch, last_seen_us, drain_reason FROM agents WHERE {clause}"  # noqa: S608
+        known = {row.id: row for row in tx.rows(sql, **values)}
+        changes: list[dict[str, object]] = []
+        superseded: list[tuple[AgentId, int]] = []
+        for sign in sorted(self.signs):
+            row, seen_us = known.get(sign.agent_id), tx.now_us - sign.ago_us
+            if row is None or row.epoch != sign.epoch:
+                superseded.append((sign.agent_id, sign.epoch))
+                continue
+            news = (row.drain_reason or "") != sign.drain_reason
+            if news or row.last_seen_us < seen_us - self.resolution_us:
+                changes.append(
+                    {
+                        "last_seen_us": max(row.last_seen_us, seen_us),
+                        "drain_reason": sign.drain_reason,
+                        "id": row.id,
+                        "epoch": row.epoch,
+                    }
+                )
+            if news:
+                tx.changed.add(topics.FLEET)
+        tx.database.update(tx.connection, agents, ("id", "epoch"), changes)
+        return superseded
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,3 +262,22 @@ class ExpireAgents:
                     fail(unit, attempt, task, lost, self.jitter, {}, state="lost")
         tx.changed.add(topics.FLEET)
         return [AgentId(agent_id) for agent_id in names]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAgent:
+    """Forget an agent that is lost; what it did stays in the attempts. Raises AgentUnknown or AgentNotLost."""
+
+    agent_id: AgentId
+
+    def apply(self, tx: Tx) -> None:
+        row = tx.connection.execute(
+            select(agents.c.name, agents.c.lost).where(agents.c.id == self.agent_id).with_for_update()
+        ).one_or_none()
+        if row is None:
+            raise AgentUnknown
+        if not row.lost:
+            raise AgentNotLost(row.name)
+        tx.connection.execute(agents.delete().where(agents.c.id == self.agent_id))
+        tx.connection.execute(failures.delete().where(failures.c.agent_id == self.agent_id))
+        tx.changed.add(topics.FLEET)

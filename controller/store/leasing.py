@@ -20,6 +20,7 @@ from controller.core.matching import Feasibility, Lane, Rules
 from controller.core.retries import BLOCK_S
 from controller.core.states import TaskEvent, TaskState
 from controller.store import tables
+from controller.store.draining import drained
 from controller.store.engine import AnyRow, Database
 from controller.store.lanes import known_lanes
 from controller.store.tables import AgentId, AttemptId, JobId, TaskId, attempts, texts
@@ -268,7 +269,8 @@ class GrantLeases:
     """Lease waiting tasks to agents with room.
 
     The offers are what the agents have altogether; what they hold is charged here, so two grants can't spend the same
-    core. Returns the new leases; as many as `MOST_GRANTS` mean that there may be more.
+    core, and those that a person drains are left out. Returns the new leases; as many as `MOST_GRANTS` mean that there
+    may be more.
     """
 
     offers: tuple[Offer, ...]
@@ -281,10 +283,12 @@ class GrantLeases:
         tx.database.lock_scheduling(tx.connection)
         line = Line(tx)
         lanes = line.lanes()
+        away = drained(tx)
+        offers = tuple(offer for offer in self.offers if offer.agent_id not in away)
         # First: what an agent takes up here is charged before it is granted anything else.
-        granted = _adopt_publications(tx, self.offers)
+        granted = _adopt_publications(tx, offers)
         if lanes:
-            granted += self._grant(tx, line, lanes, charged(tx.connection, tx.database, self.offers))
+            granted += self._grant(tx, line, lanes, charged(tx.connection, tx.database, offers))
         return granted
 
     def _grant(self, tx: Tx, line: Line, lanes: list[Lane], offers: tuple[Offer, ...]) -> list[Leased]:

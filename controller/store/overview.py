@@ -229,14 +229,16 @@ def limits_in_force(connection: Connection) -> list[LimitInForce]:
 def agent_states(connection: Connection, now_us: int, timers: Timers) -> dict[str, int]:
     """How many agents are `ready`, `draining`, `unreachable` or `lost`, by what the database last heard of them."""
     found: Counter[str] = Counter({"ready": 0, "draining": 0, "unreachable": 0, "lost": 0})
-    for row in connection.execute(select(agents.c.draining, agents.c.lost, agents.c.last_seen_us)):
+    for row in connection.execute(
+        select(agents.c.draining, agents.c.drain_reason, agents.c.lost, agents.c.last_seen_us)
+    ):
         standing = health((now_us - row.last_seen_us) / 1e6, timers)
         if row.lost or standing is Health.LOST:
             found["lost"] += 1
         elif standing is Health.UNREACHABLE:
             found["unreachable"] += 1
         else:
-            found["draining" if row.draining else "ready"] += 1
+            found["draining" if row.draining or row.drain_reason else "ready"] += 1
     return dict(found)
 
 

@@ -279,6 +279,9 @@ agents = Table(
     Column("last_seen_us", BigInteger, nullable=False),
     # What still runs then is handed back.
     Column("drain_deadline_us", BigInteger),
+    # Why the agent itself takes no new work, as it said last. Empty or NULL: it takes some.
+    Column("drain_reason", Text),
+    _partial("ix_agents_draining", "id", where="draining = true"),
 )
 
 artifacts = Table(

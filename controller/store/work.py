@@ -284,12 +284,21 @@ class Work:
                 self.ask_to_stop(task, Reason.DEPENDENCY_FAILED)
         self._stopping.discard(key)
 
-    def ask_to_stop(self, task: TaskRecord, reason: Reason) -> None:
-        """Have the agent stop what it holds of the task. A former request stands."""
+    def ask_to_stop(self, task: TaskRecord, reason: Reason) -> bool:
+        """Have the agent stop what it holds of the task; whether that is news.
+
+        A former request stands, unless it would have the task begun anew: then it ends after all.
+        """
         attempt = self.attempt_of(task)
-        if attempt is not None and attempt.stop_reason is None:
-            attempt.set(stop_reason=str(reason), stop_us=self.tx.now_us)
-            self.tx.changed.add(topics.agent(attempt.holder))
+        if attempt is None or attempt.stop_reason == reason:
+            return False
+        if attempt.stop_reason is None:
+            attempt.set(stop_us=self.tx.now_us)
+        elif attempt.stop_reason != Reason.AGENT_STOPPING:
+            return False
+        attempt.set(stop_reason=str(reason))
+        self.tx.changed.add(topics.agent(attempt.holder))
+        return True
 
     def kill(self, job: JobRecord, why: job_pb2.Failure) -> None:
         """End a job that must not go on: what waits dies, what runs is stopped, what is published completes."""

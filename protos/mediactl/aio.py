@@ -275,6 +275,22 @@ class AsyncClient:
         request = fleet_service_pb2.GetAgentRequest(agent_id=agent_id)
         return (await self._call(lambda at: at.fleet.GetAgent, request)).agent
 
+    async def drain_agent(self, agent_id: str, *, deadline_s: float | None = None) -> fleet_service_pb2.Agent:
+        """Has an agent finish what it has and take nothing new.
+
+        What still runs after `deadline_s` seconds is handed back, and begun anew by another agent.
+        """
+        return (await self._call(lambda at: at.fleet.DrainAgent, requests.draining(agent_id, deadline_s))).agent
+
+    async def resume_agent(self, agent_id: str) -> fleet_service_pb2.Agent:
+        """Lets a drained agent take work again."""
+        request = fleet_service_pb2.ResumeAgentRequest(agent_id=agent_id)
+        return (await self._call(lambda at: at.fleet.ResumeAgent, request)).agent
+
+    async def remove_agent(self, agent_id: str) -> None:
+        """Forgets an agent that is LOST."""
+        await self._call(lambda at: at.fleet.RemoveAgent, fleet_service_pb2.RemoveAgentRequest(agent_id=agent_id))
+
     async def _call(
         self,
         method: Callable[[_Stubs], "aio.UnaryUnaryMultiCallable[_Q, _R]"],

@@ -268,6 +268,22 @@ class Client:
         """One agent, by id, unambiguous prefix or name."""
         return self._call(lambda at: at.fleet.GetAgent, fleet_service_pb2.GetAgentRequest(agent_id=agent_id)).agent
 
+    def drain_agent(self, agent_id: str, *, deadline_s: float | None = None) -> fleet_service_pb2.Agent:
+        """Has an agent finish what it has and take nothing new.
+
+        What still runs after `deadline_s` seconds is handed back, and begun anew by another agent.
+        """
+        return self._call(lambda at: at.fleet.DrainAgent, requests.draining(agent_id, deadline_s)).agent
+
+    def resume_agent(self, agent_id: str) -> fleet_service_pb2.Agent:
+        """Lets a drained agent take work again."""
+        request = fleet_service_pb2.ResumeAgentRequest(agent_id=agent_id)
+        return self._call(lambda at: at.fleet.ResumeAgent, request).agent
+
+    def remove_agent(self, agent_id: str) -> None:
+        """Forgets an agent that is LOST."""
+        self._call(lambda at: at.fleet.RemoveAgent, fleet_service_pb2.RemoveAgentRequest(agent_id=agent_id))
+
     def _call(
         self,
         method: Callable[[_Stubs], "grpc.UnaryUnaryMultiCallable[_Q, _R]"],

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from mediactl.errors import MediactlError
-from mediactl.v1 import job_pb2, job_service_pb2
+from mediactl.v1 import fleet_service_pb2, job_pb2, job_service_pb2
 from presets.reasons import Reason
 
 Json = Mapping[str, object]
@@ -79,6 +79,14 @@ def replaying(
     return job_service_pb2.ReplayJobRequest(
         job_id=job_id, request_id=request_id or str(uuid.uuid4()), output_uri=output_uri, overwrite=overwrite
     )
+
+
+def draining(agent_id: str, deadline_s: float | None) -> fleet_service_pb2.DrainAgentRequest:
+    """A drain, with a deadline in seconds from now or none."""
+    request = fleet_service_pb2.DrainAgentRequest(agent_id=agent_id)
+    if deadline_s is not None:
+        request.deadline.FromMilliseconds(round(deadline_s * 1000))
+    return request
 
 
 def selection(where: FilterLike | None) -> job_pb2.JobFilter | None:

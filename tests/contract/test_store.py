@@ -15,7 +15,7 @@ from controller.store import queries
 from controller.store.attempts import EpochSuperseded
 from controller.store.cancelling import STOP_GRACE_US, CancelJob, EnforceStops, JobEnded
 from controller.store.catalog_documents import AddDocument, DocumentConflict
-from controller.store.fleet import AgentIdConflict, ExpireAgents, Seen
+from controller.store.fleet import AgentIdConflict, ExpireAgents, Seen, Sign
 from controller.store.interventions import FallDue
 from controller.store.submission import RequestIdReused
 from controller.store.tables import DEFAULT_TENANT, AgentId, JobId, jobs
@@ -389,11 +389,11 @@ async def test_an_agent_that_was_heard_of_is_not_lost(desk: Desk) -> None:
     """A sign of life counts from when it was given; one of a superseded session does not."""
     job_id, _ = await desk.running("a")
     desk.wait(50)
-    await desk.do(Seen(((AgentId("a"), desk.epochs["a"], 3_000_000),), resolution_us=2_000_000))
+    await desk.do(Seen((Sign(AgentId("a"), desk.epochs["a"], 3_000_000),), resolution_us=2_000_000))
     desk.wait(57)
     await desk.do(_expire())
     assert (await desk.task(job_id)).state == TaskState.RUNNING
-    await desk.do(Seen(((AgentId("a"), desk.epochs["a"] - 1, 0),), resolution_us=2_000_000))
+    await desk.do(Seen((Sign(AgentId("a"), desk.epochs["a"] - 1, 0),), resolution_us=2_000_000))
     desk.wait(1)
     await desk.do(_expire())
     assert (await desk.task(job_id)).state == TaskState.PENDING

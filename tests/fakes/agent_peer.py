@@ -121,9 +121,10 @@ class AgentPeer:
         async with self._writing:
             await self._call.write(pb.SessionRequest(**frame))  # type: ignore[arg-type]  # one of the oneof's fields
 
-    async def status(self, *, draining: bool = False) -> None:
+    async def status(self, *, draining: bool = False, drain_reason: str = "") -> None:
         """What it holds now."""
-        await self.say(status=pb.AgentStatus(holdings=self.holdings.values(), draining=draining))
+        holdings = self.holdings.values()
+        await self.say(status=pb.AgentStatus(holdings=holdings, draining=draining, drain_reason=drain_reason))
 
     async def hold(
         self, attempt_id: str, phase: "pb.Phase.ValueType" = pb.PHASE_RUNNING, progress: float = 0.0, activity: str = ""

@@ -130,8 +130,8 @@ class FleetProgram(Program):
 class AgentProgram(Program):
     """`mediactl-agent serve`, with FFmpeg. Its media root is the home."""
 
-    def __init__(self, home: Home, name: str, controllers: Sequence[str]) -> None:
-        arguments = ("--data-dir", home.folder / name, "--name", name, "--media-root", home.folder)
+    def __init__(self, home: Home, name: str, controllers: Sequence[str], *flags: object) -> None:
+        arguments = ("--data-dir", home.folder / name, "--name", name, "--media-root", home.folder, *flags)
         super().__init__(home, "agent.main", ("serve", "--controller", ",".join(controllers), *arguments))
 
 

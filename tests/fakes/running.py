@@ -76,14 +76,19 @@ async def controller(
     listen: str | None = None,
     credentials: Credentials | None = None,
     caller: Credentials | None = None,
+    database: str | None = None,
 ) -> AsyncIterator[Controller]:
-    """Serves on a unix socket of its data directory, or on `listen`. `caller` are the client's credentials."""
+    """Serves on a unix socket of its data directory, or on `listen`. `caller` are the client's credentials.
+
+    Without a `database` it has one of its own in its data directory.
+    """
     settings = Settings(
         data_dir=data_dir,
         socket=None if listen else data_dir / "c.sock",
         listen=listen,
         credentials=credentials or Credentials(),
         timers=timers,
+        database=database,
         log_transitions=False,
     )
     async with running(settings) as this:

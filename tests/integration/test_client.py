@@ -12,7 +12,7 @@ import pytest
 
 from mediactl import AsyncClient, Client, Credentials, MediactlError, WaitTimeout
 from mediactl.channel import aio_channel
-from mediactl.v1 import agent_service_pb2, agent_service_pb2_grpc, job_pb2
+from mediactl.v1 import agent_service_pb2, agent_service_pb2_grpc, fleet_service_pb2, job_pb2
 from presets.reasons import Reason
 from tests.fakes.controller import FakeController, served
 
@@ -72,6 +72,13 @@ def test_every_method_answers(client: Client, fake: FakeController) -> None:
     assert client.add_profile("text").full_name == "aac_192_v1"
     assert [agent.id for agent in client.agents()] == ["g1"]
     assert client.agent("box").capabilities.cores == 2
+    assert client.drain_agent("box", deadline_s=1.5).drain_reason
+    assert client.drain_agent("box", deadline_s=0).HasField("drain_deadline")
+    assert not client.drain_agent("box").HasField("drain_deadline")
+    assert fake.named("DrainAgent")[0].deadline.ToMilliseconds() == 1500
+    assert not client.resume_agent("g1").drain_reason
+    fake.agent.state = fleet_service_pb2.AGENT_STATE_LOST
+    client.remove_agent("g1")
     slow = client.submit(SLOW)
     assert client.cancel(slow.id, message="enough").state == job_pb2.JOB_STATE_CANCELLED
     assert fake.named("CancelJob")[0].message == "enough"
@@ -320,6 +327,10 @@ async def test_asyncio_has_the_same_methods(address: str, fake: FakeController) 
         assert (await client.add_profile("text")).full_name == "aac_192_v1"
         assert [one.id for one in await client.agents()] == ["g1"]
         assert (await client.agent("g1")).name == "box"
+        assert (await client.drain_agent("g1", deadline_s=1)).HasField("drain_deadline")
+        assert not (await client.resume_agent("g1")).drain_reason
+        fake.agent.state = fleet_service_pb2.AGENT_STATE_LOST
+        await client.remove_agent("g1")
         assert (await client.replay_job(job.id)).replay_of == job.id
         assert not (await client.retry_jobs({"queue": "q"})).job_ids
         assert (await client.hold_jobs({"ids": [job.id]})).refused[0].reason == Reason.JOB_ENDED

@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from controller.store.cancelling import CancelJob
+from controller.store.draining import DrainAgent, ResumeAgent
 from controller.store.engine import StoreUnavailable
 from controller.store.interventions import HoldJobs, ReleaseJobs, RetryJobs
 from controller.store.submission import NewJob, Submit
-from controller.store.tables import DEFAULT_TENANT, JobId
+from controller.store.tables import DEFAULT_TENANT, AgentId, JobId
 from controller.store.writer import Command
 from tests.fakes.running import new_job
 from tests.simulation.controllers import Reply, SimulatedController
@@ -48,6 +49,11 @@ class Callers:
         """Nothing may stay paused for ever."""
         if self.jobs:
             self._ask("release", ReleaseJobs(DEFAULT_TENANT, tuple(self.jobs), "all"))
+
+    def resume_all(self) -> None:
+        """Nor may an agent."""
+        for agent in self._world.agents:
+            self._ask("resume", ResumeAgent(AgentId(agent.name)))
 
     def _submit(self, number: int) -> None:
         dice, scheduler = self._scheduler.dice, self._scheduler
@@ -105,9 +111,15 @@ class Callers:
             return
         dice = self._scheduler.dice
         chosen = tuple(sorted(set(dice.choices(self.jobs, k=2))))
-        what = dice.choice(("cancel", "cancel", "hold", "release", "retry", "retry"))
-        self._scheduler.say("caller", f"{what}s {', '.join(chosen)}")
+        what = dice.choice(("cancel", "cancel", "hold", "release", "retry", "retry", "drain", "drain", "resume"))
+        agent = AgentId(dice.choice(self._world.agents).name)
+        self._scheduler.say("caller", f"{what}s {agent if what in ('drain', 'resume') else ', '.join(chosen)}")
         match what:
+            case "drain":
+                within_s = dice.choice((None, 0.0, dice.uniform(0.0, 10.0)))
+                self._ask(what, DrainAgent(agent, None if within_s is None else int(within_s * 1e6)))
+            case "resume":
+                self._ask(what, ResumeAgent(agent))
             case "cancel":
                 self._ask(what, CancelJob(DEFAULT_TENANT, chosen[0], "not wanted"))
             case "hold":

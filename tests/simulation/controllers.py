@@ -16,15 +16,16 @@ from controller.exchange import Exchange
 from controller.store import queries, topics
 from controller.store.attempts import Decline, EpochSuperseded, Item, Report
 from controller.store.cancelling import EnforceStops, ExpireJobs, JobEnded
+from controller.store.draining import AgentUnknown, DrainAgent, HandBackOverdue
 from controller.store.engine import StoreUnavailable
-from controller.store.fleet import AgentIdConflict, ExpireAgents, Reconciled, Seen
+from controller.store.fleet import AgentIdConflict, ExpireAgents, Reconciled, Seen, Sign
 from controller.store.interventions import FallDue
 from controller.store.leasing import GrantLeases, Leased, leases_of
 from controller.store.tables import AgentId
 from controller.store.writer import Command
 from mediactl.v1 import agent_service_pb2 as pb
 from tests.simulation.base import RolledBack
-from tests.simulation.history import check_grant
+from tests.simulation.history import check_grant, check_willing
 from tests.simulation.links import Stream
 from tests.simulation.scheduler import NOBODY, Process, Scheduler
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 TIMERS = Timers(heartbeat_s=2.0, unreachable_s=6.0, lost_s=15.0)
 SWEEP_S = 3.0
 DECLINE_PAUSE_S = 1.0
-REFUSALS = (AgentIdConflict, EpochSuperseded, JobEnded, StoreUnavailable)
+REFUSALS = (AgentIdConflict, AgentUnknown, EpochSuperseded, JobEnded, StoreUnavailable)
 """What commands may raise; anything else is a defect."""
 
 WAITING = (
@@ -47,6 +48,7 @@ TIMED = (
     "SELECT 1 FROM tasks WHERE state IN ('FAILED', 'SCHEDULED') LIMIT 1",
     "SELECT 1 FROM attempts WHERE holder <> '' AND stop_us IS NOT NULL LIMIT 1",
     "SELECT 1 FROM jobs WHERE expires_us IS NOT NULL LIMIT 1",
+    "SELECT 1 FROM agents WHERE drain_deadline_us IS NOT NULL LIMIT 1",
 )
 """What only time makes due, whether it is due yet or not."""
 
@@ -163,6 +165,9 @@ class SimulatedController(Process):
                 if granted:
                     with self.world.base.snapshot() as connection:
                         check_grant(connection, granted, self.world.cores, self.world.journal)
+                        # In one transaction with a grant, a drain may come after it.
+                        if not any(isinstance(other, DrainAgent) for other in commands):
+                            check_willing(connection, {leased.agent_id for leased in result}, self.world.journal)
 
     def _reply(self, batch: list[tuple[Command[Any], Reply]], results: list[Any], changed: set[str]) -> None:
         self._committing = bool(self._queue)
@@ -353,7 +358,7 @@ class SimulatedController(Process):
             self._awake_since_s = now_s
         silences = [(line, self.scheduler.now_us - line.heard_us) for line in self.lines.values()]
         signs = tuple(
-            (AgentId(line.exchange.hello.agent_id), line.exchange.speaker.epoch, silent_us)
+            Sign(AgentId(line.exchange.hello.agent_id), line.exchange.speaker.epoch, silent_us, line.exchange.objection)
             for line, silent_us in silences
             if silent_us < TIMERS.unreachable_s * 1e6
         )
@@ -361,6 +366,7 @@ class SimulatedController(Process):
             self.execute(Seen(signs, resolution_us=2_000_000), self._superseded)
         if self.world.base.any(*TIMED):
             self.execute(FallDue())
+            self.execute(HandBackOverdue())
             self.execute(EnforceStops())
             self.execute(ExpireJobs(), partial(self._swept, now_s))
         else:

@@ -62,6 +62,13 @@ def check_grant(connection: Connection, granted: set[str], cores: dict[str, int]
             journal.wrong(f"{count} run under a limit of {maximum}")
 
 
+def check_willing(connection: Connection, granted: set[str], journal: Journal) -> None:
+    """Agents that were just given anything are not drained."""
+    for drained in connection.scalars(select(agents.c.id).where(agents.c.draining.is_(True))):
+        if drained in granted:
+            journal.wrong(f"{drained} was given a lease though a person drains it")
+
+
 def check_end(connection: Connection, journal: Journal, place: Place) -> list[str]:
     """Everything that is wrong at the end, when nothing moves any more."""
     problems = list(journal.problems)
@@ -94,6 +101,12 @@ def _of_job(connection: Connection, job: AnyRow, tried: dict[str, AnyRow], place
     if job.state not in JOB_ENDS:
         states = ", ".join(f"{task.name} {task.state}" for task in its)
         return [f"job {job.id} never ended: it is {job.state} ({states})"]
+    if job.state == JobState.CANCELLED and not job.cancel_requested:
+        return [f"job {job.id} is CANCELLED and nobody asked for that"]
+    for task in its:
+        handed_back = sum(one.state == "handed_back" for one in tried.values() if one.task_id == task.id)
+        if task.attempts_used > task.attempts_made - handed_back:
+            return [f"task {task.name} of job {job.id} paid for attempts that were handed back"]
     outputs = [output["uri"] for output in json.loads(job.intent)["outputs"]]
     published = [one for one in place.history if one.uri in outputs]
     if job.state != JobState.COMPLETED:
@@ -157,7 +170,7 @@ def _of_acknowledged(connection: Connection, journal: Journal, tried: dict[str, 
             problems.append(f"the end of {attempt.id} was acknowledged and it never ended")
         elif report.outcome == pb.OUTCOME_COMPLETED and attempt.state != "completed":
             held = attempt.stop_reason or attempt.failure or ""
-            if attempt.state not in ("lost", "cancelled") or _is_transform(connection, attempt):
+            if attempt.state not in ("lost", "cancelled", "handed_back") or _is_transform(connection, attempt):
                 problems.append(f"{attempt.id} was completed and acknowledged and is {attempt.state} ({held})")
     found = {row.cursor: (row.job_id, row.sequence, row.type) for row in connection.execute(select(events)).all()}
     problems += [

@@ -10,11 +10,12 @@ from unittest.mock import patch
 
 from agent.core.ledger import Effect, Ledger
 from agent.outbox import Outbox
+from controller.core.states import TaskEvent
 from controller.exchange import Exchange
-from controller.store import fleet, leasing, submission
+from controller.store import attempts, fleet, leasing, submission
 from controller.store.attempts import Stage, _Reports
 from controller.store.fleet import ExpireAgents, Reconciled, Register
-from controller.store.work import Work
+from controller.store.work import Happened, Work
 from tests.simulation.attempts import SimulatedAttempt
 from tests.simulation.base import Base, RolledBack
 
@@ -120,7 +121,7 @@ def _welcomes_come_in_bundles() -> Iterator[None]:
 
 @contextmanager
 def _what_is_held_costs_nothing() -> Iterator[None]:
-    with patch.object(leasing, "charged", lambda connection, offers: tuple(offers)):
+    with patch.object(leasing, "charged", lambda connection, database, offers: tuple(offers)):
         yield
 
 
@@ -164,6 +165,22 @@ def _what_an_agent_lost_is_not_missed() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _draining_is_forgotten() -> Iterator[None]:
+    with patch.object(leasing, "drained", lambda tx: frozenset()):
+        yield
+
+
+@contextmanager
+def _what_is_handed_back_is_cancelled() -> Iterator[None]:
+    def sabotaged(unit: Work, attempt: Any, task: Any, used: Any) -> None:
+        unit.end_attempt(attempt, "cancelled", **used)
+        unit.move(task, TaskEvent.CANCEL, Happened("cancelled", attempt.id, attempt.agent_id), attempt_id="")
+
+    with patch.object(attempts, "_hand_back", sabotaged):
+        yield
+
+
 SABOTAGES: Mapping[str, Sabotage] = {
     "stale attempts are neither stopped nor refused": _stale_attempts_go_on,
     "ended attempts keep their holder": _ended_attempts_keep_their_holder,
@@ -178,4 +195,6 @@ SABOTAGES: Mapping[str, Sabotage] = {
     "dependants are not told": _dependants_are_not_told,
     "publications expire": _publications_expire,
     "what an agent lost is not missed": _what_an_agent_lost_is_not_missed,
+    "draining is forgotten": _draining_is_forgotten,
+    "what is handed back is cancelled": _what_is_handed_back_is_cancelled,
 }

@@ -104,6 +104,8 @@ class World:
             # Nothing may stay paused for ever, and a late request to hold may come at any time.
             if self.base.any("SELECT 1 FROM jobs WHERE held AND ended_us IS NULL LIMIT 1"):
                 self.callers.release_all()
+            if self.base.any("SELECT 1 FROM agents WHERE draining LIMIT 1"):
+                self.callers.resume_all()
             until_s += LOOK_EVERY_S
             self.scheduler.run(until_s)
             settled = self._settled()

@@ -15,7 +15,7 @@ import yaml
 from ctl.main import cli
 from ctl.tree import LazyGroup
 from mediactl.errors import MediactlError
-from mediactl.v1 import job_pb2
+from mediactl.v1 import fleet_service_pb2, job_pb2
 from presets.reasons import Reason
 from tests.fakes.controller import FakeController
 from tests.unit.ctl.conftest import Mediactl
@@ -385,6 +385,49 @@ def test_agents(mediactl: Mediactl, fake: FakeController) -> None:
     assert "h264_nvenc: does not work: Cannot load libcuda.so.1" in told
     assert "none: no NVIDIA driver" in told
     assert mediactl("agents", "list", "-o", "json").json["agents"][0]["state"] == "AGENT_STATE_READY"
+
+
+def test_agents_are_drained(mediactl: Mediactl, fake: FakeController) -> None:
+    """The list tells why one takes nothing, and until when; with --wait it is told once the agent holds nothing."""
+    assert "NO NEW WORK" not in mediactl("agents", "list").out
+    fake.agent.attempt_ids.extend(["t1", "t2"])
+    told = mediactl("agents", "drain", "box", "--deadline", "10m", "-o", "json").json
+    assert (told["state"], told["drainReason"]) == ("AGENT_STATE_DRAINING", "a person asked for it")
+    assert len(told["attemptIds"]) == 2
+    [asked] = fake.named("DrainAgent")
+    assert (asked.agent_id, asked.deadline.seconds) == ("box", 600)
+    listed = mediactl("agents", "list").out
+    assert "NO NEW WORK BECAUSE" in listed
+    assert "a person asked for it; what still runs at 20" in listed
+    assert "a person asked for it" in mediactl("agents", "get", "box").out
+    told = mediactl("agents", "drain", "box", "--wait", "-o", "json").json
+    assert told["attemptIds"] == []
+    assert not fake.named("DrainAgent")[-1].HasField("deadline")
+    assert "handed back" not in mediactl("agents", "list").out
+
+
+def test_agents_are_resumed(mediactl: Mediactl, fake: FakeController) -> None:
+    """Whoever waits for the end of a drain is told that there will be none."""
+    mediactl("agents", "drain", "box")
+    assert mediactl("agents", "resume", "g1", "-o", "json").json["state"] == "AGENT_STATE_READY"
+    fake.agent.attempt_ids.extend(["t1", "t2"])
+    fake.keeps_ready = True
+    ended = mediactl("agents", "drain", "box", "--wait")
+    assert ended.code == 1
+    assert "box was resumed" in ended.err
+
+
+def test_agents_are_removed(mediactl: Mediactl, fake: FakeController) -> None:
+    """Only lost ones; ids that nobody has are not found, by any of the commands."""
+    refused = mediactl("agents", "remove", "box")
+    assert refused.code == 2
+    assert "AGENT_NOT_LOST" in refused.err
+    fake.agent.state = fleet_service_pb2.AGENT_STATE_LOST
+    assert "LOST" in mediactl("agents", "remove", "box").out
+    assert [request.agent_id for request in fake.named("RemoveAgent")] == ["g1", "g1"]
+    for verb in ("drain", "resume", "remove"):
+        assert mediactl("agents", verb, "nothing").code == 3
+    assert mediactl("agents", "drain", "box", "--deadline", "soon").code == 2
 
 
 def test_shared_options_go_before_and_after(mediactl: Mediactl, fake: FakeController) -> None:

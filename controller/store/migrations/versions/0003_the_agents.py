@@ -1,4 +1,4 @@
-"""Agents: deadlines of draining; what attempts read and wrote, and what agents kept of failed ones
+"""Agents: deadlines and reasons of draining; what attempts read and wrote, and what agents kept of failed ones
 
 An older controller goes on using this schema: every column may be left out.
 """
@@ -14,6 +14,9 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("agents", sa.Column("drain_deadline_us", sa.BigInteger()))
+    op.add_column("agents", sa.Column("drain_reason", sa.Text()))
+    drained = sa.text("draining = true")
+    op.create_index("ix_agents_draining", "agents", ["id"], sqlite_where=drained, postgresql_where=drained)
     op.add_column("attempts", sa.Column("bytes_read", sa.BigInteger()))
     op.add_column("attempts", sa.Column("bytes_written", sa.BigInteger()))
     op.add_column("attempts", sa.Column("kept_bytes", sa.BigInteger()))

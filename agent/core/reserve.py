@@ -1,0 +1,37 @@
+"""How much of the scratch volume is left alone, and when it counts as low. Pure; sizes in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 1 << 30
+MOST = 10 * GIB
+HYSTERESIS = 1.25
+"""Of the reserve must be free again before work is taken: a volume at the brink would toggle otherwise."""
+
+
+def default_reserve(total: int) -> int:
+    """5 % of the volume, at least 1 GiB (of a small volume a tenth of it), at the most 10 GiB."""
+    return min(MOST, max(total // 20, min(GIB, total // 10)))
+
+
+@dataclass(slots=True)
+class Reserve:
+    """Free space that must be there for new work to be taken. `given` None: the default for the volume's size."""
+
+    given: int | None = None
+    low: str = ""
+    """Why no work is taken: the figures of when it became so. Empty: there is enough."""
+
+    def measure(self, free: int, total: int) -> str:
+        """Take a measurement and return `low`."""
+        reserve = default_reserve(total) if self.given is None else self.given
+        if free >= (reserve * HYSTERESIS if self.low else reserve):
+            self.low = ""
+        elif not self.low:
+            self.low = f"scratch is low: {_gib(free)} of {_gib(total)} free, less than {_gib(reserve)}"
+        return self.low
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (1 << 20):.0f} MiB"

@@ -1,0 +1,53 @@
+"""What the agent looks at again and again beside its work: its disk, and what its host has to say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import structlog
+
+from agent.cordon import Cordon
+from agent.session import Agent
+from agent.settings import Settings
+
+log = structlog.get_logger()
+
+DISK_S = 5.0
+
+
+@asynccontextmanager
+async def watching(settings: Settings, agent: Agent) -> AsyncIterator[None]:
+    """Within the block, the agent objects to new work while scratch is low or the host is about to go away."""
+    async with AsyncExitStack() as stack:
+        cordon = Cordon(settings.scratch, settings.scratch_reserve, say=partial(agent.object, "disk"))
+        looks: list[tuple[str, Callable[[], Awaitable[None]], float]] = [("disk", cordon.look, DISK_S)]
+        if settings.metadata_url:
+            # A tenth of a second and 8 MB to import: no box that is not a cloud's should pay for it.
+            from agent.notices import Heed, metadata_at  # noqa: PLC0415
+
+            metadata = await stack.enter_async_context(
+                metadata_at(settings.metadata_url, heed_rebalance=settings.heed_rebalance)
+            )
+            heed = Heed(metadata, say=partial(agent.object, "notice"), hand_back=agent.hand_back)
+            looks.append(("notices", heed.look, settings.metadata_interval_s))
+            log.info("heeding notices of the host", metadata=settings.metadata_url)
+        tasks = [asyncio.create_task(_forever(*look)) for look in looks]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _forever(name: str, look: Callable[[], Awaitable[None]], pause_s: float) -> None:
+    """What goes wrong is logged and tried again, for nothing here may end silently."""
+    while True:
+        try:
+            await look()
+        except Exception as error:
+            log.error("a look failed", at=name, exc_info=error)
+        await asyncio.sleep(pause_s)
