@@ -16,8 +16,9 @@ from agent.journal import Journal
 from agent.logbook import Logbook
 from agent.media.logs import redact
 from agent.media.supervised import end_steps
+from agent.media.usage import Usage
 from agent.outbox import Outbox
-from agent.records import explanation, failure_message, plan_message, record
+from agent.records import explanation, failure_message, plan_message, record, usage_message
 from agent.transform import Means, Transform
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
@@ -172,6 +173,8 @@ class Attempt:
         if self._transform is not None:
             await self._transform.end_probes()
         await end_steps(self._workspace.steps)
+        if not await asyncio.to_thread(self._means.confinement.release, self._id):
+            log.warning("something of the attempt will not die", attempt=self._id)
         if (failure is not None or stopped) and self._transform is not None and not self._leave_staged:
             await self._transform.discard()
         report = self._report(failure, stopped)
@@ -186,6 +189,7 @@ class Attempt:
             await asyncio.to_thread(self._workspace.remove)
         except OSError as error:
             log.warning("workspace left over", attempt=self._id, path=str(self._workspace.path), error=str(error))
+        self._means.room.release(self._id)
         self._outbox.end(report)
 
     def _report(self, failure: MediaFailure | None, stopped: bool) -> pb.EndReport:
@@ -193,10 +197,10 @@ class Attempt:
         done = self._transform
         if done is not None:
             report.record_json = record(done.identities, done.facts, done.results)
-            report.usage.CopyFrom(done.usage.message())
             if done.plan is not None and done.binary is not None:
                 report.plan.CopyFrom(plan_message(done.plan, done.binary, self._lease.cores))
-        report.usage.run_time.FromMicroseconds(int((time.monotonic() - self._begun) * 1e6))
+        used = done.usage if done is not None else Usage()
+        report.usage.CopyFrom(usage_message(used, time.monotonic() - self._begun))
         if stopped and self._stop_reason == Reason.AGENT_STOPPING:
             report.outcome = pb.OUTCOME_FAILED
             report.failure.CopyFrom(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from agent.media.usage import Usage
 from agent.storage import Identity
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
@@ -20,28 +21,6 @@ VERSION = 1
 """Of the entries. One that another version could not read has another number."""
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What FFmpeg used: see the message of that name."""
-
-    cpu_seconds: float = 0.0
-    peak_memory_bytes: int = 0
-    bytes_read: int = 0
-    bytes_written: int = 0
-
-    def with_step(self, used: Usage) -> Usage:
-        """Both, one after the other."""
-        return Usage(
-            self.cpu_seconds + used.cpu_seconds,
-            max(self.peak_memory_bytes, used.peak_memory_bytes),
-            self.bytes_read + used.bytes_read,
-            self.bytes_written + used.bytes_written,
-        )
-
-    def message(self) -> pb.Usage:
-        return pb.Usage(**asdict(self))
 
 
 class Journal:

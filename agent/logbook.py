@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from agent.core.throttle import LogThrottle
 from agent.media.logs import Tail
 
 POLL_S = 0.2
@@ -25,6 +27,7 @@ class Logbook:
     """`marks`: how far each source had been handed on in a former life of the agent. Sources are named from `folder`.
 
     What was handed on and what was marked are one and the same to a restarted agent: no line is missing or said twice.
+    FFmpeg's log is sent no faster than a bounded rate; what is left out is noted, and stays in its file.
     """
 
     def __init__(self, folder: Path, marks: Mapping[str, int], take: Taker) -> None:
@@ -33,6 +36,7 @@ class Logbook:
         self._take = take
         self._own = self._tail(folder / "agent.log")
         self._followed: list[Tail] = []
+        self._throttle = LogThrottle(time.monotonic())
 
     def catch_up(self) -> None:
         """Hand on what a former life of the agent could not."""
@@ -61,7 +65,9 @@ class Logbook:
         """Hand on what is new. `final`: what is followed grows no more, and is not followed any longer."""
         for tail in self._followed:
             self._ship(FFMPEG, tail, final=final)
-        if final:
+        if final and self._followed:
+            if rest := self._throttle.end():
+                self._take(FFMPEG, rest, self._marked(self._followed[-1]))
             self._followed.clear()
 
     async def keep_shipping(self) -> None:
@@ -76,9 +82,15 @@ class Logbook:
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self._folder))
 
+    def _marked(self, tail: Tail) -> Mapping[str, int]:
+        mark = {self._name(tail.path): tail.offset}
+        self._marks |= mark
+        return mark
+
     def _ship(self, stream: str, tail: Tail, *, final: bool) -> None:
         with suppress(OSError):
             while piece := tail.read(final=final):
-                mark = {self._name(tail.path): tail.offset}
-                self._marks |= mark
-                self._take(stream, piece, mark)
+                sent = piece if stream == AGENT else self._throttle.take(piece, time.monotonic())
+                # What was held back is marked with what is sent after it.
+                if sent:
+                    self._take(stream, sent, self._marked(tail))

@@ -6,83 +6,26 @@ import asyncio
 import fcntl
 import json
 import os
-import random
-import signal
 import socket
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 import structlog
 from google.protobuf import json_format
 
-from agent.detect import binaries, detect
+from agent.detect import detect
 from agent.detect.advice import missing_advice
 from agent.detect.cloud import on_ec2
-from agent.identity import agent_id, instance_id
-from agent.remains import Remains
-from agent.session import Agent
+from agent.service import serve_agent
 from agent.settings import Settings
 from agent.sizes import Size
-from agent.storage import Stores
-from agent.transform import Means
-from agent.watching import watching
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
 from mediactl.places import default_address, default_data_dir
 from mediactl.service import config_option, configure_logging, credential_options
-from mediactl.v1 import agent_service_pb2 as pb
-from mediactl.v1 import fleet_service_pb2
 
 log = structlog.get_logger()
-
-
-async def serve_agent(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT (work in hand is finished or handed back) or SIGUSR1 (it is left running)."""
-    scratch = settings.scratch
-    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    remains = Remains(settings.remains, keep_s=settings.keep_failed_s, keep_bytes=settings.keep_failed_bytes)
-    sweeping = asyncio.create_task(remains.sweep_forever())
-    capabilities = await asyncio.to_thread(_detect, settings)
-    means = Means(
-        binaries=binaries(capabilities),
-        ffprobe=capabilities.ffprobe_path,
-        stores=Stores([Path(root) for root in settings.media_roots]),
-        scratch=scratch,
-        remains=remains,
-    )
-    identity, instance = agent_id(settings.data_dir), instance_id()
-
-    def hello() -> pb.Hello:
-        return pb.Hello(
-            agent_id=identity,
-            instance_id=instance,
-            name=settings.name,
-            version=version("mediactl"),
-            labels=settings.labels,
-            capabilities=capabilities,
-        )
-
-    agent = Agent(settings, hello, means, random.Random())  # noqa: S311 - jitter, no secret
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, agent.stop)
-    loop.add_signal_handler(signal.SIGUSR1, agent.leave)
-    async with watching(settings, agent):
-        await agent.run()
-    sweeping.cancel()
-    log.info("agent stopped")
-
-
-def _detect(settings: Settings) -> fleet_service_pb2.Capabilities:
-    return detect(
-        ffmpegs=settings.ffmpegs,
-        scratch=settings.scratch,
-        media_roots=settings.media_roots,
-        max_tasks=settings.max_tasks,
-        cache_file=settings.cache,
-    )
 
 
 EC2_URL = "http://169.254.169.254"
@@ -161,6 +104,18 @@ def main() -> None:
     help="Seconds that work in hand may take to end after SIGTERM; what does not is handed back. Default: 0.",
 )
 @click.option(
+    "--nice",
+    type=click.IntRange(0, 19),
+    default=5,
+    show_default=True,
+    help="How far FFmpeg stands back behind the other programs of the machine.",
+)
+@click.option(
+    "--encoder-sessions",
+    type=click.IntRange(0),
+    help="Encoder sessions of each GPU; 0: none is used. Default: what its kind and driver allow.",
+)
+@click.option(
     "--metadata-url",
     metavar="URL|none",
     callback=_metadata_url,
@@ -191,6 +146,8 @@ def serve(
     keep_failed: float,
     keep_failed_size: int,
     drain_timeout: float,
+    nice: int,
+    encoder_sessions: int | None,
     metadata_url: str,
     metadata_interval: float,
     heed_rebalance: bool,
@@ -218,6 +175,8 @@ def serve(
         keep_failed_s=keep_failed * 3600,
         keep_failed_bytes=keep_failed_size,
         drain_s=drain_timeout,
+        nice=nice,
+        encoder_sessions=encoder_sessions,
         scratch_reserve=scratch_reserve,
         metadata_url=metadata_url,
         metadata_interval_s=metadata_interval,

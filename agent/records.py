@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from google.protobuf import json_format
 
+from agent.media.usage import Usage
 from agent.storage import Identity, Staged
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2
@@ -32,6 +34,12 @@ def plan_message(plan: Plan, binary: Binary, threads: int) -> job_pb2.Plan:
         binary_sha256=binary.digest,
         threads=threads,
     )
+
+
+def usage_message(used: Usage, run_s: float) -> pb.Usage:
+    message = pb.Usage(**asdict(used))
+    message.run_time.FromMicroseconds(int(run_s * 1e6))
+    return message
 
 
 def failure_message(failure: MediaFailure, log_tail: str) -> job_pb2.Failure:

@@ -23,7 +23,7 @@ from agent.media.supervised import end_steps
 from agent.outbox import Outbox
 from agent.settings import Settings
 from agent.transform import Means
-from agent.workspace import Workspace, free_bytes, workspaces
+from agent.workspace import Workspace, workspaces
 from mediactl.channel import aio_channel, parse_addresses
 from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb
@@ -69,8 +69,12 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._in_haste = asyncio.Event()
-        self._leaving = False
+        self.leaving = False
+        """What runs is left to the agent's next life."""
         self._idle = asyncio.Event()
+        self._renewed = False
+        self.on_failure: Callable[[Reason], None] = lambda reason: None
+        """Hears of the failures of its attempts."""
 
     async def run(self) -> None:
         """Take up what a former life of the agent left, and keep a session up until `stop` or `leave`."""
@@ -82,7 +86,7 @@ class Agent:
             # It never ends by itself: a defect, which the supervisor of this process must see.
             stopping.cancel()
             await connecting
-        if not self._leaving:
+        if not self.leaving:
             await self._finish()
         connecting.cancel()
         with suppress(asyncio.CancelledError):
@@ -118,7 +122,7 @@ class Agent:
 
     def leave(self) -> None:
         """End at once and leave what runs to its supervisors: the agent's next life takes it up."""
-        self._leaving = True
+        self.leaving = True
         self._stopping.set()
 
     async def _take_up(self) -> None:
@@ -139,6 +143,7 @@ class Agent:
                 with suppress(OSError):
                     await asyncio.to_thread(orphan.remove)
                     log.info("removed an orphaned workspace", attempt=orphan.attempt_id)
+        await asyncio.to_thread(self._means.confinement.sweep, tuple(self._attempts))
 
     def hand_back(self, why: str) -> None:
         """Stop what runs, to be begun anew elsewhere; what is being published is finished. A repeat does no harm."""
@@ -146,6 +151,12 @@ class Agent:
             log.info("handing back what runs", attempts=list(self._attempts), why=why)
         for attempt in list(self._attempts.values()):
             attempt.stop(Reason.AGENT_STOPPING)
+
+    def renew(self, means: Means) -> None:
+        """The machine can do something else now: attempts to come work with that, and the controller hears of it."""
+        self._means = means
+        self._renewed = True
+        self._outbox.fresh.set()
 
     def object(self, source: str, reason: str) -> None:
         """Take nothing new for this reason, until its source withdraws it by an empty one."""
@@ -190,6 +201,7 @@ class Agent:
         address = self._addresses[self._turn % len(self._addresses)]
         async with aio_channel(address, self._settings.credentials) as channel:
             call: _Call = agent_service_pb2_grpc.AgentServiceStub(channel).Session()
+            self._renewed = False
             hello = self._hello()
             hello.holdings.extend(self._outbox.holdings())
             hello.features.extend((BUNDLES, FEATURE))
@@ -224,6 +236,10 @@ class Agent:
         while True:
             outbox = self._outbox
             outbox.fresh.clear()
+            if self._renewed:
+                # What it can do is said in a hello, and that only at the beginning of a session.
+                await call.done_writing()
+                return
             since = time.monotonic() - told_at
             due = outbox.urgent or since >= LEAST_STATUS_S
             if due:
@@ -255,7 +271,7 @@ class Agent:
     def _status(self) -> pb.AgentStatus:
         return pb.AgentStatus(
             holdings=self._outbox.holdings(),
-            scratch_free_bytes=free_bytes(self._means.scratch),
+            scratch_free_bytes=self._means.room.free_bytes,
             draining=bool(self._reluctance.reason),
             drain_reason=self._reluctance.reason,
         )
@@ -321,7 +337,7 @@ class Agent:
 
     def _ended(self, attempt_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if self._leaving:
+        if self.leaving:
             return
         del self._attempts[attempt_id]
         if not self._attempts:
@@ -337,6 +353,8 @@ class Agent:
             self._outbox.end(report)
         outcome = pb.Outcome.Name(held.ended.outcome) if held is not None and held.ended is not None else "?"
         log.info("attempt ended", attempt=attempt_id, outcome=outcome)
+        if held is not None and held.ended is not None and held.ended.failure.reason in Reason.__members__:
+            self.on_failure(Reason(held.ended.failure.reason))
 
     def _stop(self, stop: pb.Stop) -> None:
         match self._outbox.ledger.stop(stop.attempt_id):

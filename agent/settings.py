@@ -30,6 +30,8 @@ class Settings:
     keep_failed_s: float = 86_400.0
     keep_failed_bytes: int = 2**30
     drain_s: float = 0.0
+    nice: int = 5
+    encoder_sessions: int | None = None
     scratch_reserve: int | None = None
     metadata_url: str = ""
     metadata_interval_s: float = 5.0

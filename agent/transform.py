@@ -15,18 +15,23 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from agent.core.progress import Meter
-from agent.journal import Journal, Usage
+from agent.journal import Journal
 from agent.logbook import Logbook
+from agent.media.confinement import Confinement
 from agent.media.failure import failure_of
+from agent.media.guards import Bounds
 from agent.media.probe import probe
 from agent.media.runner import LOG_NAME, run
+from agent.media.usage import Usage
 from agent.records import redo_record
 from agent.remains import Remains
+from agent.scratch import Scratch
 from agent.storage import Identity, Stores
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
 from presets.capabilities import Binary, Requirements, choose_binary
 from presets.compile import compile as compile_plan
+from presets.estimate import Estimate, estimate
 from presets.facts import MediaFacts
 from presets.intent import Intent, OutputRef
 from presets.plan import Expectation, Invocation, OutputReport, Plan, StepResult
@@ -42,12 +47,14 @@ LOG_TAIL_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What every attempt of an agent works with."""
+    """What every attempt of an agent works with. `scratch` is the folder of workspaces, `room` what is free there."""
 
     binaries: Sequence[Binary]
     ffprobe: str
     stores: Stores
     scratch: Path
+    room: Scratch
+    confinement: Confinement
     remains: Remains
 
 
@@ -111,10 +118,12 @@ class Transform:
             self.staged = list(self._journal.staged)
             for step, (result, used) in self._journal.steps.items():
                 self.results[step] = result
-                self.usage = self.usage.with_step(used)
+                self.usage = self.usage.followed_by(used)
             self._compile(binary)
             return
-        plan = await self._run_steps(plan, binary)
+        expected = estimate(self.intent, self.facts, plan)
+        await asyncio.to_thread(self._means.room.reserve, self._lease.attempt_id, 0, expected.total_bytes)
+        plan = await self._run_steps(plan, binary, expected)
         await self._stage(plan)
 
     async def publish(self) -> None:
@@ -197,7 +206,7 @@ class Transform:
         )
         return self.plan
 
-    async def _run_steps(self, plan: Plan, binary: Binary) -> Plan:
+    async def _run_steps(self, plan: Plan, binary: Binary, expected: Estimate) -> Plan:
         results = self.results
         while (step := plan.next(results)) is not None:
             left = sum(other.weight for other in plan.invocations if other.id not in results)
@@ -206,9 +215,11 @@ class Transform:
                 result, used = self._journal.steps[step.id]
                 self._begin_probes(step)
             else:
-                result, used = await self._run_step(step, len(results) + 1, binary)
+                result, used = await self._run_step(
+                    step, len(results) + 1, binary, Bounds.of(step, expected.bound(step))
+                )
                 self._journal.did(step.id, result, used)
-            self.usage = self.usage.with_step(used)
+            self.usage = self.usage.followed_by(used)
             results[step.id] = result
             self._meter.end()
             plan = self._compile(binary)
@@ -222,7 +233,9 @@ class Transform:
             self._observer.say(f"{decision.subject}: {decision.choice}, because {decision.because}")
         return plan
 
-    async def _run_step(self, step: Invocation, number: int, binary: Binary) -> tuple[StepResult, Usage]:
+    async def _run_step(
+        self, step: Invocation, number: int, binary: Binary, bounds: Bounds
+    ) -> tuple[StepResult, Usage]:
         activity = step.title
         self._observer.status(activity)
 
@@ -239,22 +252,25 @@ class Transform:
             self._observer.status(activity, speed=speed)
 
         self._begin_probes(step)
+        lease, confinement = self._lease, self._means.confinement
+        prefix = await asyncio.to_thread(confinement.prefix, lease.attempt_id, lease.cores, lease.memory_bytes)
         ran = await run(
-            binary,
+            [*prefix, binary.path, *step.argv],
             step,
             workspace=self._workspace.path,
             directory=self._workspace.steps / f"{number:02d}-{step.id}",
             on_begin=begun,
             on_progress=progress,
             stop=self._stop,
+            bounds=bounds,
+            room=lambda: self._means.room.room(lease.attempt_id),
         )
         self._logbook.ship(final=True)
         self.log_tail = ran.stderr_tail[-LOG_TAIL_BYTES:]
-        used = Usage(ran.cpu_seconds, ran.peak_memory_bytes, ran.bytes_read, ran.bytes_written)
         if not ran.succeeded:
-            self.usage = self.usage.with_step(used)
-            raise failure_of(ran, step)
-        return ran.result, used
+            self.usage = self.usage.followed_by(ran.used)
+            raise failure_of(ran, step, confinement.memory(lease.attempt_id, lease.memory_bytes))
+        return ran.result, ran.used
 
     def _begin_probes(self, verification: Invocation) -> None:
         """Probe an output beside the pass that decodes it: starting ffprobe takes as long as a short encode."""

@@ -10,8 +10,10 @@ from functools import partial
 import structlog
 
 from agent.cordon import Cordon
+from agent.lookout import Lookout
 from agent.session import Agent
 from agent.settings import Settings
+from agent.transform import Means
 
 log = structlog.get_logger()
 
@@ -19,8 +21,12 @@ DISK_S = 5.0
 
 
 @asynccontextmanager
-async def watching(settings: Settings, agent: Agent) -> AsyncIterator[None]:
-    """Within the block, the agent objects to new work while scratch is low or the host is about to go away."""
+async def watching(
+    settings: Settings, agent: Agent, means: Means, lookout: Lookout | None = None
+) -> AsyncIterator[None]:
+    """Within the block, the agent objects to new work while scratch is low or the host is about to go away, forgets
+    what it kept for too long, and looks out for changes of what the machine can do.
+    """
     async with AsyncExitStack() as stack:
         cordon = Cordon(settings.scratch, settings.scratch_reserve, say=partial(agent.object, "disk"))
         looks: list[tuple[str, Callable[[], Awaitable[None]], float]] = [("disk", cordon.look, DISK_S)]
@@ -35,6 +41,9 @@ async def watching(settings: Settings, agent: Agent) -> AsyncIterator[None]:
             looks.append(("notices", heed.look, settings.metadata_interval_s))
             log.info("heeding notices of the host", metadata=settings.metadata_url)
         tasks = [asyncio.create_task(_forever(*look)) for look in looks]
+        tasks.append(asyncio.create_task(means.remains.sweep_forever()))
+        if lookout is not None:
+            tasks.append(asyncio.create_task(lookout.run()))
         try:
             yield
         finally:

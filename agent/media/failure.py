@@ -42,9 +42,11 @@ def failure_of(ran: Ran, step: Invocation, memory: MemoryLimit | None = None) ->
     What the log of FFmpeg means is :mod:`presets.diagnosis`'s to say; what the agent did or sees besides, is said here.
     """
     log = ran.stderr_tail
-    if ran.stalled:
-        said = f"FFmpeg made no more progress in step {step.id} and was ended{quote(log)}"
-        return MediaFailure(Reason.STALLED, said)
+    if ran.given_up is not None:
+        return MediaFailure(ran.given_up.reason, f"{ran.given_up.message}{quote(log)}")
+    if ran.lost:
+        said = f"the supervisor of FFmpeg was killed in step {step.id} each time that it was begun; memory may run out"
+        return MediaFailure(Reason.FFMPEG_FAILED, said)
     if memory is not None and _exceeded(ran, memory):
         return MediaFailure(Reason.MEMORY_EXCEEDED, _of_memory(step, memory))
     if ran.exit_code in _NOT_STARTED:

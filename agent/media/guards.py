@@ -82,12 +82,7 @@ class Guard:
         wall_s = self._bounds.wall_s
         if wall_s is None or sample.at_s - self._begun_s < wall_s:
             return None
-        return MediaFailure(
-            Reason.TIMED_OUT,
-            f"step {self._step.id} ran for {_hours(wall_s)}, {_hours(sample.out_time_s or 0.0)} of media were done of "
-            f"{_hours(self._step.media_s or 0.0)}, and it was ended: the machine is overloaded, or FFmpeg runs "
-            "in circles",
-        )
+        return out_of_time(self._step, self._bounds, sample.out_time_s)
 
     def _too_large(self, sample: Sample) -> MediaFailure | None:
         most = self._bounds.output_bytes
@@ -120,6 +115,15 @@ class Guard:
     def _growth(self, sample: Sample, projected: int) -> str:
         wrote = f"FFmpeg was ended in step {self._step.id}: it wrote {_size(sample.written_bytes)}"
         return wrote if projected == sample.written_bytes else f"{wrote} and would have come to {_size(projected)}"
+
+
+def out_of_time(step: Invocation, bounds: Bounds, out_time_s: float | None) -> MediaFailure:
+    """What is said of a step that took longer than it may."""
+    return MediaFailure(
+        Reason.TIMED_OUT,
+        f"step {step.id} ran for {_hours(bounds.wall_s or 0.0)}, {_hours(out_time_s or 0.0)} of media were done of "
+        f"{_hours(step.media_s or 0.0)}, and it was ended: the machine is overloaded, or FFmpeg runs in circles",
+    )
 
 
 def _size(count: int) -> str:

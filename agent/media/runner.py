@@ -1,16 +1,19 @@
 """Runs one invocation of a plan under a supervisor and watches it; also one that a former life of the agent began."""
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.media import supervisor
+from agent.media.guards import Bounds, Guard, Sample, out_of_time
 from agent.media.logs import last_bytes, redact
 from agent.media.supervised import Exit, Lost, Supervised, status
-from presets.capabilities import Binary
+from agent.media.usage import Usage
 from presets.measurement import TAIL_BYTES, parse_progress, step_result
 from presets.plan import Invocation, StepResult
+from presets.problems import MediaFailure
 
 #: Files in the folder of a try: what ``-progress pipe:1`` wrote, and the log.
 PROGRESS_NAME = supervisor.PROGRESS
@@ -26,30 +29,27 @@ _LOG_TAIL_BYTES = 16 * 1024
 class Ran:
     """How an invocation went.
 
-    ``stopped``: on request; ``stalled``: given up because nothing moved; ``lost``: its supervisor was killed as often
-    as it was begun. ``stderr_tail`` is the end of the log, secrets removed. ``exit_code`` is minus the signal's number
-    where a signal ended it. ``peak_memory_bytes`` is the largest resident set, ``cpu_seconds`` user and system time.
+    ``stopped``: on request; ``given_up``: why it was ended by a guard, if it was; ``lost``: its supervisor was killed
+    as often as it was begun. ``stderr_tail`` is the end of the log, secrets removed. ``exit_code`` is minus the
+    signal's number where a signal ended it.
     """
 
     exit_code: int
     stopped: bool
-    stalled: bool
     result: StepResult
-    cpu_seconds: float
-    peak_memory_bytes: int
+    used: Usage
     stderr_tail: str
-    bytes_read: int = 0
-    bytes_written: int = 0
+    given_up: MediaFailure | None = None
     lost: bool = False
 
     @property
     def succeeded(self) -> bool:
         """Whether the invocation ran to its end without an error."""
-        return self.exit_code == 0 and not self.stopped and not self.stalled
+        return self.exit_code == 0 and not self.stopped and self.given_up is None
 
 
 async def run(
-    binary: Binary,
+    argv: Sequence[str],
     step: Invocation,
     *,
     workspace: Path,
@@ -57,17 +57,18 @@ async def run(
     on_begin: Callable[[Path], None],
     on_progress: Callable[[float, float], None],
     stop: asyncio.Event,
-    stall_s: float = 120.0,
+    bounds: Bounds,
+    room: Callable[[], int | None] = lambda: None,
     grace_s: float = 1.0,
 ) -> Ran:
-    """Runs ``step`` in ``workspace`` and returns when every process of it has ended; failing raises nothing.
+    """Runs ``step`` by ``argv`` in ``workspace`` and returns when all of it has ended; failing raises nothing.
 
     ``directory`` takes its progress and log files; a later try has a directory of its own beside it, and ``on_begin``
     hears of each. One that runs there already, or has ended since, is taken up as it is. ``on_progress`` gets the
     seconds of media put out so far, never falling within a try, and the speed in media seconds per second (0: unknown).
     ``stop`` ends it: TERM, KILL after ``grace_s``. Being cancelled while ``stop`` is not set leaves it running, to be
-    taken up later. It is given up as stalled when for ``stall_s`` seconds neither the output time nor a file that it
-    writes moved (the files alone move while an MP4's index is put in front).
+    taken up later. It is given up when it leaves ``bounds``, or will not find ``room`` (bytes it may still write; None:
+    not known); its time is bounded also while nobody watches it.
 
     :raises ValueError: the step is provisional.
     :raises OSError: no process can be started, or the directory cannot be written.
@@ -78,30 +79,34 @@ async def run(
         folder = directory if number == 1 else directory.with_name(f"{directory.name}.{number}")
         progress = _Progress(folder / PROGRESS_NAME)
         try:
-            process = await _begun(folder, [binary.path, *step.argv], workspace, stop)
+            process = await _begun(folder, argv, workspace, bounds, stop)
             on_begin(folder)
             if process is None:
-                ended, stalled = await asyncio.to_thread(status, folder), False
+                ended, given_up = await asyncio.to_thread(status, folder), None
                 progress.tell(on_progress)
             else:
-                writes = [workspace / name for name in step.writes]
-                ended, stalled = await _watch(process, progress, writes, on_progress, stop, stall_s, grace_s)
+                watched = _Watched(process, progress, step, workspace, bounds, room)
+                ended, given_up = await watched.to_its_end(on_progress, stop, grace_s)
         except Lost:
             if stop.is_set():
                 return _lost(stopped=True)
             continue
-        return _ran(ended, step, workspace, folder, progress, stalled=stalled)
+        if ended.stopped_by == "wall_time":
+            given_up = out_of_time(step, bounds, progress.out_time_s)
+        return _ran(ended, step, workspace, folder, progress, given_up)
     return _lost(stopped=False)
 
 
 def _lost(*, stopped: bool) -> Ran:
-    return Ran(-9, stopped, False, StepResult(None, None), 0.0, 0, "", lost=not stopped)
+    return Ran(-9, stopped, StepResult(None, None), Usage(), "", lost=not stopped)
 
 
-async def _begun(folder: Path, argv: Sequence[str], workspace: Path, stop: asyncio.Event) -> Supervised | None:
+async def _begun(
+    folder: Path, argv: Sequence[str], workspace: Path, bounds: Bounds, stop: asyncio.Event
+) -> Supervised | None:
     known = await asyncio.to_thread(folder.exists)
     beginning = asyncio.ensure_future(
-        Supervised.find(folder) if known else Supervised.start(folder, argv, cwd=workspace)
+        Supervised.find(folder) if known else Supervised.start(folder, argv, cwd=workspace, wall_s=bounds.wall_s)
     )
     try:
         return await asyncio.shield(beginning)
@@ -114,7 +119,14 @@ async def _begun(folder: Path, argv: Sequence[str], workspace: Path, stop: async
         raise
 
 
-def _ran(ended: Exit, step: Invocation, workspace: Path, folder: Path, progress: "_Progress", *, stalled: bool) -> Ran:
+def _ran(
+    ended: Exit,
+    step: Invocation,
+    workspace: Path,
+    folder: Path,
+    progress: "_Progress",
+    given_up: MediaFailure | None,
+) -> Ran:
     result = StepResult(progress.out_time_s, None)
     if ended.code == 0:
         measured = None
@@ -124,63 +136,79 @@ def _ran(ended: Exit, step: Invocation, workspace: Path, folder: Path, progress:
     return Ran(
         exit_code=ended.code,
         # A process that was done before the request reached it was not stopped.
-        stopped=ended.stopped_by in {"stop", "signal"} and ended.code != 0 and not stalled,
-        stalled=stalled,
+        stopped=ended.stopped_by in {"stop", "signal"} and ended.code != 0 and given_up is None,
         result=result,
-        cpu_seconds=ended.cpu_seconds,
-        peak_memory_bytes=ended.peak_memory_bytes,
+        used=ended.used,
         stderr_tail=redact(last_bytes(folder / LOG_NAME, _LOG_TAIL_BYTES)).decode(errors="replace"),
-        bytes_read=ended.bytes_read,
-        bytes_written=ended.bytes_written,
+        given_up=given_up,
     )
 
 
-async def _watch(
-    process: Supervised,
-    progress: "_Progress",
-    writes: Sequence[Path],
-    on_progress: Callable[[float, float], None],
-    stop: asyncio.Event,
-    stall_s: float,
-    grace_s: float,
-) -> tuple[Exit, bool]:
-    loop = asyncio.get_running_loop()
-    exited = loop.create_task(process.wait())
-    stopping = loop.create_task(stop.wait())
-    seen: tuple[object, ...] = ()
-    moved_at = loop.time()
-    try:
-        while True:
-            await asyncio.wait({exited, stopping}, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
-            progress.tell(on_progress)
-            if exited.done():
-                return exited.result(), False
-            if stopping.done():
-                return await process.stop(grace_s), False
-            now = (progress.out_time_s, *(_modified(path) for path in writes))
-            if now != seen:
-                seen, moved_at = now, loop.time()
-            elif loop.time() - moved_at >= stall_s:
-                return await process.stop(grace_s), True
-    except asyncio.CancelledError:
-        if stop.is_set():
+class _Watched:
+    """A step that runs, and the guard that looks after it."""
+
+    def __init__(
+        self,
+        process: Supervised,
+        progress: "_Progress",
+        step: Invocation,
+        workspace: Path,
+        bounds: Bounds,
+        room: Callable[[], int | None],
+    ) -> None:
+        self._process = process
+        self._progress = progress
+        self._writes = [workspace / name for name in step.writes]
+        self._room = room
+        self._loop = asyncio.get_running_loop()
+        self._guard = Guard(step, bounds, self._loop.time())
+
+    async def to_its_end(
+        self, on_progress: Callable[[float, float], None], stop: asyncio.Event, grace_s: float
+    ) -> tuple[Exit, MediaFailure | None]:
+        process = self._process
+        exited = self._loop.create_task(process.wait())
+        stopping = self._loop.create_task(stop.wait())
+        try:
+            while True:
+                await asyncio.wait({exited, stopping}, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+                self._progress.tell(on_progress)
+                if exited.done():
+                    return exited.result(), None
+                if stopping.done():
+                    return await process.stop(grace_s), None
+                if (why := self._guard.judge(self._sample())) is not None:
+                    return await process.stop(grace_s), why
+        except asyncio.CancelledError:
+            if stop.is_set():
+                await asyncio.shield(process.stop(0))
+            raise
+        except Exception:
+            # A defect, or a full disk: nobody would watch it any more.
             await asyncio.shield(process.stop(0))
-        raise
-    except Exception:
-        # A defect, or a full disk: nobody would watch it any more.
-        await asyncio.shield(process.stop(0))
-        raise
-    finally:
-        stopping.cancel()
-        exited.cancel()
-        process.let_go()
+            raise
+        finally:
+            stopping.cancel()
+            exited.cancel()
+            process.let_go()
+
+    def _sample(self) -> Sample:
+        sizes = [found for path in self._writes if (found := _status_of(path)) is not None]
+        return Sample(
+            at_s=self._loop.time(),
+            out_time_s=self._progress.out_time_s,
+            written_bytes=sum(found.st_size for found in sizes),
+            touched_ns=max((found.st_mtime_ns for found in sizes), default=0),
+            cpu_seconds=self._process.usage().cpu_seconds,
+            room_bytes=self._room(),
+        )
 
 
-def _modified(path: Path) -> int:
+def _status_of(path: Path) -> os.stat_result | None:
     try:
-        return path.stat().st_mtime_ns
+        return path.stat()
     except OSError:
-        return 0
+        return None
 
 
 class _Progress:

@@ -17,6 +17,7 @@ from typing import Self
 from agent.media import supervisor
 from agent.media.environment import child_environment
 from agent.media.logs import last_bytes
+from agent.media.usage import Usage, read_usage
 
 #: Of the log of one command; see ``log_bytes`` of the protocol.
 LOG_BYTES = 64 * 1024 * 1024
@@ -30,16 +31,12 @@ _LOCKED_S = 5.0
 class Exit:
     """How a supervised command ended: ``code`` is minus the signal's number where a signal ended it.
 
-    ``cpu_seconds`` is user and system time of its tree, ``peak_memory_bytes`` the largest resident set of one process,
-    ``bytes_read`` and ``bytes_written`` what the command itself moved. ``stopped_by`` is ``stop``, ``wall_time``,
+    ``used`` is of its tree, but the bytes are what the command itself moved. ``stopped_by`` is ``stop``, ``wall_time``,
     ``signal`` or empty.
     """
 
     code: int
-    cpu_seconds: float
-    peak_memory_bytes: int
-    bytes_read: int
-    bytes_written: int
+    used: Usage
     stopped_by: str
 
 
@@ -54,8 +51,9 @@ class CannotStart(OSError):
 class Supervised:
     """A command with a supervisor, which this object is connected to. Dropping it changes nothing for the command."""
 
-    def __init__(self, folder: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, folder: Path, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._folder = folder
+        self._pid = pid
         self._reader = reader
         self._writer = writer
         self._gone = asyncio.get_running_loop().create_task(self._until_gone())
@@ -87,6 +85,10 @@ class Supervised:
                 raise CannotStart(errno.ETIMEDOUT, f"the supervisor in {folder} holds its lock and does not answer")
             await asyncio.sleep(_LOCKED_POLL_S)
         return None
+
+    def usage(self) -> Usage:
+        """What the command has used so far."""
+        return read_usage(self._pid)
 
     async def wait(self) -> Exit:
         """Waits until the command and its whole tree have ended.
@@ -165,10 +167,7 @@ def status(folder: Path) -> Exit:
         raise Lost
     return Exit(
         code=said["exit_code"],
-        cpu_seconds=said["cpu_seconds"],
-        peak_memory_bytes=said["peak_memory_bytes"],
-        bytes_read=said["bytes_read"],
-        bytes_written=said["bytes_written"],
+        used=Usage(said["cpu_seconds"], said["peak_memory_bytes"], said["bytes_read"], said["bytes_written"]),
         stopped_by=said["stopped_by"],
     )
 
@@ -218,7 +217,7 @@ async def _started(folder: Path) -> int:
     return popen.returncode
 
 
-async def _connect(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(folder: Path) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
     # Through the folder's descriptor, as a socket's address holds no more than 107 bytes.
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
@@ -229,7 +228,7 @@ async def _connect(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWr
     if not greeting:
         writer.close()
         raise ConnectionResetError
-    return reader, writer
+    return json.loads(greeting)["command"], reader, writer
 
 
 def _locked(folder: Path) -> bool:

@@ -9,8 +9,8 @@ The folder is the protocol, version 1:
 
 * `request.json`, written before: `argv`, `cwd`, `env`, `token` (unique), `wall_s` (null: any time), `log_bytes`;
 * `lock`: held for as long as the supervisor lives. A stored process id proves nothing, a held lock does;
-* `socket`: a client is greeted with a line `{"protocol": 1, "pid": …}` and may send lines `stop SECONDS` (TERM to the
-  whole tree, KILL after so many seconds). The stream's end says that the supervisor is gone;
+* `socket`: a client is greeted with a line `{"protocol": 1, "pid": …, "command": …}`, both process ids, and may send
+  lines `stop SECONDS` (TERM to the whole tree, KILL after so many seconds). Its end says that the supervisor is gone;
 * `progress` and `stderr.log`: what the command wrote. Of the log no more than `log_bytes`, the rest is counted;
 * `status.json`: how the command ended, complete and durable as soon as it is there, and then nothing of its tree lives.
 
@@ -232,7 +232,7 @@ class Supervisor:
         with contextlib.suppress(OSError):
             client, _ = self._listener.accept()
             client.setblocking(False)
-            client.send(json.dumps({"protocol": PROTOCOL, "pid": os.getpid()}).encode() + b"\n")
+            client.send(json.dumps({"protocol": PROTOCOL, "pid": os.getpid(), "command": self._pid}).encode() + b"\n")
             self._clients[client.fileno()] = (client, b"")
             poll.register(client.fileno(), select.POLLIN)
 

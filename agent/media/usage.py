@@ -21,6 +21,15 @@ class Usage:
     bytes_read: int = 0
     bytes_written: int = 0
 
+    def followed_by(self, used: "Usage") -> "Usage":
+        """Both, one after the other."""
+        return Usage(
+            self.cpu_seconds + used.cpu_seconds,
+            max(self.peak_memory_bytes, used.peak_memory_bytes),
+            self.bytes_read + used.bytes_read,
+            self.bytes_written + used.bytes_written,
+        )
+
 
 def read_usage(pid: int, proc: Path = PROC) -> Usage:
     """What a process has used while it runs; zero where it is gone or the kernel does not tell."""

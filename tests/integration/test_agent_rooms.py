@@ -13,6 +13,7 @@ import pytest
 
 from agent.detect import binaries, detect
 from agent.media.failure import failure_of
+from agent.media.guards import Bounds
 from agent.media.logs import Tail
 from agent.media.probe import probe
 from agent.media.runner import LOG_NAME, Ran, run
@@ -103,13 +104,14 @@ def encode(*arguments: str, purpose: Purpose = Purpose.ENCODE, writes: tuple[str
 
 async def carry_out(binary: Binary, workspace: Workspace, step: Invocation, stop: asyncio.Event | None = None) -> Ran:
     return await run(
-        binary,
+        [binary.path, *step.argv],
         step,
         workspace=workspace.path,
         directory=workspace.steps / "01-encode",
         on_begin=lambda _: None,
         on_progress=lambda *_: None,
         stop=stop or asyncio.Event(),
+        bounds=Bounds(),
     )
 
 
@@ -186,8 +188,8 @@ async def test_a_run(binary: Binary, workspace: Workspace) -> None:
     ran = await carry_out(binary, workspace, encode())
     assert ran.succeeded, ran.stderr_tail
     assert ran.result.out_time_s == pytest.approx(5.0, abs=0.05)
-    assert 0 < ran.cpu_seconds < 30
-    assert ran.peak_memory_bytes > 4_000_000
+    assert 0 < ran.used.cpu_seconds < 30
+    assert ran.used.peak_memory_bytes > 4_000_000
     assert b"Input #0" in Tail(workspace.steps / "01-encode" / LOG_NAME).read(final=True)
     assert duration_of(workspace.outputs / "x.wav") == pytest.approx(5.0)
 
@@ -204,13 +206,14 @@ async def test_a_stopped_run(binary: Binary, workspace: Workspace) -> None:
         stop.set()
 
     ran = await run(
-        binary,
+        [binary.path, *endless.argv],
         endless,
         workspace=workspace.path,
         directory=workspace.steps / "01-encode",
         on_begin=lambda _: None,
         on_progress=after_a_while,
         stop=stop,
+        bounds=Bounds(),
     )
     assert ran.stopped
     assert time.monotonic() - asked[0] < 2.0

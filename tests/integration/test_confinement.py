@@ -12,6 +12,7 @@ from agent.media.confinement import Confinement
 from agent.media.delegation import Host, Unusable, own_group
 from agent.media.failure import failure_of
 from agent.media.runner import Ran
+from agent.media.usage import Usage
 from presets.plan import Invocation, Purpose, StepResult
 from presets.reasons import Reason
 
@@ -60,7 +61,7 @@ def started(how: Confinement, attempt: str, *argv: str, memory_bytes: int = USUA
 def failure(how: Confinement, attempt: str, memory_bytes: int) -> tuple[Reason, str]:
     process = started(how, attempt, *GREEDY, memory_bytes=memory_bytes)
     _, log = process.communicate(timeout=120)
-    ran = Ran(process.returncode, False, False, StepResult(None, None), 0.0, 0, log)
+    ran = Ran(process.returncode, False, StepResult(None, None), Usage(), log)
     step = Invocation("encode.x.1", Purpose.ENCODE, (), (), None, None, 1.0, False)
     found = failure_of(ran, step, how.memory(attempt, memory_bytes))
     return found.reason, found.message

@@ -11,6 +11,7 @@ import pytest
 
 from agent.media.failure import failure_of
 from agent.media.runner import Ran
+from agent.media.usage import Usage
 from presets.plan import Invocation, Purpose, StepResult
 from presets.reasons import Reason
 from tests.fakes.gpu_host import GpuHost, SimulatedGpu
@@ -40,7 +41,7 @@ def trials(found: dict[str, Any]) -> dict[tuple[str, str], bool]:
 
 def reason(done: "subprocess.CompletedProcess[str]") -> Reason:
     """What the agent would take a failed encode for."""
-    ran = Ran(done.returncode, False, False, StepResult(None, None), 0.0, 0, done.stderr)
+    ran = Ran(done.returncode, False, StepResult(None, None), Usage(), done.stderr)
     return failure_of(ran, Invocation("encode", Purpose.ENCODE, (), (), None, None, 1.0, False)).reason
 
 

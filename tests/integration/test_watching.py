@@ -16,7 +16,9 @@ from structlog.typing import EventDict
 
 from agent import session, watching
 from agent.cordon import Cordon
+from agent.media.confinement import Confinement
 from agent.remains import Remains
+from agent.scratch import Scratch
 from agent.session import Agent
 from agent.settings import Settings
 from agent.storage import Stores
@@ -63,10 +65,12 @@ async def _agent(box: Controller, settings: Settings, instance: str = "machine")
         ffprobe="",
         stores=Stores([]),
         scratch=settings.scratch,
+        room=Scratch(settings.scratch, time.monotonic),
+        confinement=Confinement(None, False, (), ""),
         remains=Remains(settings.remains, keep_s=0, keep_bytes=0),
     )
     agent = Agent(settings, hello, means, random.Random(1))  # noqa: S311 - jitter
-    async with watching.watching(settings, agent):
+    async with watching.watching(settings, agent, means):
         running = asyncio.create_task(agent.run())
         try:
             yield agent

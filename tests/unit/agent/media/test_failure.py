@@ -5,12 +5,14 @@ import pytest
 from agent.media.failure import failure_of, quote
 from agent.media.memory import MemoryLimit
 from agent.media.runner import Ran
+from agent.media.usage import Usage
 from presets.plan import Invocation, Purpose, StepResult
+from presets.problems import MediaFailure
 from presets.reasons import Reason
 
 
-def ran(log: str, *, exit_code: int = 1, stalled: bool = False) -> Ran:
-    return Ran(exit_code, False, stalled, StepResult(None, None), 0.0, 0, log)
+def ran(log: str, *, exit_code: int = 1, given_up: MediaFailure | None = None) -> Ran:
+    return Ran(exit_code, False, StepResult(None, None), Usage(), log, given_up)
 
 
 def step(purpose: Purpose) -> Invocation:
@@ -55,8 +57,9 @@ def test_failed_verification_blames_the_output() -> None:
 
 
 def test_stall_wins_over_words() -> None:
-    """A run given up as stalled is STALLED, whatever it said."""
-    assert failure_of(ran(_CORRUPT_9, stalled=True), step(Purpose.ENCODE)).reason is Reason.STALLED
+    """A run that a guard ended failed for the guard's reason, whatever it said."""
+    why = MediaFailure(Reason.STALLED, "it hung")
+    assert failure_of(ran(_CORRUPT_9, given_up=why), step(Purpose.ENCODE)).reason is Reason.STALLED
 
 
 def test_ends_that_ffmpeg_says_nothing_about() -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from agent.media.guards import Bounds
 from agent.media.runner import LOG_NAME, PROGRESS_NAME, Ran, _Progress, run
-from agent.media.supervisor import SOCKET
-from presets.capabilities import Binary
+from agent.media.supervisor import SOCKET, STATUS
 from presets.plan import Invocation, Purpose, StepResult
+from presets.reasons import Reason
 
 Script = Callable[[str], str]
 Until = Callable[[Callable[[], object]], Coroutine[Any, Any, None]]
@@ -44,16 +45,17 @@ async def carry_out(
     on_progress: Callable[[float, float], None] = lambda _time, _speed: None,
     stop: asyncio.Event | None = None,
     stall_s: float = 60.0,
+    wall_s: float | None = None,
 ) -> Ran:
     return await run(
-        Binary(program, "9.0", "digest", frozenset(), 10.0),
+        [program, "-i", "in/0"],
         step or invocation(),
         workspace=workspace,
         directory=workspace / "steps" / "01-encode",
         on_begin=on_begin,
         on_progress=on_progress,
         stop=stop or asyncio.Event(),
-        stall_s=stall_s,
+        bounds=Bounds(stall_s=stall_s, wall_s=wall_s),
     )
 
 
@@ -116,7 +118,7 @@ async def test_failure_is_no_exception(script: Script, tmp_path: Path) -> None:
     """A nonzero exit comes back with the end of the log, secrets removed; the log itself stays whole."""
     program = script("echo 'https://h/x?token=t0p server said no' >&2; exit 3")
     ran = await carry_out(program, tmp_path)
-    assert (ran.exit_code, ran.succeeded, ran.stopped, ran.stalled) == (3, False, False, False)
+    assert (ran.exit_code, ran.succeeded, ran.stopped, ran.given_up) == (3, False, False, None)
     assert ran.stderr_tail == "https://h/x?token=*** server said no\n"
     assert b"t0p" in (tmp_path / "steps" / "01-encode" / LOG_NAME).read_bytes()
 
@@ -135,9 +137,24 @@ async def test_stop_on_request(script: Script, tmp_path: Path) -> None:
 async def test_stall_is_given_up(script: Script, tmp_path: Path) -> None:
     """A run of which nothing moves for the given time is ended and called stalled."""
     ran = await carry_out(script(block("1000000") + "exec sleep 300"), tmp_path, stall_s=0.3)
-    assert ran.stalled
+    assert ran.given_up is not None
+    assert ran.given_up.reason is Reason.STALLED
     assert not ran.succeeded
     assert not ran.stopped
+
+
+async def test_time_is_bounded_while_nobody_watches(script: Script, tmp_path: Path, until: Until) -> None:
+    """The supervisor ends what takes too long, and whoever comes back finds out why."""
+    program = script(block("1000000") + "echo > begun; exec sleep 300")
+    task = asyncio.create_task(carry_out(program, tmp_path, wall_s=0.5))
+    await until((tmp_path / "begun").exists)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until((tmp_path / "steps" / "01-encode" / STATUS).exists)
+    ran = await carry_out(program, tmp_path, wall_s=0.5)
+    assert ran.given_up is not None
+    assert ran.given_up.reason is Reason.TIMED_OUT
 
 
 async def test_growing_file_is_no_stall(script: Script, tmp_path: Path) -> None:

@@ -36,10 +36,10 @@ async def test_what_it_used_is_told(tmp_path: Path) -> None:
     )
     ended = await carried_out(tmp_path, sys.executable, "-I", "-S", "-c", code)
     assert ended.code == 3
-    assert 0.3 <= ended.cpu_seconds < 10
-    assert 200_000_000 <= ended.peak_memory_bytes < 300_000_000
-    assert 5_000_000 <= ended.bytes_written < 6_000_000
-    assert ended.bytes_read > 0
+    assert 0.3 <= ended.used.cpu_seconds < 10
+    assert 200_000_000 <= ended.used.peak_memory_bytes < 300_000_000
+    assert 5_000_000 <= ended.used.bytes_written < 6_000_000
+    assert ended.used.bytes_read > 0
     assert ended.stopped_by == ""
 
 
@@ -47,8 +47,8 @@ async def test_the_agent_is_not_counted(tmp_path: Path) -> None:
     """A small program under a large agent is small."""
     ballast = bytearray(100_000_000)
     ended = await carried_out(tmp_path, "true")
-    assert 0 < ended.peak_memory_bytes < 50_000_000
-    assert len(ballast) > ended.peak_memory_bytes
+    assert 0 < ended.used.peak_memory_bytes < 50_000_000
+    assert len(ballast) > ended.used.peak_memory_bytes
 
 
 async def test_a_runaway_log_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

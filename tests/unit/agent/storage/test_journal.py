@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.journal import Journal, Usage, left_lease
+from agent.journal import Journal, left_lease
+from agent.media.usage import Usage
+from agent.records import usage_message
 from agent.storage import Identity
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
@@ -78,9 +80,8 @@ def test_what_cannot_be_taken_up(workspace: Workspace, entry: str) -> None:
 
 def test_costs_add_up() -> None:
     """Time and bytes are summed, of memory the largest counts."""
-    assert USED.with_step(Usage(0.5, 400, 1, 2)) == Usage(2.0, 1000, 21, 32)
-    message = USED.message()
-    assert (message.cpu_seconds, message.peak_memory_bytes, message.bytes_read, message.bytes_written) == (
-        *(1.5, 1000, 20),
-        30,
-    )
+    assert USED.followed_by(Usage(0.5, 400, 1, 2)) == Usage(2.0, 1000, 21, 32)
+    message = usage_message(USED, 2.5)
+    assert (message.cpu_seconds, message.peak_memory_bytes) == (1.5, 1000)
+    assert (message.bytes_read, message.bytes_written) == (20, 30)
+    assert message.run_time.ToMilliseconds() == 2500
