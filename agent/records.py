@@ -9,7 +9,7 @@ from agent.storage import Identity, Staged
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2
 from presets.capabilities import Binary
-from presets.facts import AudioStream, MediaFacts
+from presets.facts import AudioStream, MediaFacts, VideoStream
 from presets.intent import Intent, OutputRef
 from presets.plan import Expectation, Loudness, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
@@ -71,7 +71,7 @@ def redo_record(
         profile=output.profile.full_name,
         duration_seconds=round(expectation.decoded_s or facts.duration_s or 0.0, 6),
         container=facts.format_name,
-        streams=[_stream(stream) for stream in facts.streams if isinstance(stream, AudioStream)],
+        streams=[_picture(stream) for stream in facts.video] + [_sound(stream) for stream in facts.audio],
     )
     if report is not None and report.after is not None:
         artifact.loudness.CopyFrom(
@@ -96,5 +96,10 @@ def _loudness(measured: Loudness | None) -> job_pb2.Loudness | None:
     )
 
 
-def _stream(stream: AudioStream) -> str:
+def _picture(stream: VideoStream) -> str:
+    rate = "" if stream.fps is None else f" {round(stream.fps, 3):g} fps"
+    return f"{stream.codec} {stream.width}x{stream.height}{rate}"
+
+
+def _sound(stream: AudioStream) -> str:
     return f"{stream.codec} {stream.sample_rate_hz} Hz {stream.layout or f'{stream.channels} channels'}"

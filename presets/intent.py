@@ -11,24 +11,18 @@ from typing import Any, Self, TypeVar
 
 from pydantic import ValidationError
 
-from presets.capabilities import Alternative, Requirements, audio_filter, encoder, muxer
 from presets.catalog import Catalog, Preset, Profile
-from presets.document import Value
-from presets.formats import CONTAINERS
-from presets.operations import OPERATIONS
+from presets.document import Media, Value
 from presets.parameters import expected, from_text
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
-from presets.semantics import reworded, suggestion
+from presets.semantics import last_chain, reworded, suggestion
 from presets.steps import operations
 from presets.uris import UnsupportedScheme, join, same_file, stem, uri_to_path
 
 _T = TypeVar("_T")
 
 _PROFILE_PREFIX = "profile."
-
-#: Filters that compilation uses whatever the steps are: opening an input, and measuring what was encoded.
-_ALWAYS = ("aformat", "ametadata", "apad", "aresample", "ebur128")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +161,10 @@ def resolve(
     for index, (name, _) in enumerate(outputs):
         wanted = name or (chosen.document.default_profile if chosen else "")
         profile = attempt(f"outputs[{index}].profile", partial(catalog.profile, wanted)) if wanted else None
-        profiles.append(profile and attempt("", partial(profile.overridden, overrides)))
+        profile = profile and attempt("", partial(profile.overridden, overrides))
+        if chosen is not None and profile is not None and (told := _misfit(chosen, profile)):
+            problems.append(Problem(Reason.UNSUPPORTED_COMBINATION, f"outputs[{index}].profile", told))
+        profiles.append(profile)
 
     stems = _stems(chosen, refs) if not problems else ()
     made: list[OutputRef] = []
@@ -187,6 +184,14 @@ def resolve(
     if problems or chosen is None:
         raise InvalidRequest(*dict.fromkeys(problems))
     return Intent(chosen, refs, MappingProxyType(dict(parameters)), tuple(made), overwrite)
+
+
+def _misfit(preset: Preset, profile: Profile) -> str:
+    """Why this preset cannot fill this profile; empty: it can. Beside a picture, sound may be absent."""
+    media = Media.VIDEO if profile.document.video is not None else Media.AUDIO
+    if last_chain(preset.document, media) is not None:
+        return ""
+    return f"{profile.full_name} has a stream of {media}, and {preset.full_name} makes none"
 
 
 def _roles(preset: Preset, inputs: Sequence[tuple[str, str]], problems: list[Problem]) -> tuple[InputRef, ...]:
@@ -282,15 +287,3 @@ def _literal(text: str) -> Value:
     if re.fullmatch(r"[+-]?\d{1,9}\.\d{1,9}", text):
         return float(text)
     return text
-
-
-def requirements(intent: Intent) -> Requirements:
-    """What an agent must have to do this: the steps' filters, an encoder for each stream, the muxers."""
-    steps = [step for chain in intent.preset.document.chain.values() for step in chain.steps]
-    filters = {name for step in steps for name in OPERATIONS[str(step["op"])].filters}.union(_ALWAYS)
-    needs = {frozenset({audio_filter(name)}) for name in filters}
-    for output in intent.outputs:
-        document = output.profile.document
-        needs.add(frozenset({muxer(CONTAINERS[document.container].muxer)}))
-        needs.update(frozenset(map(encoder, stream.encoders)) for stream in document.stream)
-    return Requirements((Alternative(tuple(sorted(needs, key=sorted))),))

@@ -74,6 +74,10 @@ RECIPES: Mapping[str, Recipe] = {
         "mka",
     ),
     "video_only": Recipe((*_lavfi("testsrc2=s=192x108:r=25:d=1"), "-c:v", "libx264", "-preset", "ultrafast"), "mp4"),
+    # Shown 256 pixels wide, as broadcasters store pictures.
+    "anamorphic": Recipe(
+        (*_lavfi("testsrc2=s=180x144:r=25:d=1,setsar=64/45"), "-c:v", "libx264", "-preset", "ultrafast"), "mp4"
+    ),
     "cover_art": Recipe(
         (
             *_lavfi("sine=f=997:r=48000:d=3", "color=red:s=64x64:d=0.04"),

@@ -21,8 +21,9 @@ from presets.diagnosis import diagnose
 from presets.document import Check, Measure
 from presets.facts import MediaFacts, from_ffprobe
 from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST
-from presets.intent import Intent, requirements, resolve
+from presets.intent import Intent, resolve
 from presets.measurement import parse_progress, step_result
+from presets.needs import requirements
 from presets.plan import Plan, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import TABLE, Reason

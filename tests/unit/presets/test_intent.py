@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presets.catalog import Catalog
-from presets.intent import Intent, requirements, resolve
+from presets.intent import Intent, resolve
+from presets.needs import requirements
 from presets.problems import InvalidRequest
 from presets.reasons import Reason
 from presets.uris import UnsupportedScheme, path_to_uri, same_file, stem, uri_to_path

@@ -1,0 +1,63 @@
+"""FFmpeg's video encoders that presets may use: what they make, on what, and how they are asked for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+#: The longest distance between key frames that is never reached, since they are forced by time: frames.
+_NO_LIMIT = 100_000
+
+#: NVENC refuses smaller pictures; the exact number depends on codec and GPU. Pixels, both ways.
+_NVENC_LEAST = 146
+
+
+@dataclass(frozen=True, slots=True)
+class VideoEncoder:
+    """One of FFmpeg's encoders.
+
+    ``hardware``: it takes a session on a GPU. ``quality_option`` takes the number of constant quality, which is
+    ``quality_offset`` above x264's CRF for a picture as good. ``least`` is the smallest width and height it takes.
+    """
+
+    codec: str
+    hardware: bool
+    quality_option: str
+    quality_offset: int
+    fixed: Mapping[str, str]
+    least: int = 2
+
+    def options(self, *, quality: int, threads: int, gpu: int | None) -> dict[str, str]:
+        """The encoder's own options, without its name; ``gpu`` is the device it is pinned to."""
+        pools = {"x265-params": f"open-gop=0:pools={threads}"} if self.codec == "hevc" and not self.hardware else {}
+        options = {
+            **self.fixed,
+            **pools,
+            self.quality_option: str(quality + self.quality_offset),
+            "g": str(_NO_LIMIT),
+            "flags": "+bitexact+cgop",
+            **({"gpu": str(gpu)} if self.hardware and gpu is not None else {}),
+        }
+        return {f"{name}:v": value for name, value in options.items()}
+
+
+def _nvenc(codec: str, profile: str, quality_offset: int) -> VideoEncoder:
+    options = {"preset": "p5", "tune": "hq", "rc": "vbr", "b": "0", "profile": profile, "forced-idr": "1"}
+    return VideoEncoder(codec, True, "cq", quality_offset, MappingProxyType(options), _NVENC_LEAST)
+
+
+def _software(codec: str, profile: str, quality_offset: int) -> VideoEncoder:
+    options = {"preset": "medium", "profile": profile}
+    return VideoEncoder(codec, False, "crf", quality_offset, MappingProxyType(options))
+
+
+VIDEO_ENCODERS: Mapping[str, VideoEncoder] = MappingProxyType(
+    {
+        "libx264": _software("h264", "high", 0),
+        "libx265": _software("hevc", "main", 4),
+        "h264_nvenc": _nvenc("h264", "high", 0),
+        "hevc_nvenc": _nvenc("hevc", "main", 4),
+    }
+)
+
+#: The codecs there is an encoder for.
+VIDEO_CODECS: tuple[str, ...] = tuple(dict.fromkeys(encoder.codec for encoder in VIDEO_ENCODERS.values()))
