@@ -69,7 +69,7 @@ def redo_record(
         size_bytes=staged.size,
         sha256=staged.sha256,
         profile=output.profile.full_name,
-        duration_seconds=round(expectation.decoded_s or facts.duration_s or 0.0, 6),
+        duration_seconds=round(_duration_s(expectation, facts), 6),
         container=facts.format_name,
         streams=[_picture(stream) for stream in facts.video] + [_sound(stream) for stream in facts.audio],
     )
@@ -84,6 +84,12 @@ def redo_record(
             )
         )
     return pb.RedoRecord(artifact=artifact, staged_uri=staged.staged_uri, overwrite=intent.overwrite)
+
+
+def _duration_s(expectation: Expectation, facts: MediaFacts) -> float:
+    """Decoding shows the end of sound exactly, and of a picture only when its last frame begins."""
+    told, seen = facts.duration_s, expectation.decoded_s
+    return (told or seen if expectation.picture is not None else seen or told) or 0.0
 
 
 def _loudness(measured: Loudness | None) -> job_pb2.Loudness | None:

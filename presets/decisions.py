@@ -44,7 +44,7 @@ def of_picture_source(index: int, role: str, facts: MediaFacts) -> Iterator[Deci
 def of_video_encoder(output: str, name: str, spec: VideoSpec, gpu: int | None) -> Decision:
     """Which encoder makes the picture."""
     encoder = VIDEO_ENCODERS[name]
-    choice = f"{name}, {encoder.quality_option} {spec.quality + encoder.quality_offset}"
+    choice = f"{name}, {encoder.quality_option} {spec.quality}"
     if encoder.hardware:
         return Decision(f"{output}: encoder", f"{choice}, on GPU {gpu}", "a session of that GPU was granted")
     match spec.hardware:

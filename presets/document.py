@@ -253,7 +253,7 @@ class VideoSpec(Table):
     """A video stream of a deliverable: progressive, square pixels, even sizes, the source's frames and timing.
 
     ``encoders`` are FFmpeg's, preferred first. ``quality`` is constant, as the CRF of x264: about 18 looks like the
-    source, 23 is the usual compromise, 6 more halves the file; other encoders get their number that matches.
+    source, 23 is the usual compromise, 6 more halves the file; every encoder gets it as its own number for that.
     ``max_height`` bounds the shorter side (of a portrait picture its width), in pixels: a larger picture is scaled
     down, a smaller one is left as it is. ``gop_s`` is the longest distance between key frames, in seconds.
     """

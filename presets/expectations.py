@@ -52,7 +52,6 @@ def _picture(
         width=width,
         height=height,
         pixel_format=spec.pixel_format,
-        frame_s=1 / stream.fps if stream.fps else None,
         frames=encoded.frames if encoded else None,
         decoded_frames=decoded.frames if decoded else None,
     )

@@ -9,6 +9,9 @@ from typing import Any, Self, assert_never
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
+#: Above this the base rate, in frames per second, is no rate but the unit of some timestamps.
+FASTEST_FPS = 240.0
+
 
 @dataclass(frozen=True, slots=True)
 class AudioStream:
@@ -58,6 +61,15 @@ class VideoStream:
     color_space: str | None = None
     color_transfer: str | None = None
     dolby_vision: int | None = None
+
+    @property
+    def constant_rate(self) -> bool:
+        """Whether frames follow one another at one rate, as far as the file tells."""
+        if self.fps is None or self.base_fps is None:
+            return False
+        frames, seconds = map(int, self.base_fps.split("/"))
+        base = frames / seconds
+        return base <= FASTEST_FPS and abs(self.fps - base) <= base / 1000
 
 
 @dataclass(frozen=True, slots=True)

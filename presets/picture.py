@@ -28,9 +28,6 @@ _STRANGEST_ASPECT = 8.0
 #: The largest width or height that encoders take.
 _LARGEST = 16_384
 
-#: Above this rate in frames per second the base rate is no rate but the unit of some timestamps.
-_FASTEST_FPS = 240.0
-
 #: Ticks a frame of a constant rate gets: enough for the passage in which a recorder doubled its rate.
 _TICKS = 4
 
@@ -67,8 +64,8 @@ def choose(facts: MediaFacts) -> VideoStream:
 def require_convertible(stream: VideoStream) -> None:
     """Refuse what would come out wrong.
 
-    :raises MediaFailure: UNSUPPORTED_COMBINATION for HDR, Dolby Vision without a compatible layer and slanted
-        pictures; INPUT_CORRUPT for a pixel aspect that no picture has.
+    :raises MediaFailure: UNSUPPORTED_COMBINATION for HDR, Dolby Vision without a compatible layer, slanted
+        pictures and interlaced ones that are turned; INPUT_CORRUPT for a pixel aspect that no picture has.
     """
     if stream.dolby_vision == 5:
         told = "the picture is Dolby Vision profile 5, which only a Dolby decoder shows in its colours"
@@ -81,6 +78,9 @@ def require_convertible(stream: VideoStream) -> None:
         )
     if stream.rotation_deg % 90:
         told = f"the picture is to be shown turned by {stream.rotation_deg}°; only quarter turns are possible"
+        raise MediaFailure(Reason.UNSUPPORTED_COMBINATION, told)
+    if stream.rotation_deg % 360 and stream.field_order in _INTERLACED:
+        told = "the picture is interlaced and to be shown turned, whose lines cannot be told apart any more once it is"
         raise MediaFailure(Reason.UNSUPPORTED_COMBINATION, told)
     if not 1 / _STRANGEST_ASPECT <= stream.pixel_aspect <= _STRANGEST_ASPECT:
         told = f"the header says that pixels are {stream.pixel_aspect:g} times as wide as high"
@@ -107,7 +107,7 @@ def time_base(stream: VideoStream) -> str:
     At a constant rate a quarter of a frame, so that containers that round timestamps don't make it uneven; otherwise
     the source's own unit, so that every frame keeps its moment.
     """
-    if _constant(stream) and stream.base_fps is not None:
+    if stream.constant_rate and stream.base_fps is not None:
         frames, seconds = map(int, stream.base_fps.split("/"))
         return f"{seconds}:{frames * _TICKS}"
     unit, per = map(int, (stream.time_base or "1/0").split("/"))
@@ -147,7 +147,7 @@ def decisions(subject: str, stream: VideoStream, spec: VideoSpec) -> Iterator[De
     elif (width, height) != (round(shown_width), round(shown_height)):
         reasons.append(f"{spec.pixel_format} needs even sizes")
     yield Decision(f"{subject}: size", f"{width}x{height}", "; ".join(reasons))
-    if _constant(stream):
+    if stream.constant_rate:
         yield Decision(f"{subject}: timing", f"{stream.fps:.6g} fps, as it is", "the rate is constant")
     else:
         because = "the rate varies, or the file does not tell"
@@ -168,14 +168,6 @@ def _upright(stream: VideoStream) -> tuple[float, float]:
 
 def _even(length: float) -> int:
     return max(2, round(length) // 2 * 2)
-
-
-def _constant(stream: VideoStream) -> bool:
-    if stream.fps is None or stream.base_fps is None:
-        return False
-    frames, seconds = map(int, stream.base_fps.split("/"))
-    base = frames / seconds
-    return base <= _FASTEST_FPS and abs(stream.fps - base) <= base / 1000
 
 
 def _is_rgb(stream: VideoStream) -> bool:

@@ -116,14 +116,12 @@ class ExpectedPicture:
     """What the video stream of an output must be.
 
     ``frames`` went into the encoder and ``decoded_frames`` came out of the file again; None until that is known.
-    ``frame_s`` is how long a frame is shown, None where that varies.
     """
 
     codec: str
     width: int
     height: int
     pixel_format: str
-    frame_s: float | None
     frames: int | None
     decoded_frames: int | None
 
