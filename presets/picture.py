@@ -28,8 +28,9 @@ _STRANGEST_ASPECT = 8.0
 #: The largest width or height that encoders take.
 _LARGEST = 16_384
 
-#: Ticks a frame of a constant rate gets: enough for the passage in which a recorder doubled its rate.
-_TICKS = 4
+#: The least unit of timestamps at a constant rate, in seconds: containers that round to milliseconds are put right,
+#: and a file whose rate is not as constant as it says is not moved by more than that.
+_TICK_S = 0.0012
 
 #: Used where a stream does not tell the unit of its timestamps, or tells one too fine for MP4: MPEG's 90 kHz.
 _TIME_BASE = "1:90000"
@@ -104,12 +105,12 @@ def size(stream: VideoStream, max_height: int | None) -> tuple[int, int]:
 def time_base(stream: VideoStream) -> str:
     """The unit of the delivered timestamps in seconds, as FFmpeg reads it.
 
-    At a constant rate a quarter of a frame, so that containers that round timestamps don't make it uneven; otherwise
+    At a constant rate a whole part of a frame, so that timestamps which a container rounded are even again; otherwise
     the source's own unit, so that every frame keeps its moment.
     """
     if stream.constant_rate and stream.base_fps is not None:
         frames, seconds = map(int, stream.base_fps.split("/"))
-        return f"{seconds}:{frames * _TICKS}"
+        return f"{seconds}:{frames * max(1, int(seconds / frames / _TICK_S))}"
     unit, per = map(int, (stream.time_base or "1/0").split("/"))
     return f"{unit}:{per}" if 0 < per <= _FINEST else _TIME_BASE
 

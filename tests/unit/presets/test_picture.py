@@ -122,8 +122,8 @@ def test_a_picture_that_no_encoder_takes_is_refused() -> None:
 @pytest.mark.parametrize(
     ("stream", "expected"),
     [
-        (picture(fps=30.0, base_fps="30/1"), "1:120"),
-        (picture(fps=29.97003, base_fps="30000/1001"), "1001:120000"),
+        (picture(fps=30.0, base_fps="30/1"), "1:810"),
+        (picture(fps=29.97003, base_fps="30000/1001"), "1001:810000"),
         (picture(fps=27.7, base_fps="30000/1001", time_base="1/90000"), "1:90000"),
         (picture(fps=1000.0, base_fps="1000/1", time_base="1/1000"), "1:1000"),
         (picture(fps=None, base_fps=None, time_base=None), "1:90000"),
@@ -131,7 +131,7 @@ def test_a_picture_that_no_encoder_takes_is_refused() -> None:
     ],
 )
 def test_timing_is_that_of_the_source(stream: VideoStream, expected: str) -> None:
-    """Quarters of a frame at a constant rate, the source's own unit otherwise."""
+    """Some 1.2 milliseconds that make whole frames at a constant rate, the source's own unit otherwise."""
     assert time_base(stream) == expected
 
 
