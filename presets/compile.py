@@ -14,7 +14,7 @@ from ffmpeg.streams.video import VideoStream as FilteredPicture
 from presets import command, decisions, levels, picture
 from presets.capabilities import Binary
 from presets.completeness import Taken, declared_s, expected_s, require_whole
-from presets.document import Media, VideoSpec
+from presets.document import Hardware, Media, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
 from presets.expectations import expectation
 from presets.facts import MediaFacts
@@ -301,9 +301,7 @@ class _Job:
         return command.Packing(
             profile=document,
             path=path,
-            audio_encoder=encoder_for(output.profile.full_name, audio.encoders, self.binary)
-            if audio is not None
-            else "",
+            audio_encoder=self._encoder(output, audio.encoders) if audio is not None else "",
             video_encoder=self._video_encoder(output, video) if video is not None else "",
             time_base=picture.time_base(self.graph.picture.stream) if video is not None else "",
             metadata=self._metadata(),
@@ -315,18 +313,20 @@ class _Job:
         return encoder_for(output.profile.full_name, encoders, self.binary)
 
     def _video_encoder(self, output: OutputRef, spec: VideoSpec) -> str:
-        chosen = encoder_for(
-            output.profile.full_name, usable_encoders(spec, hardware=self.gpu is not None), self.binary
+        """Of what was granted; but for a picture that the GPU does not take, the processor's where that may serve."""
+        chosen = self._encoder(output, usable_encoders(spec, hardware=self.gpu is not None))
+        sides = picture.size(self.graph.picture.stream, spec.max_height)
+        if VIDEO_ENCODERS[chosen].takes(*sides):
+            return chosen
+        if VIDEO_ENCODERS[chosen].hardware and spec.hardware is Hardware.PREFER:
+            chosen = self._encoder(output, usable_encoders(spec, hardware=False))
+            if VIDEO_ENCODERS[chosen].takes(*sides):
+                return chosen
+        least, most = VIDEO_ENCODERS[chosen].least, VIDEO_ENCODERS[chosen].most
+        raise MediaFailure(
+            Reason.UNSUPPORTED_COMBINATION,
+            f"{output.name}: the picture is {sides[0]}x{sides[1]}, and {chosen} takes sides from {least} to {most}",
         )
-        least = VIDEO_ENCODERS[chosen].least
-        width, height = picture.size(self.graph.picture.stream, spec.max_height)
-        if min(width, height) < least:
-            raise MediaFailure(
-                Reason.UNSUPPORTED_COMBINATION,
-                f"{output.name}: the picture is {width}x{height}, and {chosen} takes none below {least}x{least}; "
-                "profile.hardware=never asks for the processor",
-            )
-        return chosen
 
     def _metadata(self) -> command.Metadata:
         """Title and artist are the default role's; they belong to the file, but in Ogg to its audio stream."""

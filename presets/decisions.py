@@ -50,6 +50,8 @@ def of_video_encoder(output: str, name: str, spec: VideoSpec, gpu: int | None) -
     match spec.hardware:
         case Hardware.NEVER:
             because = "the profile uses no GPU"
+        case Hardware.PREFER | Hardware.REQUIRE if gpu is not None:
+            because = f"the encoder of GPU {gpu}, which was granted, takes no picture of this size"
         case Hardware.PREFER | Hardware.REQUIRE:
             because = "no session of a GPU was granted, which the profile prefers but does not require"
         case _:

@@ -10,6 +10,10 @@ _NO_LIMIT = 100_000
 #: NVENC refuses smaller pictures; the exact number depends on codec and GPU. Pixels, both ways.
 _NVENC_LEAST = 146
 
+#: The largest width or height of pictures, in pixels.
+_LARGEST = 16_384
+_NVENC_LARGEST: Mapping[str, int] = MappingProxyType({"h264": 4096, "hevc": 8192})
+
 
 @dataclass(frozen=True, slots=True)
 class VideoEncoder:
@@ -17,7 +21,7 @@ class VideoEncoder:
 
     ``hardware``: it takes a session on a GPU. ``quality_option`` takes the profile's number of constant quality as it
     is: at the same one libx265 gives the VMAF of libx264 within 0.5; NVENC's scale is meant to be the same, and was not
-    compared. ``least`` is the smallest width and height it takes.
+    compared. ``least`` and ``most`` bound the width and height it takes.
     """
 
     codec: str
@@ -25,6 +29,11 @@ class VideoEncoder:
     quality_option: str
     fixed: Mapping[str, str]
     least: int = 2
+    most: int = _LARGEST
+
+    def takes(self, width: int, height: int) -> bool:
+        """Whether it encodes pictures of this size, in pixels."""
+        return self.least <= min(width, height) and max(width, height) <= self.most
 
     def options(self, *, quality: int, threads: int, gpu: int | None) -> dict[str, str]:
         """The encoder's own options, without its name; ``gpu`` is the device it is pinned to."""
@@ -42,7 +51,7 @@ class VideoEncoder:
 
 def _nvenc(codec: str, profile: str) -> VideoEncoder:
     options = {"preset": "p5", "tune": "hq", "rc": "vbr", "b": "0", "profile": profile, "forced-idr": "1"}
-    return VideoEncoder(codec, True, "cq", MappingProxyType(options), _NVENC_LEAST)
+    return VideoEncoder(codec, True, "cq", MappingProxyType(options), _NVENC_LEAST, _NVENC_LARGEST[codec])
 
 
 def _software(codec: str, profile: str) -> VideoEncoder:

@@ -25,9 +25,6 @@ _INTERLACED = frozenset({"tt", "bb", "tb", "bt"})
 #: Pixels that are more than this many times as wide as high, or the other way, are a broken header.
 _STRANGEST_ASPECT = 8.0
 
-#: The largest width or height that encoders take.
-_LARGEST = 16_384
-
 #: The least unit of timestamps at a constant rate, in seconds: containers that round to milliseconds are put right,
 #: and a file whose rate is not as constant as it says is not moved by more than that.
 _TICK_S = 0.0012
@@ -89,17 +86,10 @@ def require_convertible(stream: VideoStream) -> None:
 
 
 def size(stream: VideoStream, max_height: int | None) -> tuple[int, int]:
-    """Width and height as delivered: turned upright, square pixels, within ``max_height``, even.
-
-    :raises MediaFailure: UNSUPPORTED_COMBINATION where no encoder takes so large a picture.
-    """
+    """Width and height as delivered: turned upright, square pixels, within ``max_height``, even."""
     width, height = _upright(stream)
     factor = min(1.0, max_height / min(width, height)) if max_height else 1.0
-    made = (_even(width * factor), _even(height * factor))
-    if max(made) > _LARGEST:
-        told = f"the picture would be {made[0]}x{made[1]}, and {_LARGEST} pixels are the most"
-        raise MediaFailure(Reason.UNSUPPORTED_COMBINATION, told)
-    return made
+    return _even(width * factor), _even(height * factor)
 
 
 def time_base(stream: VideoStream) -> str:

@@ -193,14 +193,30 @@ def test_a_stream_of_which_not_one_frame_decodes_is_corrupt() -> None:
     assert caught.value.reason is Reason.INPUT_CORRUPT
 
 
-def test_a_picture_too_small_for_the_gpu_is_refused_with_the_way_out() -> None:
-    """NVENC takes none below 146 pixels; the processor does."""
-    facts = media(picture(size=(160, 120)), format_name=MP4)
-    with pytest.raises(MediaFailure, match="160x120, and h264_nvenc takes none below 146x146"):
-        compile_plan(_convert(), [facts], GPU_BINARY, {}, gpu=0)
-    assert _option(_encode(compile_plan(_convert(), [facts], GPU_BINARY, {})), "c:v") == "libx264"
-    never = _convert(hardware="never")
-    assert _option(_encode(compile_plan(never, [facts], GPU_BINARY, {}, gpu=0)), "c:v") == "libx264"
+@pytest.mark.parametrize("size", [(160, 120), (4100, 600)])
+def test_a_picture_whose_size_the_gpu_does_not_take_is_encoded_by_the_processor_where_that_may(
+    size: tuple[int, int],
+) -> None:
+    """NVENC takes sides from 146 to 4096 pixels, which nobody knew when the GPU was granted."""
+    facts = media(picture(size=size), format_name=MP4)
+    plan = compile_plan(_convert(), [facts], GPU_BINARY, {}, gpu=3)
+    assert _option(_encode(plan), "c:v") == "libx264"
+    assert any(
+        "the encoder of GPU 3, which was granted, takes no picture of this size" in d.because for d in plan.decisions
+    )
+    with pytest.raises(MediaFailure, match="and h264_nvenc takes sides from 146 to 4096"):
+        compile_plan(_convert(hardware="require"), [facts], GPU_BINARY, {}, gpu=3)
+    bare = replace(GPU_BINARY, capabilities=GPU_BINARY.capabilities - {"encoder:libx264"})
+    with pytest.raises(MediaFailure, match="needs one of the encoders libx264"):
+        compile_plan(_convert(), [facts], bare, {}, gpu=3)
+
+
+def test_a_picture_that_no_encoder_takes_is_refused() -> None:
+    """Sixteen thousand pixels are the most."""
+    facts = media(picture(size=(20_000, 100)), format_name=MP4)
+    with pytest.raises(MediaFailure, match="20000x100, and libx264 takes sides from 2 to 16384") as caught:
+        compile_plan(_convert(), [facts], GPU_BINARY, {})
+    assert caught.value.reason is Reason.UNSUPPORTED_COMBINATION
 
 
 def test_a_binary_without_the_encoder_of_the_grant_is_refused() -> None:
@@ -270,6 +286,7 @@ def test_whatever_a_film_s_header_says_ends_in_a_finished_plan_or_a_media_failur
         shown = plan.outputs[0].picture
         assert shown is not None
         assert shown.width % 2 == shown.height % 2 == 0
-        assert _option(_encode(plan), "c:v") == ("libx264" if gpu is None else "h264_nvenc")
+        taken = shown.width >= 146 <= shown.height and max(shown.width, shown.height) <= 4096
+        assert _option(_encode(plan), "c:v") == ("h264_nvenc" if gpu is not None and taken else "libx264")
     except MediaFailure:
         pass

@@ -113,12 +113,6 @@ def test_what_would_come_out_wrong_is_refused(stream: VideoStream, reason: Reaso
     assert caught.value.reason is reason
 
 
-def test_a_picture_that_no_encoder_takes_is_refused() -> None:
-    """Sixteen thousand pixels are the most."""
-    with pytest.raises(MediaFailure, match="20000x100"):
-        size(picture(size=(20_000, 100)), None)
-
-
 @pytest.mark.parametrize(
     ("stream", "expected"),
     [
