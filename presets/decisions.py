@@ -46,7 +46,9 @@ def of_video_encoder(output: str, name: str, spec: VideoSpec, gpu: int | None) -
     encoder = VIDEO_ENCODERS[name]
     choice = f"{name}, {encoder.quality_option} {spec.quality}"
     if encoder.hardware:
-        return Decision(f"{output}: encoder", f"{choice}, on GPU {gpu}", "a session of that GPU was granted")
+        where = "on any GPU" if gpu is None else f"on GPU {gpu}"
+        because = "the profile requires it" if gpu is None else "a session of that GPU was granted"
+        return Decision(f"{output}: encoder", f"{choice}, {where}", because)
     match spec.hardware:
         case Hardware.NEVER:
             because = "the profile uses no GPU"

@@ -61,7 +61,7 @@ def requirements(intent: Intent) -> Requirements:
 
 def usable_encoders(spec: VideoSpec, *, hardware: bool) -> tuple[str, ...]:
     """The profile's encoders that a task may use to which a GPU was (``hardware``) or was not granted."""
-    on_gpu = hardware and spec.hardware is not Hardware.NEVER
+    on_gpu = spec.hardware is Hardware.REQUIRE or (hardware and spec.hardware is Hardware.PREFER)
     return tuple(name for name in spec.encoders if VIDEO_ENCODERS[name].hardware is on_gpu)
 
 

@@ -103,6 +103,9 @@ def test_the_grant_decides_which_encoders_may_be_used() -> None:
     assert spec is not None
     assert usable_encoders(spec, hardware=True) == ("h264_nvenc",)
     assert usable_encoders(spec, hardware=False) == ("libx264",)
+    required = Catalog.shipped().profile("h264_nvenc_mp4").document.video
+    assert required is not None
+    assert usable_encoders(required, hardware=False) == usable_encoders(required, hardware=True) == ("h264_nvenc",)
     assert encoder_for("p", ("h264_nvenc", "libx264"), GPU_BINARY) == "h264_nvenc"
     with pytest.raises(MediaFailure, match=r"p needs one of the encoders h264_nvenc, and FFmpeg 9\.0\.2 has none"):
         encoder_for("p", ("h264_nvenc",), BINARY)
