@@ -87,6 +87,11 @@ class Profile:
             overrides=MappingProxyType({}),
         )
 
+    def lacks_stream_for(self, key: str) -> bool:
+        """Whether ``key`` is one of a kind of stream that this profile does not have."""
+        kind = _STREAM_KEYS.get(key)
+        return kind is not None and all(stream.kind != kind for stream in self.document.stream)
+
     def overridden(self, overrides: Mapping[str, Value]) -> Self:
         """This profile with keys of its streams and delivery set to other values.
 
@@ -100,10 +105,10 @@ class Profile:
         for key, value in overrides.items():
             if key in _STREAM_KEYS:
                 kind = _STREAM_KEYS[key]
-                streams = [stream for stream in values["stream"] if stream["kind"] == kind]
-                for stream in streams:
-                    stream[key] = value
-                if not streams:
+                for stream in values["stream"]:
+                    if stream["kind"] == kind:
+                        stream[key] = value
+                if self.lacks_stream_for(key):
                     told = f"{self.full_name} has no stream of {kind}, which {key!r} belongs to"
                     problems.append(Problem(Reason.PARAMETER_UNKNOWN, f"params.profile.{key}", told))
             elif key in _DELIVERY_KEYS:

@@ -115,7 +115,8 @@ def resolve(
 
     :param inputs: (role, URI); the role "" means the preset's default role.
     :param preset: a preset's name, with or without version.
-    :param params: the preset's parameters as text, and ``profile.KEY`` to override a key of every profile.
+    :param params: the preset's parameters as text, and ``profile.KEY`` to override a key of every profile that has a
+        stream of the kind which the key belongs to.
     :param outputs: (profile, URI); the profile "" means the preset's default. A URI that ends in ``/`` is a prefix:
         the name becomes ``{stem of the default role's input}.{profile}.{extension}``.
     :raises InvalidRequest: with every problem found. Fields are paths: ``inputs[0].role``, ``params.target_lufs``,
@@ -157,11 +158,13 @@ def resolve(
         for key, text in params.items()
         if key.startswith(_PROFILE_PREFIX)
     }
-    profiles: list[Profile | None] = []
+    found: list[Profile | None] = []
     for index, (name, _) in enumerate(outputs):
         wanted = name or (chosen.document.default_profile if chosen else "")
-        profile = attempt(f"outputs[{index}].profile", partial(catalog.profile, wanted)) if wanted else None
-        profile = profile and attempt("", partial(profile.overridden, overrides))
+        found.append(attempt(f"outputs[{index}].profile", partial(catalog.profile, wanted)) if wanted else None)
+    profiles: list[Profile | None] = []
+    for index, known in enumerate(found):
+        profile = known and attempt("", partial(known.overridden, _meant_for(known, found, overrides)))
         if chosen is not None and profile is not None and (told := _misfit(chosen, profile)):
             problems.append(Problem(Reason.UNSUPPORTED_COMBINATION, f"outputs[{index}].profile", told))
         profiles.append(profile)
@@ -184,6 +187,15 @@ def resolve(
     if problems or chosen is None:
         raise InvalidRequest(*dict.fromkeys(problems))
     return Intent(chosen, refs, MappingProxyType(dict(parameters)), tuple(made), overwrite)
+
+
+def _meant_for(profile: Profile, all_: Sequence[Profile | None], overrides: Mapping[str, Value]) -> Mapping[str, Value]:
+    """What is for pictures leaves a file of sound as it is, unless no other profile could be meant."""
+    return {
+        key: value
+        for key, value in overrides.items()
+        if not profile.lacks_stream_for(key) or all(p is None or p.lacks_stream_for(key) for p in all_)
+    }
 
 
 def _misfit(preset: Preset, profile: Profile) -> str:

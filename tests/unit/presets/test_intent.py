@@ -180,12 +180,14 @@ from = ["film"]
 
 
 def test_overrides_reach_the_stream_they_belong_to() -> None:
-    """Bit rates are the sound's, quality and height the picture's; a profile without such a stream refuses them."""
+    """Bit rates are the sound's, quality and height the picture's; one is needed that has such a stream."""
     params = {"profile.quality": "25", "profile.max_height": "720", "profile.bitrate_kbps": "96"}
     document = intent("video_convert", profiles=("h264_mp4",), params=params).outputs[0].profile.document
     assert document.video is not None
     assert document.audio is not None
     assert (document.video.quality, document.video.max_height, document.audio.bitrate_kbps) == (25, 720, 96)
+    both = intent("video_convert", profiles=("h264_mp4", "aac_192"), params={"profile.quality": "25"}).outputs
+    assert [dict(output.profile.overrides) for output in both] == [{"quality": 25}, {}]
     assert _problems(params={"profile.quality": "25"}) == {(Reason.PARAMETER_UNKNOWN, "params.profile.quality")}
     assert _problems(preset="video_convert", outputs=[("h264_nvenc_mp4", "file:///o/")], params={
         "profile.hardware": "never"
