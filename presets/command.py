@@ -168,10 +168,10 @@ def _video_options(spec: VideoSpec, packing: Packing) -> dict[str, Any]:
     return {
         "c:v": packing.video_encoder,
         **encoder.options(quality=spec.quality, threads=packing.threads, gpu=packing.gpu),
-        "force_key_frames:v": f"expr:gte(t,n_forced*{decimal(spec.gop_s)})",
+        "force_key_frames": f"expr:gte(t,n_forced*{decimal(spec.gop_s)})",
         # Frames keep their moments; of two at the same one the first is dropped, as no container takes both.
-        "fps_mode:v": "vfr",
-        "enc_time_base:v": packing.time_base,
+        "fps_mode": "vfr",
+        "enc_time_base": packing.time_base,
         # Players of Apple know HEVC in MP4 by this name only.
         **({"tag:v": "hvc1"} if spec.codec == "hevc" and packing.profile.container == "mp4" else {}),
     }

@@ -38,24 +38,23 @@ class VideoEncoder:
     def options(self, *, quality: int, threads: int, gpu: int | None) -> dict[str, str]:
         """The encoder's own options, without its name; ``gpu`` is the device it is pinned to."""
         pools = {"x265-params": f"open-gop=0:pools={threads}"} if self.codec == "hevc" and not self.hardware else {}
-        options = {
+        return {
             **self.fixed,
             **pools,
             self.quality_option: str(quality),
             "g": str(_NO_LIMIT),
-            "flags": "+bitexact+cgop",
+            "flags:v": "+bitexact+cgop",
             **({"gpu": str(gpu)} if self.hardware and gpu is not None else {}),
         }
-        return {f"{name}:v": value for name, value in options.items()}
 
 
 def _nvenc(codec: str, profile: str) -> VideoEncoder:
-    options = {"preset": "p5", "tune": "hq", "rc": "vbr", "b": "0", "profile": profile, "forced-idr": "1"}
+    options = {"preset": "p5", "tune": "hq", "rc": "vbr", "b:v": "0", "profile:v": profile, "forced-idr": "1"}
     return VideoEncoder(codec, True, "cq", MappingProxyType(options), _NVENC_LEAST, _NVENC_LARGEST[codec])
 
 
 def _software(codec: str, profile: str) -> VideoEncoder:
-    options = {"preset": "medium", "profile": profile}
+    options = {"preset": "medium", "profile:v": profile}
     return VideoEncoder(codec, False, "crf", MappingProxyType(options))
 
 

@@ -275,7 +275,7 @@ def test_every_option_for_nvenc_is_one_it_knows(profile: str, binary: Binary, sy
     (tmp_path / "in" / "0").symlink_to(source)
     step = compile_plan(intent, [probe(source)], binary, {}, gpu=0).next({})
     assert step is not None
-    assert "-gpu:v" in step.argv
+    assert "-gpu" in step.argv
     ran = subprocess.run(
         [binary.path, *step.argv], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )

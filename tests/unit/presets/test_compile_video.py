@@ -69,7 +69,7 @@ def test_on_the_gpu_granted_nvenc_encodes_pinned_to_it() -> None:
     )  # fmt: skip
     plan = compile_plan(_convert(), [facts], GPU_BINARY, {}, threads=2, gpu=1)
     golden("video_gpu", plan)
-    assert (_option(_encode(plan), "c:v"), _option(_encode(plan), "gpu:v")) == ("h264_nvenc", "1")
+    assert (_option(_encode(plan), "c:v"), _option(_encode(plan), "gpu")) == ("h264_nvenc", "1")
 
 
 def test_hevc_is_named_as_players_of_apple_know_it() -> None:
