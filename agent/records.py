@@ -13,7 +13,7 @@ from agent.storage import Identity, Staged
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2
 from presets.capabilities import Binary
-from presets.facts import AudioStream, MediaFacts
+from presets.facts import AudioStream, MediaFacts, VideoStream
 from presets.intent import Intent, OutputRef
 from presets.plan import Expectation, Loudness, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
@@ -108,9 +108,9 @@ def redo_record(
         size_bytes=staged.size,
         sha256=staged.sha256,
         profile=output.profile.full_name,
-        duration_seconds=round(expectation.decoded_s or facts.duration_s or 0.0, 6),
+        duration_seconds=round(_duration_s(expectation, facts), 6),
         container=facts.format_name,
-        streams=[_stream(stream) for stream in facts.streams if isinstance(stream, AudioStream)],
+        streams=[_picture(stream) for stream in facts.video] + [_sound(stream) for stream in facts.audio],
     )
     if report is not None and report.after is not None:
         artifact.loudness.CopyFrom(
@@ -125,6 +125,12 @@ def redo_record(
     return pb.RedoRecord(artifact=artifact, staged_uri=staged.staged_uri, overwrite=intent.overwrite)
 
 
+def _duration_s(expectation: Expectation, facts: MediaFacts) -> float:
+    """Decoding shows the end of sound exactly, and of a picture only when its last frame begins."""
+    told, seen = facts.duration_s, expectation.decoded_s
+    return (told or seen if expectation.picture is not None else seen or told) or 0.0
+
+
 def _loudness(measured: Loudness | None) -> job_pb2.Loudness | None:
     if measured is None:
         return None
@@ -135,5 +141,10 @@ def _loudness(measured: Loudness | None) -> job_pb2.Loudness | None:
     )
 
 
-def _stream(stream: AudioStream) -> str:
+def _picture(stream: VideoStream) -> str:
+    rate = "" if stream.fps is None else f" {round(stream.fps, 3):g} fps"
+    return f"{stream.codec} {stream.width}x{stream.height}{rate}"
+
+
+def _sound(stream: AudioStream) -> str:
     return f"{stream.codec} {stream.sample_rate_hz} Hz {stream.layout or f'{stream.channels} channels'}"

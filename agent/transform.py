@@ -202,7 +202,13 @@ class Transform:
     def _compile(self, binary: Binary) -> Plan:
         lease = self._lease
         self.plan = compile_plan(
-            self.intent, self.facts, binary, self.results, threads=lease.cores, verbose=lease.verbose
+            self.intent,
+            self.facts,
+            binary,
+            self.results,
+            threads=lease.cores,
+            verbose=lease.verbose,
+            gpu=lease.gpu if lease.HasField("gpu") else None,
         )
         return self.plan
 

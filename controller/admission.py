@@ -23,7 +23,8 @@ from controller.store.tables import JobId
 from mediactl.v1 import job_pb2
 from presets.capabilities import Requirements
 from presets.catalog import Catalog
-from presets.intent import Intent, requirements, resolve
+from presets.intent import Intent, resolve
+from presets.needs import requirements
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
 from presets.uris import uri_to_path

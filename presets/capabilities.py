@@ -18,7 +18,7 @@ def encoder(name: str) -> str:
     return f"encoder:{name}"
 
 
-def audio_filter(name: str) -> str:
+def media_filter(name: str) -> str:
     """The capability of filtering with FFmpeg's filter ``name``."""
     return f"filter:{name}"
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from pydantic import ValidationError
 
-from presets.document import PresetDocument, ProfileDocument, Value
+from presets.document import Media, PresetDocument, ProfileDocument, Value
 from presets.operations import OPERATIONS
 from presets.parse import findings_of, load, parse, parse_preset, parse_profile
 from presets.problems import InvalidRequest, Problem
@@ -87,6 +87,11 @@ class Profile:
             overrides=MappingProxyType({}),
         )
 
+    def lacks_stream_for(self, key: str) -> bool:
+        """Whether ``key`` is one of a kind of stream that this profile does not have."""
+        kind = _STREAM_KEYS.get(key)
+        return kind is not None and all(stream.kind != kind for stream in self.document.stream)
+
     def overridden(self, overrides: Mapping[str, Value]) -> Self:
         """This profile with keys of its streams and delivery set to other values.
 
@@ -99,8 +104,13 @@ class Profile:
         problems: list[Problem] = []
         for key, value in overrides.items():
             if key in _STREAM_KEYS:
+                kind = _STREAM_KEYS[key]
                 for stream in values["stream"]:
-                    stream[key] = value
+                    if stream["kind"] == kind:
+                        stream[key] = value
+                if self.lacks_stream_for(key):
+                    told = f"{self.full_name} has no stream of {kind}, which {key!r} belongs to"
+                    problems.append(Problem(Reason.PARAMETER_UNKNOWN, f"params.profile.{key}", told))
             elif key in _DELIVERY_KEYS:
                 values.setdefault("delivery", {})[key] = value
             else:
@@ -130,7 +140,13 @@ class Profile:
         )
 
 
-_STREAM_KEYS = ("bitrate_kbps", "bits", "sample_rate_hz")
+#: Keys of a stream that a caller may set -> the kind of stream they belong to.
+_STREAM_KEYS: Mapping[str, Media] = MappingProxyType(
+    {
+        **dict.fromkeys(("bitrate_kbps", "bits", "sample_rate_hz"), Media.AUDIO),
+        **dict.fromkeys(("hardware", "quality", "max_height", "gop_s"), Media.VIDEO),
+    }
+)
 _DELIVERY_KEYS = ("ceiling_dbtp", "max_encodes", "faststart")
 
 

@@ -9,8 +9,10 @@ import ffmpeg
 from ffmpeg.compile.compile_cli import compile_as_list
 from ffmpeg.dag.nodes import OutputStream
 from ffmpeg.streams.audio import AudioStream as Filtered
+from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets.document import ProfileDocument
+from presets.document import AudioSpec, ProfileDocument, VideoSpec
+from presets.encoders import VIDEO_ENCODERS
 from presets.formats import CODECS, CONTAINERS
 from presets.graph import Graph, Source, input_options
 from presets.levels import Setting
@@ -27,9 +29,10 @@ VERBOSE_LOG_LEVEL = "level+verbose"
 _NOISE = ("encoder", "major_brand", "minor_version", "compatible_brands", "creation_time", "handler_name")
 
 #: Identical bytes from identical runs: no versions, no dates, no random serial numbers.
-_BITEXACT = {"fflags": "+bitexact", "flags:a": "+bitexact"}
+_BITEXACT = {"fflags": "+bitexact"}
 
 _AUDIO_ONLY = {"vn": True, "sn": True, "dn": True}
+_VIDEO_ONLY = {"an": True, "sn": True, "dn": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,23 @@ class Metadata:
 
     path: str
     specifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How an output is encoded, and where to: FFmpeg's encoders by kind, whose metadata are kept, threads and GPU.
+
+    ``time_base`` is the unit of the picture's timestamps.
+    """
+
+    profile: ProfileDocument
+    path: str
+    audio_encoder: str
+    video_encoder: str
+    time_base: str
+    metadata: Metadata
+    threads: int
+    gpu: int | None
 
 
 def inspect(graph: Graph, source: Source) -> tuple[str, ...]:
@@ -51,9 +71,16 @@ def measure(signal: Signal, threads: int, file: str) -> tuple[str, ...]:
 
 
 def verify(path: str, threads: int, file: str) -> tuple[str, ...]:
-    """Decode a finished output to its end and measure its loudness into ``file``."""
+    """Decode a finished output's sound to its end and measure its loudness into ``file``."""
     stream = ffmpeg.input(path, extra_options=input_options(threads)).audio_stream(0)
     return _argv(_discarded(_metered(Signal("output", stream, 0, 0, None), file)), threads)
+
+
+def verify_picture(path: str, threads: int) -> tuple[str, ...]:
+    """Decode a finished output's picture to its end; its progress counts the frames."""
+    stream = ffmpeg.input(path, extra_options=input_options(threads)).video_stream(0)
+    options = {**_VIDEO_ONLY, "fps_mode": "passthrough", "f": "null"}
+    return _argv(stream.output(filename="-", extra_options=options), threads)
 
 
 def verbose(invocation: Invocation) -> Invocation:
@@ -62,30 +89,17 @@ def verbose(invocation: Invocation) -> Invocation:
 
 
 def encode(
-    signal: Signal,
-    levels: Setting | None,
-    *,
-    profile: ProfileDocument,
-    encoder: str,
-    metadata: Metadata,
-    threads: int,
-    path: str,
+    sound: Signal | None, picture: FilteredPicture | None, packing: Packing, levels: Setting | None
 ) -> tuple[str, ...]:
-    """Encode a signal to ``path`` as the profile says, at the gain and ceiling of ``levels``.
-
-    ``metadata`` says which of an input's metadata are kept.
-    """
-    if levels is not None:
-        signal = levelled(signal, levels)
-    return _encoded(signal, profile=profile, encoder=encoder, metadata=metadata, threads=threads, path=path)
+    """Encode a signal at the gain and ceiling of ``levels``, a picture, or both, as the profile says."""
+    if sound is not None and levels is not None:
+        sound = levelled(sound, levels)
+    return _encoded(sound, picture, packing)
 
 
-def encode_provisionally(
-    signal: Signal, *, profile: ProfileDocument, encoder: str, metadata: Metadata, threads: int, path: str
-) -> tuple[str, ...]:
+def encode_provisionally(sound: Signal, picture: FilteredPicture | None, packing: Packing) -> tuple[str, ...]:
     """As :func:`encode`, with placeholders in braces for levels that are not measured yet."""
-    placed = limit(gain(signal, "{gain_db}"), "{ceiling}")
-    return _encoded(placed, profile=profile, encoder=encoder, metadata=metadata, threads=threads, path=path)
+    return _encoded(limit(gain(sound, "{gain_db}"), "{ceiling}"), picture, packing)
 
 
 def levelled(signal: Signal, levels: Setting) -> Signal:
@@ -95,34 +109,72 @@ def levelled(signal: Signal, levels: Setting) -> Signal:
     return limit(signal, levels.ceiling_dbtp) if levels.limited_by_db > 0 else signal
 
 
-def _encoded(
-    signal: Signal, *, profile: ProfileDocument, encoder: str, metadata: Metadata, threads: int, path: str
-) -> tuple[str, ...]:
-    spec = profile.stream[0]
+def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Packing) -> tuple[str, ...]:
+    profile = packing.profile
     container = CONTAINERS[profile.container]
-    codec = CODECS[spec.codec]
-    depth = min(codec.depths, default=None) if spec.bits is None else spec.bits
-    options: dict[str, Any] = {
-        "c:a": encoder,
-        **({"b:a": f"{spec.bitrate_kbps}k"} if spec.bitrate_kbps is not None else {}),
+    streams: list[Filtered | FilteredPicture] = []
+    options: dict[str, Any] = {}
+    if picture is not None and profile.video is not None:
+        streams.append(picture)
+        options |= _video_options(profile.video, packing)
+    if sound is not None and profile.audio is not None:
+        stream, audio_options = _sampled(sound.stream, profile.audio, packing.audio_encoder)
+        streams.append(stream)
+        options |= audio_options
+    options |= {
         **_BITEXACT,
-        **_AUDIO_ONLY,
-        "threads": threads,
+        **({"flags:a": "+bitexact"} if sound is not None else {}),
+        **({"vn": True} if picture is None else {}),
+        **({"an": True} if sound is None else {}),
+        "sn": True,
+        "dn": True,
+        "threads": packing.threads,
         "map_chapters": -1,
         **container.options,
         **({"movflags": "+faststart"} if profile.delivery.faststart and container.muxer == "mp4" else {}),
         "f": container.muxer,
     }
-    stream = signal.stream
-    if depth is not None and codec.depths[depth]:
-        sample_format = codec.depths[depth]["sample_fmt"]
-        options |= {k: v for k, v in codec.depths[depth].items() if k != "sample_fmt"}
-        dither = {"dither_method": "triangular"} if depth == 16 else None
-        stream = stream.aresample(extra_options=dither).aformat(sample_fmts=sample_format)
-    made = stream.output(filename=path, extra_options=options)
+    if sound is not None and profile.audio is not None:
+        options |= _depth_options(profile.audio)
+    made = ffmpeg.output(*streams, filename=packing.path, extra_options=options)
+    metadata = packing.metadata
     kept = ["-map_metadata:g", f"{_inputs(made).index(metadata.path)}:{metadata.specifier}"]
     noise = [argument for key in _NOISE for argument in ("-metadata", f"{key}=")]
-    return _argv(made, threads, before_path=[*kept, *noise])
+    return _argv(made, packing.threads, before_path=[*kept, *noise])
+
+
+def _sampled(stream: Filtered, spec: AudioSpec, encoder: str) -> tuple[Filtered, dict[str, Any]]:
+    options = {"c:a": encoder, **({"b:a": f"{spec.bitrate_kbps}k"} if spec.bitrate_kbps is not None else {})}
+    depth = _depth(spec)
+    if depth is None or not CODECS[spec.codec].depths[depth]:
+        return stream, options
+    dither = {"dither_method": "triangular"} if depth == 16 else None
+    sample_format = CODECS[spec.codec].depths[depth]["sample_fmt"]
+    return stream.aresample(extra_options=dither).aformat(sample_fmts=sample_format), options
+
+
+def _depth(spec: AudioSpec) -> int | None:
+    return min(CODECS[spec.codec].depths, default=None) if spec.bits is None else spec.bits
+
+
+def _depth_options(spec: AudioSpec) -> dict[str, str]:
+    depth = _depth(spec)
+    chosen = {} if depth is None else CODECS[spec.codec].depths[depth]
+    return {key: value for key, value in chosen.items() if key != "sample_fmt"}
+
+
+def _video_options(spec: VideoSpec, packing: Packing) -> dict[str, Any]:
+    encoder = VIDEO_ENCODERS[packing.video_encoder]
+    return {
+        "c:v": packing.video_encoder,
+        **encoder.options(quality=spec.quality, threads=packing.threads, gpu=packing.gpu),
+        "force_key_frames": f"expr:gte(t,n_forced*{decimal(spec.gop_s)})",
+        # Frames keep their moments; of two at the same one the first is dropped, as no container takes both.
+        "fps_mode": "vfr",
+        "enc_time_base": packing.time_base,
+        # Players of Apple know HEVC in MP4 by this name only.
+        **({"tag:v": "hvc1"} if spec.codec == "hevc" and packing.profile.container == "mp4" else {}),
+    }
 
 
 def _metered(signal: Signal, file: str) -> Filtered:

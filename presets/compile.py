@@ -6,21 +6,27 @@ replayed from the results alone. Loudness is two-pass EBU R128 with the encoded 
 gain (and a true-peak limiter where needed), encode, measure the encoded file, correct and encode again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from presets import command, levels
+from ffmpeg.streams.video import VideoStream as FilteredPicture
+
+from presets import command, decisions, levels, picture
 from presets.capabilities import Binary
-from presets.capabilities import encoder as encoder_capability
+from presets.completeness import Taken, declared_s, expected_s, require_whole
+from presets.document import Hardware, Media, VideoSpec
+from presets.encoders import VIDEO_ENCODERS
+from presets.expectations import expectation
 from presets.facts import MediaFacts
-from presets.formats import states_duration
 from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
+from presets.names import encode_id, measure_id, path_of, sound_id, verify_id
+from presets.needs import encoder_for, usable_encoders
 from presets.operations.base import Signal
+from presets.picture import PictureSource
 from presets.plan import (
     Decision,
     Expectation,
-    ExpectedStream,
     Invocation,
     Loudness,
     OutputReport,
@@ -31,13 +37,9 @@ from presets.plan import (
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
-#: Work per second of media, relative to decoding and measuring it.
+#: Work per second of media, relative to decoding and measuring it; a picture is that many times more.
 _WEIGHTS = {Purpose.INSPECT: 0.4, Purpose.MEASURE: 1.0, Purpose.ENCODE: 1.5, Purpose.VERIFY: 0.6}
-
-#: A decode that ends this much before the declared duration proves a cut file: seconds, or a share if that is more.
-#: Below it are encoder delays, edit lists and headers that round.
-TRUNCATED_S = 1.0
-TRUNCATED_SHARE = 0.02
+_PICTURE_WEIGHT = 20
 
 
 def compile(  # noqa: A001 -- the name this step has everywhere; the module is imported, not the function
@@ -47,16 +49,19 @@ def compile(  # noqa: A001 -- the name this step has everywhere; the module is i
     results: Mapping[str, StepResult],
     *,
     threads: int = 1,
+    gpu: int | None = None,
     verbose: bool = False,
 ) -> Plan:
     """The plan as far as it is known from ``results`` (by invocation id).
 
+    :param gpu: index of the GPU that the task was granted: pictures are encoded there, unless their profile says
+        never. None: the processor encodes them.
     :param verbose: FFmpeg logs in detail.
     :param facts: of the inputs, in the order of ``intent.inputs``, which are the files ``in/0``, ``in/1`` …
-    :raises MediaFailure: the media cannot be processed as asked: INPUT_NO_AUDIO, INPUT_CORRUPT, INPUT_TRUNCATED,
-        LOUDNESS_UNREACHABLE, UNSUPPORTED_COMBINATION.
+    :raises MediaFailure: the media cannot be processed as asked: INPUT_NO_AUDIO, INPUT_NO_VIDEO, INPUT_CORRUPT,
+        INPUT_TRUNCATED, LOUDNESS_UNREACHABLE, UNSUPPORTED_COMBINATION.
     """
-    job = _Job(intent, Graph(intent, facts, threads), facts, binary, results, threads)
+    job = _Job(intent, Graph(intent, facts, threads), facts, binary, results, threads, gpu)
     sources = job.graph.sources
     job.describe(sources)
     if len(sources) > 1:
@@ -80,21 +85,17 @@ class _Job:
     binary: Binary
     results: Mapping[str, StepResult]
     threads: int
+    gpu: int | None
     invocations: dict[str, Invocation] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
     expectations: list[Expectation] = field(default_factory=list)
     reports: list[OutputReport] = field(default_factory=list)
 
     def describe(self, sources: Sequence[Source]) -> None:
-        for source in sources:
-            count = len(self.facts[source.input].audio)
-            stream = source.stream
-            self._decide(
-                f"input {source.input} ({source.role})",
-                f"audio track {source.position + 1} of {count}: {stream.codec}, {stream.sample_rate_hz} Hz, "
-                f"{stream.channels} channel{'s' if stream.channels > 1 else ''}",
-                "the only one" if count == 1 else "asked for, or else default, most channels, first",
-            )
+        for index, ref in enumerate(self.intent.inputs):
+            if self.intent.preset.document.roles[ref.role].media is Media.VIDEO:
+                self.decisions += decisions.of_picture_source(index, ref.role, self.facts[index])
+        self.decisions += [decisions.of_source(source, self.facts[source.input]) for source in sources]
         version = self.binary.version
         self._decide("FFmpeg", version, "the newest that can do this job, and of those the quickest to start")
 
@@ -102,27 +103,30 @@ class _Job:
         """With several streams no other pass shows where each of them ends."""
         id_ = f"inspect.{source.input}.{source.position}"
         argv = command.inspect(self.graph, source)
-        self._run(id_, Purpose.INSPECT, argv, media_s=self._declared_s(source))
+        self._run(id_, Purpose.INSPECT, argv, media_s=declared_s(self.facts[source.input], source.stream))
         if id_ in self.results:
-            self._complete(self.results[id_].out_time_s, [source])
+            require_whole(self.results[id_].out_time_s, self._taken(source))
 
     def measure(self, output: OutputRef) -> None:
         """Outputs with one rate and layout share one measurement."""
-        if loudness_of(self.intent) is None:
-            return
         signal = self._programme(output)
-        id_ = _measure_id(signal)
+        if loudness_of(self.intent) is None or signal is None:
+            return
+        id_ = measure_id(signal)
         if id_ in self.invocations:
             return
         file = f"{id_}.txt"
         self._run(id_, Purpose.MEASURE, command.measure(signal, self.threads, file), measure=file)
         if id_ in self.results:
-            self._complete(self.results[id_].out_time_s, self.graph.sources)
+            require_whole(self.results[id_].out_time_s, self._taken(*self.graph.sources))
 
     def make(self, output: OutputRef) -> None:
-        step = loudness_of(self.intent)
-        if step is None:
-            self._make_plain(output)
+        spec = output.profile.document.video
+        if spec is not None:
+            self._explain_picture(output, spec)
+        step, signal = loudness_of(self.intent), self._programme(output)
+        if step is None or signal is None:
+            self._make_plain(output, signal)
             return
         ceilings = [step.ceiling_dbtp, output.profile.document.delivery.ceiling_dbtp]
         goal = levels.Goal(
@@ -131,19 +135,17 @@ class _Job:
             step.over_peaks,
             step.max_reduction_db,
         )
-        signal = self._programme(output)
-        measured = self.results.get(_measure_id(signal))
+        measured = self.results.get(measure_id(signal))
         if measured is None:
             self._make_provisionally(output, signal, goal)
         else:
             self._make_levelled(output, signal, goal, measured)
 
-    def _make_plain(self, output: OutputRef) -> None:
-        signal = self._programme(output)
+    def _make_plain(self, output: OutputRef, signal: Signal | None) -> None:
         after = self._encode(output, signal, None, 1)
-        encoded = self.results.get(_encode_id(output, 1))
-        if encoded is not None:
-            self._complete(encoded.out_time_s, self.graph.sources)
+        encoded = self.results.get(encode_id(output, 1))
+        if encoded is not None and output.profile.document.video is None:
+            require_whole(encoded.out_time_s, self._taken(*self.graph.sources))
         ceiling = output.profile.document.delivery.ceiling_dbtp
         if after is not None and ceiling is not None and (after.true_peak_dbtp or ceiling) > ceiling:
             self._decide(
@@ -151,27 +153,20 @@ class _Job:
                 f"left as it is, true peak {after.true_peak_dbtp:.1f} dBTP",
                 f"the preset changes no levels, although the profile's ceiling is {ceiling:g} dBTP",
             )
-        self._expect(output, signal, 1, encoded.out_time_s if encoded else None)
+        self._expect(output, 1, encoded.out_time_s if encoded else None)
         self.reports.append(OutputReport(output.name, None, after, None, None, None, None, 1 if encoded else 0))
 
     def _make_provisionally(self, output: OutputRef, signal: Signal, goal: levels.Goal) -> None:
-        path = _path(output, 1)
-        argv = command.encode_provisionally(
-            signal,
-            profile=output.profile.document,
-            encoder=self._encoder(output),
-            metadata=self._metadata(),
-            threads=self.threads,
-            path=path,
-        )
-        self._run(_encode_id(output, 1), Purpose.ENCODE, argv, writes=(path,), provisional=True)
-        self._verify(output, 1, provisional=True)
+        path = path_of(output, 1)
+        argv = command.encode_provisionally(signal, self._shown(output), self._packing(output, path))
+        self._run(encode_id(output, 1), Purpose.ENCODE, argv, writes=(path,), provisional=True)
+        self._verify(output, signal, 1, provisional=True)
         self._decide(
             f"{output.name}: level",
             f"to {goal.target_lufs:g} LUFS, at most {goal.ceiling_dbtp:g} dBTP",
             "the gain follows from the measurement; the limiter is left out where the peaks have room",
         )
-        self._expect(output, signal, 1, None)
+        self._expect(output, 1, None)
         self.reports.append(OutputReport(output.name, None, None, goal.target_lufs, None, None, None, 0))
 
     def _make_levelled(self, output: OutputRef, signal: Signal, goal: levels.Goal, measured: StepResult) -> None:
@@ -179,7 +174,7 @@ class _Job:
         max_encodes = output.profile.document.delivery.max_encodes
         encodes: list[levels.Encode] = []
         latest = levels.first_setting(goal, before)
-        self._explain_first(output, goal, before, latest)
+        self.decisions += decisions.of_first_setting(output.name, goal, before, latest)
         setting: levels.Setting | None = latest
         while setting is not None:
             latest = setting
@@ -188,7 +183,7 @@ class _Job:
                 break
             encodes.append(levels.Encode(setting, after))
             setting = levels.next_setting(goal, before, encodes, max_encodes)
-            self._explain_encode(output, goal, encodes, setting)
+            self.decisions.append(decisions.of_encode(output.name, goal, encodes, setting))
         done = bool(encodes) and setting is None
         chosen = levels.best(goal, encodes) if done else None
         number = len(encodes) + 1 if chosen is None else chosen + 1
@@ -197,7 +192,7 @@ class _Job:
         missed = None
         if file is not None and file.integrated_lufs is not None and before.integrated_lufs is not None:
             missed = round(file.integrated_lufs - goal.target_lufs, 3)
-        self._expect(output, signal, number, measured.out_time_s)
+        self._expect(output, number, measured.out_time_s)
         self.reports.append(
             OutputReport(
                 name=output.name,
@@ -211,67 +206,51 @@ class _Job:
             )
         )
 
-    def _explain_first(self, output: OutputRef, goal: levels.Goal, before: Loudness, setting: levels.Setting) -> None:
-        if before.integrated_lufs is None:
-            choice, because = "left as it is", "nothing is loud or long enough to have a loudness (EBU R128 gate)"
-        else:
-            choice = f"{setting.gain_db:+.2f} dB"
-            because = (
-                f"the programme measures {before.integrated_lufs:.1f} LUFS and {_dbtp(before)}, "
-                f"{goal.target_lufs:g} LUFS is asked for"
-            )
-            if before.integrated_lufs + setting.gain_db < goal.target_lufs - levels.TOLERANCE_LU:
-                short = goal.target_lufs - before.integrated_lufs - setting.gain_db
-                because += f"; {short:.1f} dB less, as at most {goal.max_reduction_db:g} dB may be limited"
-        self._decide(f"{output.name}: gain", choice, because)
-        if setting.limited_by_db > 0:
-            choice = f"true peaks to {setting.ceiling_dbtp:g} dBTP, by up to {setting.limited_by_db:.1f} dB"
-            because = "with this gain the peaks would be above the ceiling"
-        else:
-            choice, because = "none", "the peaks have room for the gain, so it is linear"
-        self._decide(f"{output.name}: limiter", choice, because)
-
-    def _explain_encode(
-        self,
-        output: OutputRef,
-        goal: levels.Goal,
-        encodes: Sequence[levels.Encode],
-        following: levels.Setting | None,
-    ) -> None:
-        after = encodes[-1].after
-        loudness = "no loudness" if after.integrated_lufs is None else f"{after.integrated_lufs:.2f} LUFS"
-        if following is not None:
-            choice = f"encode again at {following.gain_db:+.2f} dB, ceiling {following.ceiling_dbtp:.2f} dBTP"
-        elif levels.overshoot(goal, encodes[-1]) > levels.TOLERANCE_DB:
-            choice = "no further encode is allowed; the best is delivered"
-        else:
-            choice = "delivered" if len(encodes) == 1 else "the best is delivered"
-        self._decide(f"{output.name}: encode {len(encodes)}", choice, f"the file measures {loudness}, {_dbtp(after)}")
+    def _explain_picture(self, output: OutputRef, spec: VideoSpec) -> None:
+        source = self.graph.picture
+        self.decisions += picture.decisions(output.name, source.stream, spec)
+        self.decisions.append(
+            decisions.of_video_encoder(output.name, self._video_encoder(output, spec), spec, self.gpu)
+        )
+        self.decisions += decisions.of_left_out(output.name, output.profile.document, self.facts[source.input])
 
     def _encode(
-        self, output: OutputRef, signal: Signal, setting: levels.Setting | None, number: int
+        self, output: OutputRef, signal: Signal | None, setting: levels.Setting | None, number: int
     ) -> Loudness | None:
         """Encode and verify; the file's loudness once that has been done."""
-        path = _path(output, number)
-        argv = command.encode(
-            signal,
-            setting,
-            profile=output.profile.document,
-            encoder=self._encoder(output),
-            metadata=self._metadata(),
-            threads=self.threads,
-            path=path,
-        )
-        self._run(_encode_id(output, number), Purpose.ENCODE, argv, writes=(path,))
-        self._verify(output, number)
-        verified = self.results.get(_verify_id(output, number))
+        path, shown = path_of(output, number), self._shown(output)
+        argv = command.encode(signal, shown, self._packing(output, path), setting)
+        times = 1 if shown is None else _PICTURE_WEIGHT
+        self._run(encode_id(output, number), Purpose.ENCODE, argv, writes=(path,), times=times)
+        self._verify(output, signal, number)
+        if shown is not None:
+            self._require_whole(output, signal, number)
+        verified = self.results.get(sound_id(output, number)) if signal is not None else None
         return None if verified is None else verified.loudness or Loudness(None, None, None)
 
-    def _verify(self, output: OutputRef, number: int, *, provisional: bool = False) -> None:
-        id_ = _verify_id(output, number)
-        file = f"{id_}.txt"
-        argv = command.verify(_path(output, number), self.threads, file)
-        self._run(id_, Purpose.VERIFY, argv, measure=file, provisional=provisional)
+    def _verify(self, output: OutputRef, signal: Signal | None, number: int, *, provisional: bool = False) -> None:
+        """Picture and sound each by itself: together they would not show where each ends."""
+        path = path_of(output, number)
+        if output.profile.document.video is not None:
+            argv = command.verify_picture(path, self.threads)
+            id_ = verify_id(output, number)
+            self._run(id_, Purpose.VERIFY, argv, provisional=provisional, times=_PICTURE_WEIGHT)
+        if signal is not None:
+            id_ = sound_id(output, number)
+            file = f"{id_}.txt"
+            argv = command.verify(path, self.threads, file)
+            self._run(id_, Purpose.VERIFY, argv, measure=file, provisional=provisional)
+
+    def _require_whole(self, output: OutputRef, signal: Signal | None, number: int) -> None:
+        """Both streams of a file with a picture end where the input's headers say."""
+        encoded, shown = self.results.get(encode_id(output, number)), self._taken(self.graph.picture)
+        if encoded is not None and encoded.frames == 0:
+            require_whole(None, shown)
+        if (seen := self.results.get(verify_id(output, number))) is not None:
+            require_whole(seen.out_time_s, shown)
+        heard = self.results.get(sound_id(output, number))
+        if signal is not None and heard is not None:
+            require_whole(heard.out_time_s, self._taken(*self.graph.sources))
 
     def _run(
         self,
@@ -283,6 +262,7 @@ class _Job:
         measure: str | None = None,
         media_s: float | None = None,
         provisional: bool = False,
+        times: int = 1,
     ) -> None:
         media_s = media_s or self._expected_s()
         self.invocations[id_] = Invocation(
@@ -292,100 +272,69 @@ class _Job:
             writes=(*writes, measure) if measure else writes,
             measure=measure,
             media_s=media_s,
-            weight=_WEIGHTS[purpose],
+            weight=_WEIGHTS[purpose] * times,
             provisional=provisional,
         )
 
-    def _expect(self, output: OutputRef, signal: Signal, number: int, duration_s: float | None) -> None:
-        document = output.profile.document
-        verified = self.results.get(_verify_id(output, number))
-        self.expectations.append(
-            Expectation(
-                name=output.name,
-                path=_path(output, number),
-                uri=output.uri,
-                container=document.container,
-                streams=(ExpectedStream(document.stream[0].codec, signal.sample_rate_hz, signal.channels),),
-                duration_s=duration_s,
-                verified_by=_verify_id(output, number),
-                decoded_s=None if verified is None else verified.out_time_s,
-            )
-        )
+    def _expect(self, output: OutputRef, number: int, encoded_s: float | None) -> None:
+        self.expectations.append(expectation(output, self.graph, self.results, number, encoded_s))
 
-    def _complete(self, decoded_s: float | None, sources: Sequence[Source]) -> None:
-        """Refuse media of which nothing, or less than their header declares, could be decoded."""
-        stated = [d for s in sources if (d := self._stated_s(s)) is not None]
-        longest = max(stated, default=0.0)
-        if longest - (decoded_s or 0.0) > max(TRUNCATED_S, longest * TRUNCATED_SHARE):
-            raise MediaFailure(
-                Reason.INPUT_TRUNCATED,
-                f"the input declares {longest:.1f} s of audio and ends after {decoded_s or 0.0:.1f} s",
-            )
-        if not decoded_s:
-            raise MediaFailure(Reason.INPUT_CORRUPT, "not one sample of the audio could be decoded")
-
-    def _stated_s(self, source: Source) -> float | None:
-        """The duration that a header states, as opposed to one that was estimated from what is there."""
-        facts, declared_s = self.facts[source.input], self._declared_s(source)
-        if declared_s is None or states_duration(facts.format_name):
-            return declared_s
-        # An estimate is size over bit rate, so a duration that the bytes cannot fill came from a header (MP3's Xing).
-        needed = declared_s * (source.stream.bit_rate or 0) / 8
-        only = len(facts.streams) == 1
-        return declared_s if only and facts.size_bytes < needed * (1 - TRUNCATED_SHARE) else None
-
-    def _declared_s(self, source: Source) -> float | None:
-        facts = self.facts[source.input]
-        if source.stream.duration_s is not None:
-            return source.stream.duration_s
-        # With other streams beside it the file's duration may be theirs.
-        return facts.duration_s if len(facts.streams) == 1 else None
+    def _taken(self, *sources: Source | PictureSource) -> Iterator[Taken]:
+        return ((self.facts[source.input], source.stream) for source in sources)
 
     def _expected_s(self) -> float | None:
-        known = [self._declared_s(s) or self.facts[s.input].duration_s or 0.0 for s in self.graph.sources]
-        return max(known, default=0.0) or None
+        sources: list[Source | PictureSource] = [*self.graph.sources]
+        if any(output.profile.document.video is not None for output in self.intent.outputs):
+            sources.append(self.graph.picture)
+        return expected_s(self._taken(*sources))
 
-    def _programme(self, output: OutputRef) -> Signal:
-        return self.graph.programme(output.profile.document.stream[0])
+    def _programme(self, output: OutputRef) -> Signal | None:
+        return self.graph.programme(output.profile.document)
 
-    def _encoder(self, output: OutputRef) -> str:
-        spec = output.profile.document.stream[0]
-        for name in spec.encoders:
-            if encoder_capability(name) in self.binary.capabilities:
-                return name
+    def _shown(self, output: OutputRef) -> FilteredPicture | None:
+        spec = output.profile.document.video
+        return None if spec is None else self.graph.shown(self.graph.picture, spec)
+
+    def _packing(self, output: OutputRef, path: str) -> command.Packing:
+        document = output.profile.document
+        audio, video = document.audio, document.video
+        return command.Packing(
+            profile=document,
+            path=path,
+            audio_encoder=self._encoder(output, audio.encoders) if audio is not None else "",
+            video_encoder=self._video_encoder(output, video) if video is not None else "",
+            time_base=picture.time_base(self.graph.picture.stream) if video is not None else "",
+            metadata=self._metadata(),
+            threads=self.threads,
+            gpu=self.gpu,
+        )
+
+    def _encoder(self, output: OutputRef, encoders: Sequence[str]) -> str:
+        return encoder_for(output.profile.full_name, encoders, self.binary)
+
+    def _video_encoder(self, output: OutputRef, spec: VideoSpec) -> str:
+        """Of what was granted; but for a picture that the GPU does not take, the processor's where that may serve."""
+        chosen = self._encoder(output, usable_encoders(spec, hardware=self.gpu is not None))
+        sides = picture.size(self.graph.picture.stream, spec.max_height)
+        if VIDEO_ENCODERS[chosen].takes(*sides):
+            return chosen
+        if VIDEO_ENCODERS[chosen].hardware and spec.hardware is Hardware.PREFER:
+            chosen = self._encoder(output, usable_encoders(spec, hardware=False))
+            if VIDEO_ENCODERS[chosen].takes(*sides):
+                return chosen
+        least, most = VIDEO_ENCODERS[chosen].least, VIDEO_ENCODERS[chosen].most
         raise MediaFailure(
             Reason.UNSUPPORTED_COMBINATION,
-            f"{output.profile.full_name} needs one of the encoders {', '.join(spec.encoders)}, and FFmpeg "
-            f"{self.binary.version} has none of them",
+            f"{output.name}: the picture is {sides[0]}x{sides[1]}, and {chosen} takes sides from {least} to {most}",
         )
 
     def _metadata(self) -> command.Metadata:
         """Title and artist are the default role's; they belong to the file, but in Ogg to its audio stream."""
         default = default_role(self.intent.preset)
-        first = min(self.graph.sources, key=lambda source: source.role != default)
+        sources: list[Source | PictureSource] = [*self.graph.sources] or [self.graph.picture]
+        first = min(sources, key=lambda source: source.role != default)
         ogg = "ogg" in self.facts[first.input].format_name.split(",")
         return command.Metadata(f"in/{first.input}", f"s:{first.stream.index}" if ogg else "g")
 
     def _decide(self, subject: str, choice: str, because: str) -> None:
         self.decisions.append(Decision(subject, choice, because))
-
-
-def _measure_id(signal: Signal) -> str:
-    return f"measure.{signal.sample_rate_hz}.{signal.channels}ch"
-
-
-def _encode_id(output: OutputRef, number: int) -> str:
-    return f"encode.{output.name}.{number}"
-
-
-def _verify_id(output: OutputRef, number: int) -> str:
-    return f"verify.{output.name}.{number}"
-
-
-def _path(output: OutputRef, number: int) -> str:
-    mark = f".{number}" if number > 1 else ""
-    return f"out/{output.name}{mark}.{output.profile.document.extension}"
-
-
-def _dbtp(loudness: Loudness) -> str:
-    return "no peak" if loudness.true_peak_dbtp is None else f"{loudness.true_peak_dbtp:.1f} dBTP"

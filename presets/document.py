@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
+from presets.encoders import VIDEO_CODECS
 from presets.formats import CODECS, CONTAINERS, LAYOUTS
 
 #: Names of presets, profiles, roles, parameters and chains.
@@ -34,12 +35,13 @@ class Media(StrEnum):
 
 
 class Role(Table):
-    """A part that an input plays; a role for audio takes the audio of a video file too.
+    """A part that an input plays.
 
+    One for audio takes the audio of a video file too; one for video needs a picture, whose sound may be absent.
     ``default``: takes an input given without a role; ``repeat``: takes several inputs.
     """
 
-    media: Literal["audio"]
+    media: Annotated[Media, Field(strict=False)]
     default: bool = False
     optional: bool = False
     repeat: bool = False
@@ -150,8 +152,12 @@ Condition = Annotated[
 
 
 class Chain(Table):
-    """Steps applied in order to what ``from`` names: roles and other chains. Skipped when ``when`` is false."""
+    """Steps applied in order to what ``from`` names: roles and other chains. Skipped when ``when`` is false.
 
+    ``media`` is what it takes of them and makes. The last chain of each kind is what is delivered of that kind.
+    """
+
+    media: Annotated[Media, Field(strict=False)] = Media.AUDIO
     from_: Annotated[tuple[str, ...], Field(alias="from", min_length=1, strict=False)]
     when: Condition | None = None
     steps: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
@@ -165,6 +171,8 @@ class Measure(StrEnum):
     DURATION_S = "duration_s"
     CHANNELS = "channels"
     SAMPLE_RATE_HZ = "sample_rate_hz"
+    WIDTH = "width"
+    HEIGHT = "height"
 
 
 class Check(Table):
@@ -203,6 +211,9 @@ class PresetDocument(Document):
     check: Annotated[tuple[Check, ...], Field(strict=False)] = ()
 
 
+Encoders = Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], ...], Field(min_length=1, strict=False)]
+
+
 class AudioSpec(Table):
     """An audio stream of a deliverable.
 
@@ -213,7 +224,7 @@ class AudioSpec(Table):
 
     kind: Literal["audio"]
     codec: str
-    encoders: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], ...], Field(min_length=1, strict=False)]
+    encoders: Encoders
     bitrate_kbps: Annotated[int, Field(ge=1)] | None = None
     bits: Literal[16, 24, 32] | None = None
     sample_rate_hz: Annotated[int, Field(ge=8000, le=192_000)] | None = None
@@ -230,6 +241,41 @@ class AudioSpec(Table):
         return tuple(_one_of("layout", layout, LAYOUTS) for layout in layouts)
 
 
+class Hardware(StrEnum):
+    """Whether a GPU's encoder is used: where one is free, else the processor; nothing else; not at all."""
+
+    PREFER = "prefer"
+    REQUIRE = "require"
+    NEVER = "never"
+
+
+class VideoSpec(Table):
+    """A video stream of a deliverable: progressive, square pixels, even sizes, the source's frames and timing.
+
+    ``encoders`` are FFmpeg's, preferred first. ``quality`` is constant, as the CRF of x264: about 18 looks like the
+    source, 23 is the usual compromise, 6 more halves the file; every encoder gets it as its own number for that.
+    ``max_height`` bounds the shorter side (of a portrait picture its width), in pixels: a larger picture is scaled
+    down, a smaller one is left as it is. ``gop_s`` is the longest distance between key frames, in seconds.
+    """
+
+    kind: Literal["video"]
+    codec: str
+    encoders: Encoders
+    hardware: Annotated[Hardware, Field(strict=False)] = Hardware.PREFER
+    quality: Annotated[int, Field(ge=10, le=40)]
+    max_height: Annotated[int, Field(ge=16, le=4320, multiple_of=2)] | None = None
+    pixel_format: Literal["yuv420p"] = "yuv420p"
+    gop_s: Annotated[float, Field(ge=0.1, le=20)] = 2.0
+
+    @field_validator("codec")
+    @classmethod
+    def _known_codec(cls, codec: str) -> str:
+        return _one_of("codec", codec, VIDEO_CODECS)
+
+
+StreamSpec = Annotated[AudioSpec | VideoSpec, Field(discriminator="kind")]
+
+
 class Delivery(Table):
     """What is promised of the encoded file.
 
@@ -243,12 +289,25 @@ class Delivery(Table):
 
 
 class ProfileDocument(Document):
-    """How a deliverable is packed: container, streams, and what is promised of the encoded file."""
+    """How a deliverable is packed: container, streams, and what is promised of the encoded file.
+
+    At most one stream of each kind. Beside a picture, sound is left out where the source has none.
+    """
 
     container: str
     extension: Annotated[str, Field(pattern=r"^[a-z0-9]{1,8}$")]
-    stream: Annotated[tuple[AudioSpec, ...], Field(min_length=1, max_length=1, strict=False)]
+    stream: Annotated[tuple[StreamSpec, ...], Field(min_length=1, max_length=2, strict=False)]
     delivery: Delivery = Delivery()
+
+    @property
+    def audio(self) -> AudioSpec | None:
+        """The audio stream, if there is one."""
+        return next((spec for spec in self.stream if isinstance(spec, AudioSpec)), None)
+
+    @property
+    def video(self) -> VideoSpec | None:
+        """The video stream, if there is one."""
+        return next((spec for spec in self.stream if isinstance(spec, VideoSpec)), None)
 
     @field_validator("container")
     @classmethod

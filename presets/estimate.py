@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from presets.document import AudioSpec
+from presets.document import AudioSpec, VideoSpec
 from presets.facts import MediaFacts
 from presets.formats import CODECS
 from presets.intent import Intent
-from presets.plan import ExpectedStream, Invocation, Plan, Purpose
+from presets.plan import ExpectedPicture, ExpectedStream, Invocation, Plan, Purpose
 
 #: Encoders keep a bit rate on average only, and containers add an index.
 _OVER_BIT_RATE = 1.1
@@ -24,6 +24,10 @@ _OUT_OF_HAND_BYTES = 64 << 20
 #: Bits per second of media whose duration nobody states: low, so that the estimate is rather too high.
 _UNSTATED_AUDIO = 96_000
 _UNSTATED_VIDEO = 1_000_000
+#: Of x264 at its usual quality; most pictures take half of it or less, film grain and water twice as much.
+_BUSY_BITS_PER_PIXEL = 0.2
+_USUAL_QUALITY = 23
+_USUAL_FRAME_RATE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,13 @@ def estimate(intent: Intent, facts: Sequence[MediaFacts], plan: Plan) -> Estimat
     channels = 1
     for output, expected, report in zip(intent.outputs, plan.outputs, plan.measured, strict=True):
         document = output.profile.document
-        rate = sum(_bytes_per_s(*both) for both in zip(document.stream, expected.streams, strict=True))
-        channels = max(channels, *(stream.channels for stream in expected.streams))
+        sound = [spec for spec in document.stream if isinstance(spec, AudioSpec)]
+        # What the input lacks is not expected.
+        rate = sum(_bytes_per_s(*both) for both in zip(sound, expected.streams, strict=False))
+        channels = max(channels, *(stream.channels for stream in expected.streams), 1)
+        for spec in document.stream:
+            if isinstance(spec, VideoSpec) and expected.picture is not None:
+                rate += _picture_bytes_per_s(spec, expected.picture, facts)
         encodes[output.name] = int(rate * duration_s)
         times = 1 if report.target_lufs is None else min(_ENCODES, document.delivery.max_encodes)
         total += times * encodes[output.name]
@@ -71,6 +80,13 @@ def _bytes_per_s(spec: AudioSpec, expected: ExpectedStream) -> float:
     bits: int = spec.bits or min(codec.depths, default=32)
     # A lossless codec may save nothing (noise), and its frames then cost a little.
     return expected.sample_rate_hz * expected.channels * bits / 8 * (1.0 if spec.codec.startswith("pcm_") else 1.02)
+
+
+def _picture_bytes_per_s(spec: VideoSpec, expected: ExpectedPicture, facts: Sequence[MediaFacts]) -> float:
+    """Constant quality has no rate: that of a rather busy picture, halved by every six steps of quality."""
+    bits_per_pixel = _BUSY_BITS_PER_PIXEL * 2 ** ((_USUAL_QUALITY - spec.quality) / 6)
+    rates = [stream.fps for one in facts for stream in one.video if stream.fps]
+    return expected.width * expected.height * max(rates, default=_USUAL_FRAME_RATE) * bits_per_pixel / 8
 
 
 def _guessed_s(facts: Sequence[MediaFacts]) -> float:

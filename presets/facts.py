@@ -9,6 +9,9 @@ from typing import Any, Self, assert_never
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
+#: Above this the base rate, in frames per second, is no rate but the unit of some timestamps.
+FASTEST_FPS = 240.0
+
 
 @dataclass(frozen=True, slots=True)
 class AudioStream:
@@ -31,7 +34,14 @@ class AudioStream:
 
 @dataclass(frozen=True, slots=True)
 class VideoStream:
-    """A video stream, or a still picture attached to a recording (``attached_pic``), which is not video."""
+    """A video stream, or a still picture attached to a recording (``attached_pic``), which is not video.
+
+    ``width`` and ``height`` are stored pixels; ``pixel_aspect`` is how much wider than high a pixel is shown, and the
+    picture is shown turned by ``rotation_deg`` against the clock. ``fps`` is the mean, ``base_fps`` the lowest rate,
+    as a fraction of integers, on whose ticks all timestamps are; ``time_base`` is the unit of timestamps in seconds.
+    ``field_order``, ``pixel_format`` and the colours are FFmpeg's words, None where the stream does not say.
+    ``dolby_vision`` is the profile of its metadata.
+    """
 
     index: int
     codec: str
@@ -42,6 +52,24 @@ class VideoStream:
     width: int
     height: int
     fps: float | None
+    base_fps: str | None = None
+    time_base: str | None = None
+    pixel_aspect: float = 1.0
+    rotation_deg: int = 0
+    pixel_format: str | None = None
+    field_order: str | None = None
+    color_space: str | None = None
+    color_transfer: str | None = None
+    dolby_vision: int | None = None
+
+    @property
+    def constant_rate(self) -> bool:
+        """Whether frames follow one another at one rate, as far as the file tells."""
+        if self.fps is None or self.base_fps is None:
+            return False
+        frames, seconds = map(int, self.base_fps.split("/"))
+        base = frames / seconds
+        return base <= FASTEST_FPS and abs(self.fps - base) <= base / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +179,7 @@ def _stream(position: int, raw: Mapping[str, Any]) -> Stream:
                 default=bool(disposition.get("default")),
                 sample_rate_hz=_count(raw.get("sample_rate")) or 0,
                 channels=_count(raw.get("channels")) or 0,
-                layout=_layout(raw.get("channel_layout")),
+                layout=_word(raw.get("channel_layout")),
                 bits=_count(raw.get("bits_per_raw_sample")) or _count(raw.get("bits_per_sample")),
                 bit_rate=_count(raw.get("bit_rate")),
             )
@@ -166,6 +194,15 @@ def _stream(position: int, raw: Mapping[str, Any]) -> Stream:
                 width=_count(raw.get("width")) or 0,
                 height=_count(raw.get("height")) or 0,
                 fps=_ratio(raw.get("avg_frame_rate")) or _ratio(raw.get("r_frame_rate")),
+                base_fps=_fraction(raw.get("r_frame_rate")),
+                time_base=_fraction(raw.get("time_base")),
+                pixel_aspect=_ratio(str(raw.get("sample_aspect_ratio") or "").replace(":", "/")) or 1.0,
+                rotation_deg=int(_of_side_data(raw, "rotation") or 0),
+                pixel_format=_word(raw.get("pix_fmt")),
+                field_order=_word(raw.get("field_order")),
+                color_space=_word(raw.get("color_space")),
+                color_transfer=_word(raw.get("color_transfer")),
+                dolby_vision=_count(_of_side_data(raw, "dv_profile")),
             )
         case kind:
             return OtherStream(index=index, kind=str(kind or "unknown"), codec=codec, language=language)
@@ -203,6 +240,17 @@ def _clock(value: str | None) -> float | None:
     return _seconds(int(hours) * 3600 + int(minutes) * 60 + float(seconds))
 
 
-def _layout(value: object) -> str | None:
+def _word(value: object) -> str | None:
     name = str(value or "")
     return name if name and name != "unknown" else None
+
+
+def _fraction(value: object) -> str | None:
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(value or ""))
+    return match[0] if match and int(match[1]) and int(match[2]) else None
+
+
+def _of_side_data(raw: Mapping[str, Any], key: str) -> float | None:
+    lists = raw.get("side_data_list")
+    entries = [entry for entry in lists if isinstance(entry, Mapping)] if isinstance(lists, list) else []
+    return next((_number(entry[key]) for entry in entries if key in entry), None)

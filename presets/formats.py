@@ -57,11 +57,11 @@ CONTAINERS: Mapping[str, Container] = MappingProxyType(
     {
         # RF64 replaces the header as soon as a file outgrows 4 GiB, which plain WAV cannot express (EBU Tech 3306).
         "wav": _container("wav", _PCM, rf64="auto"),
-        "mp4": _container("mp4", "aac mp3 opus flac alac", "mov mp4 m4a 3gp 3g2 mj2"),
+        "mp4": _container("mp4", "aac mp3 opus flac alac h264 hevc", "mov mp4 m4a 3gp 3g2 mj2"),
         "mp3": _container("mp3", "mp3", id3v2_version="3"),
         "ogg": _container("ogg", "opus vorbis flac"),
         "flac": _container("flac", "flac"),
-        "matroska": _container("matroska", f"aac mp3 opus vorbis flac alac {_PCM}", "matroska webm"),
+        "matroska": _container("matroska", f"aac mp3 opus vorbis flac alac {_PCM} h264 hevc", "matroska webm"),
     }
 )
 

@@ -6,23 +6,38 @@ from typing import Any, assert_never
 
 import ffmpeg
 from ffmpeg.streams.audio import AudioStream as Filtered
+from ffmpeg.streams.av import AVStream
+from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets.document import AudioSpec, Chain, Given, Has, Media, NotGiven, ParameterIs
-from presets.facts import AudioStream, MediaFacts
+from presets import picture
+from presets.document import (
+    AudioSpec,
+    Chain,
+    Given,
+    Has,
+    Media,
+    NotGiven,
+    ParameterIs,
+    PresetDocument,
+    ProfileDocument,
+    VideoSpec,
+)
+from presets.facts import AudioStream, MediaFacts, VideoStream
 from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST, layout_of
 from presets.intent import Intent
 from presets.operations import Extract, Loudness
 from presets.operations.base import Signal, conform
+from presets.picture import PictureSource
 from presets.problems import MediaFailure
 from presets.reasons import Reason
-from presets.semantics import terminal_chains
+from presets.semantics import last_chain
 from presets.steps import operations
 
 
 def loudness_of(intent: Intent) -> Loudness | None:
     """The loudness step that ends the preset's last chain, if it has one."""
-    (last,) = terminal_chains(intent.preset.document.chain)
-    made = operations(intent.preset.document, last, intent.parameters)
+    last = last_chain(intent.preset.document, Media.AUDIO)
+    made = operations(intent.preset.document, last, intent.parameters) if last else ()
     return made[-1] if made and isinstance(made[-1], Loudness) else None
 
 
@@ -47,43 +62,73 @@ class Graph:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The streams that chains take of the inputs, by input and position.
+        """The audio streams that chains take of the inputs, by input and position.
 
         :raises MediaFailure: an input has no audio, or not the track asked for.
         """
         chains = self.intent.preset.document.chain
         found: dict[tuple[int, int], Source] = {}
         for name, chain in chains.items():
-            if not self._wanted(chain):
+            if chain.media is not Media.AUDIO or not self._wanted(chain):
                 continue
             for role in chain.from_:
                 for source in self._taken(role, self._extract(name)):
                     found.setdefault((source.input, source.position), source)
         return tuple(found[key] for key in sorted(found))
 
-    def programme(self, delivery: AudioSpec) -> Signal:
-        """What the last chain makes, at the delivery's rate and layout.
+    @property
+    def picture(self) -> PictureSource:
+        """The video stream that the last chain of pictures delivers.
+
+        :raises MediaFailure: INPUT_NO_VIDEO or INPUT_CORRUPT as :func:`presets.picture.choose`;
+            UNSUPPORTED_COMBINATION where the chain is skipped, or its picture would come out wrong.
+        """
+        document = self.intent.preset.document
+        name = last_chain(document, Media.VIDEO)
+        while name is not None and name not in document.roles and self._wanted(document.chain[name]):
+            (name,) = document.chain[name].from_
+        for index, (ref, facts) in enumerate(zip(self.intent.inputs, self.facts, strict=True)):
+            if ref.role == name:
+                stream = picture.choose(facts)
+                picture.require_convertible(stream)
+                streams = [s for s in facts.streams if isinstance(s, VideoStream)]
+                return PictureSource(index, ref.role, stream, streams.index(stream))
+        raise _all_skipped()
+
+    def programme(self, profile: ProfileDocument) -> Signal | None:
+        """What the last chain of audio makes, at the profile's rate and layout.
+
+        None where the profile has no sound, or has a picture and the inputs have no sound.
 
         :raises MediaFailure: as :attr:`sources`; UNSUPPORTED_COMBINATION where every chain is skipped.
         """
-        (last,) = terminal_chains(self.intent.preset.document.chain)
-        signal = self._chain(last, delivery)
-        if signal is None:
-            raise MediaFailure(
-                Reason.UNSUPPORTED_COMBINATION,
-                "with these inputs and parameters every chain of the preset is skipped",
-            )
-        return conform(signal, delivery)
+        last = last_chain(self.intent.preset.document, Media.AUDIO)
+        delivery = profile.audio
+        signal = self._chain(last, delivery) if last and delivery else None
+        if signal is not None and delivery is not None:
+            return conform(signal, delivery)
+        if profile.video is not None:
+            return None
+        if any(_may_be_silent(self.intent.preset.document, ref.role) for ref in self.intent.inputs):
+            raise MediaFailure(Reason.INPUT_NO_AUDIO, "the input has no audio stream")
+        raise _all_skipped()
+
+    def shown(self, source: PictureSource, spec: VideoSpec) -> FilteredPicture:
+        """The picture as the profile wants it."""
+        return picture.shown(self._input(source.input).video_stream(source.position), source.stream, spec)
 
     def opened(self, source: Source) -> Filtered:
         """The start of a graph: an input's stream in float, in step with the file's own clock from 0 on."""
-        opened = ffmpeg.input(f"in/{source.input}", extra_options=input_options(self.threads))
+        opened = self._input(source.input)
         # Gaps become silence, so that a track keeps step with the picture it was recorded with.
         return (
             opened.audio_stream(source.position)
             .aresample(extra_options={"async": 1, "first_pts": 0})
             .aformat(sample_fmts="fltp")
         )
+
+    def _input(self, index: int) -> AVStream:
+        return ffmpeg.input(f"in/{index}", extra_options=input_options(self.threads))
 
     def _chain(self, name: str, delivery: AudioSpec) -> Signal | None:
         if (name, delivery) not in self._made:
@@ -116,6 +161,8 @@ class Graph:
         taken = []
         for index, (ref, facts) in enumerate(zip(self.intent.inputs, self.facts, strict=True)):
             if ref.role == role:
+                if not facts.audio and _may_be_silent(self.intent.preset.document, role) and extract == Extract():
+                    continue
                 stream = extract.choose(facts)
                 taken.append(Source(index, role, stream, facts.audio.index(stream)))
         return tuple(taken)
@@ -153,6 +200,17 @@ def input_options(threads: int) -> dict[str, Any]:
         "protocol_whitelist": PROTOCOL_WHITELIST,
         "format_whitelist": FORMAT_WHITELIST,
     }
+
+
+def _may_be_silent(document: PresetDocument, role: str) -> bool:
+    return document.roles[role].media is Media.VIDEO
+
+
+def _all_skipped() -> MediaFailure:
+    return MediaFailure(
+        Reason.UNSUPPORTED_COMBINATION,
+        "with these inputs and parameters every chain of the preset is skipped",
+    )
 
 
 def _has(facts: MediaFacts, kind: Media) -> bool:

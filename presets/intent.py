@@ -11,24 +11,18 @@ from typing import Any, Self, TypeVar
 
 from pydantic import ValidationError
 
-from presets.capabilities import Alternative, Requirements, audio_filter, encoder, muxer
 from presets.catalog import Catalog, Preset, Profile
-from presets.document import Value
-from presets.formats import CONTAINERS
-from presets.operations import OPERATIONS
+from presets.document import Media, Value
 from presets.parameters import expected, from_text
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
-from presets.semantics import reworded, suggestion
+from presets.semantics import last_chain, reworded, suggestion
 from presets.steps import operations
 from presets.uris import UnsupportedScheme, join, same_file, stem, uri_to_path
 
 _T = TypeVar("_T")
 
 _PROFILE_PREFIX = "profile."
-
-#: Filters that compilation uses whatever the steps are: opening an input, and measuring what was encoded.
-_ALWAYS = ("aformat", "ametadata", "apad", "aresample", "ebur128")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +115,8 @@ def resolve(
 
     :param inputs: (role, URI); the role "" means the preset's default role.
     :param preset: a preset's name, with or without version.
-    :param params: the preset's parameters as text, and ``profile.KEY`` to override a key of every profile.
+    :param params: the preset's parameters as text, and ``profile.KEY`` to override a key of every profile that has a
+        stream of the kind which the key belongs to.
     :param outputs: (profile, URI); the profile "" means the preset's default. A URI that ends in ``/`` is a prefix:
         the name becomes ``{stem of the default role's input}.{profile}.{extension}``.
     :raises InvalidRequest: with every problem found. Fields are paths: ``inputs[0].role``, ``params.target_lufs``,
@@ -163,11 +158,16 @@ def resolve(
         for key, text in params.items()
         if key.startswith(_PROFILE_PREFIX)
     }
-    profiles: list[Profile | None] = []
+    found: list[Profile | None] = []
     for index, (name, _) in enumerate(outputs):
         wanted = name or (chosen.document.default_profile if chosen else "")
-        profile = attempt(f"outputs[{index}].profile", partial(catalog.profile, wanted)) if wanted else None
-        profiles.append(profile and attempt("", partial(profile.overridden, overrides)))
+        found.append(attempt(f"outputs[{index}].profile", partial(catalog.profile, wanted)) if wanted else None)
+    profiles: list[Profile | None] = []
+    for index, known in enumerate(found):
+        profile = known and attempt("", partial(known.overridden, _meant_for(known, found, overrides)))
+        if chosen is not None and profile is not None and (told := _misfit(chosen, profile)):
+            problems.append(Problem(Reason.UNSUPPORTED_COMBINATION, f"outputs[{index}].profile", told))
+        profiles.append(profile)
 
     stems = _stems(chosen, refs) if not problems else ()
     made: list[OutputRef] = []
@@ -187,6 +187,23 @@ def resolve(
     if problems or chosen is None:
         raise InvalidRequest(*dict.fromkeys(problems))
     return Intent(chosen, refs, MappingProxyType(dict(parameters)), tuple(made), overwrite)
+
+
+def _meant_for(profile: Profile, all_: Sequence[Profile | None], overrides: Mapping[str, Value]) -> Mapping[str, Value]:
+    """What is for pictures leaves a file of sound as it is, unless no other profile could be meant."""
+    return {
+        key: value
+        for key, value in overrides.items()
+        if not profile.lacks_stream_for(key) or all(p is None or p.lacks_stream_for(key) for p in all_)
+    }
+
+
+def _misfit(preset: Preset, profile: Profile) -> str:
+    """Why this preset cannot fill this profile; empty: it can. Beside a picture, sound may be absent."""
+    media = Media.VIDEO if profile.document.video is not None else Media.AUDIO
+    if last_chain(preset.document, media) is not None:
+        return ""
+    return f"{profile.full_name} has a stream of {media}, and {preset.full_name} makes none"
 
 
 def _roles(preset: Preset, inputs: Sequence[tuple[str, str]], problems: list[Problem]) -> tuple[InputRef, ...]:
@@ -282,15 +299,3 @@ def _literal(text: str) -> Value:
     if re.fullmatch(r"[+-]?\d{1,9}\.\d{1,9}", text):
         return float(text)
     return text
-
-
-def requirements(intent: Intent) -> Requirements:
-    """What an agent must have to do this: the steps' filters, an encoder for each stream, the muxers."""
-    steps = [step for chain in intent.preset.document.chain.values() for step in chain.steps]
-    filters = {name for step in steps for name in OPERATIONS[str(step["op"])].filters}.union(_ALWAYS)
-    needs = {frozenset({audio_filter(name)}) for name in filters}
-    for output in intent.outputs:
-        document = output.profile.document
-        needs.add(frozenset({muxer(CONTAINERS[document.container].muxer)}))
-        needs.update(frozenset(map(encoder, stream.encoders)) for stream in document.stream)
-    return Requirements((Alternative(tuple(sorted(needs, key=sorted))),))

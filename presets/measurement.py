@@ -37,16 +37,19 @@ def parse_loudness(tail: str) -> Loudness:
     )
 
 
-def step_result(invocation: Invocation, out_time_s: float | None, tail: str | None) -> StepResult:
+def step_result(
+    invocation: Invocation, out_time_s: float | None, tail: str | None, frames: int | None = None
+) -> StepResult:
     """What a finished invocation tells the compiler.
 
-    ``out_time_s`` is the last output time that ``-progress`` reported, ``tail`` the end of the file named by
-    ``invocation.measure`` (at least :data:`TAIL_BYTES`, or all of it), None where the invocation measures nothing.
+    ``out_time_s`` and ``frames`` are the last output time and number that ``-progress`` reported, ``tail`` the end of
+    the file named by ``invocation.measure`` (at least :data:`TAIL_BYTES`, or all of it), None where the invocation
+    measures nothing.
     """
     if invocation.measure is None:
-        return StepResult(out_time_s, None)
+        return StepResult(out_time_s, None, frames)
     decoded_s = None if out_time_s is None else max(out_time_s - TAIL_S, 0.0)
-    return StepResult(decoded_s or None, parse_loudness(tail or ""))
+    return StepResult(decoded_s or None, parse_loudness(tail or ""), frames)
 
 
 def _complete_blocks(tail: str) -> list[dict[str, float]]:
@@ -77,3 +80,9 @@ def parse_progress(lines: Iterable[str]) -> float | None:
         if key == "out_time_us" and re.fullmatch(r"\d+", value):
             microseconds = int(value)
     return None if microseconds is None else microseconds / 1e6
+
+
+def parse_frames(lines: Iterable[str]) -> int | None:
+    """The number of pictures put out, from one block of ``-progress`` lines; None where there is no video."""
+    counts = [value.strip() for key, _, value in (line.strip().partition("=") for line in lines) if key == "frame"]
+    return int(counts[-1]) if counts and re.fullmatch(r"\d{1,12}", counts[-1]) else None

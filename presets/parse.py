@@ -89,11 +89,17 @@ def findings_of(error: ValidationError, model: type[Document]) -> list[Finding]:
     """A validation's errors as paths and what was expected."""
     details = error.errors()
     return [
-        (detail["loc"], _expectation(detail, model))
+        (_place(detail), _expectation(detail, model))
         for detail in details
         # A list is also called too short when its only element was refused, which is said already.
         if not (detail["type"] == "too_short" and any(_below(other["loc"], detail["loc"]) for other in details))
     ]
+
+
+def _place(detail: Any) -> Path:
+    """Where an error is: for a table of an unknown kind, the key that tells its kind."""
+    path: Path = detail["loc"]
+    return (*path, _discriminator(detail)) if detail["type"] == "union_tag_invalid" else path
 
 
 def _below(path: Path, ancestor: Path) -> bool:
@@ -151,7 +157,14 @@ def _expectation(detail: Any, model: type[Document]) -> str:
     if kind == "string_pattern_mismatch":
         return f"expected text like {detail['ctx']['pattern']}"
     if kind == "union_tag_invalid":
-        return f"type must be one of {detail['ctx']['expected_tags']}"
+        return f"{_discriminator(detail)} must be one of {detail['ctx']['expected_tags']}"
     if kind == "union_tag_not_found":
-        return "type is needed: number, integer, boolean, choice or text"
+        tag = _discriminator(detail)
+        return f"{tag} is needed: " + (
+            "audio or video" if tag == "kind" else "number, integer, boolean, choice or text"
+        )
     return reworded(message)
+
+
+def _discriminator(detail: Any) -> str:
+    return str(detail["ctx"]["discriminator"]).strip("'")

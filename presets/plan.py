@@ -34,10 +34,14 @@ class Loudness:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What an invocation reported: seconds of media put out (None: not a packet), and loudness if it measured."""
+    """What an invocation reported: seconds of media put out (None: not a packet), and loudness if it measured.
+
+    ``frames`` is how many pictures it put out; None where it makes none.
+    """
 
     out_time_s: float | None
     loudness: Loudness | None
+    frames: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -47,7 +51,8 @@ class StepResult:
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_json`."""
         loudness = document["loudness"]
-        return cls(document["out_time_s"], None if loudness is None else Loudness(**loudness))
+        measured = None if loudness is None else Loudness(**loudness)
+        return cls(document["out_time_s"], measured, document.get("frames"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ class Invocation:
                 return "measure the loudness"
             case Purpose.ENCODE | Purpose.VERIFY:
                 tries = {"2": " (2nd try)", "3": " (3rd try)"}
-                return f"{self.purpose} {subject}" + (
+                part = " (sound)" if "sound" in rest else ""
+                return f"{self.purpose} {subject}{part}" + (
                     "" if rest[-1:] == ["1"] else tries.get(rest[-1], f" (try {rest[-1]})")
                 )
             case _:
@@ -106,11 +112,28 @@ class ExpectedStream:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectedPicture:
+    """What the video stream of an output must be.
+
+    ``frames`` went into the encoder and ``decoded_frames`` came out of the file again; None until that is known.
+    """
+
+    codec: str
+    width: int
+    height: int
+    pixel_format: str
+    frames: int | None
+    decoded_frames: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """What an output must be, and where: ``path`` in the workspace, ``uri`` where it is to be published.
 
-    ``duration_s`` is how much media went into the encoder; None until that is known. ``verified_by`` is the
-    invocation that decodes the file to its end, and ``decoded_s`` what it found (None until it has run).
+    ``streams`` are those of audio, ``picture`` is the one of video. ``duration_s`` is how long it must be: what went
+    into the encoder, or with a picture, whose frames are counted, what is decoded of the file; None until that is
+    known. ``verified_by`` is the invocation that decodes the file to its end, the first where there are two, and
+    ``decoded_s`` what they found (None until they have run).
     """
 
     name: str
@@ -121,6 +144,7 @@ class Expectation:
     duration_s: float | None
     verified_by: str
     decoded_s: float | None
+    picture: ExpectedPicture | None = None
 
 
 @dataclass(frozen=True, slots=True)

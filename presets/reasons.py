@@ -134,7 +134,7 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.ROLE_MISSING: _refused("a role the preset needs has no input"),
         Reason.ROLE_REPEATED: _refused("a role that takes one input got several"),
         Reason.OUTPUT_COLLISION: _refused("two outputs, or an output and an input, are one file"),
-        Reason.UNSUPPORTED_COMBINATION: _refused("the preset and the profile do not fit together"),
+        Reason.UNSUPPORTED_COMBINATION: _refused("the preset, the profile and the input do not fit together"),
         Reason.REQUEST_ID_REUSED: _refused("the request id was used for a different request", "ALREADY_EXISTS"),
         Reason.PAGE_TOKEN_INVALID: _refused("the page token is not one this list gave out"),
         Reason.OUTPUT_EXISTS: Fact("an output exists and overwriting was not asked for", "ALREADY_EXISTS"),

@@ -10,10 +10,13 @@ from typing import Any, assert_never
 from pydantic import ValidationError
 
 from presets.document import (
+    AudioSpec,
     Chain,
     Given,
+    Hardware,
     Has,
     IntegerParameter,
+    Media,
     NotGiven,
     NumberParameter,
     Parameter,
@@ -21,7 +24,9 @@ from presets.document import (
     PresetDocument,
     ProfileDocument,
     Value,
+    VideoSpec,
 )
+from presets.encoders import VIDEO_ENCODERS
 from presets.formats import CODECS, CONTAINERS
 from presets.operations import OPERATIONS, Extract, Loudness, Operation
 from presets.parameters import allows, expected, extremes, references, substitute
@@ -59,34 +64,69 @@ def profile_findings(document: ProfileDocument) -> list[Finding]:
     """All that is wrong with a profile of the right shape."""
     found: list[Finding] = []
     container = CONTAINERS[document.container]
+    kinds = [stream.kind for stream in document.stream]
     for index, stream in enumerate(document.stream):
         at: Path = ("stream", index)
-        codec = CODECS[stream.codec]
+        if stream.kind in kinds[:index]:
+            found.append(((*at, "kind"), f"there is a stream of {stream.kind} already; one of each kind is possible"))
         if stream.codec not in container.codecs:
             takes = ", ".join(sorted(container.codecs))
             found.append(((*at, "codec"), f"a {document.container} file cannot hold {stream.codec}; it takes {takes}"))
-        if codec.bitrates_kbps is None:
-            if stream.bitrate_kbps is not None:
-                found.append(((*at, "bitrate_kbps"), f"{stream.codec} is lossless: leave bitrate_kbps out"))
-        else:
-            low, high = codec.bitrates_kbps
-            if stream.bitrate_kbps is None or not low <= stream.bitrate_kbps <= high:
-                found.append(((*at, "bitrate_kbps"), f"{stream.codec} takes from {low} to {high} kbit/s"))
-        if stream.bits is not None and stream.bits not in codec.depths:
-            depths = ", ".join(map(str, sorted(codec.depths)))
-            takes = f"takes {depths} bits" if depths else "has no bit depth: leave bits out"
-            found.append(((*at, "bits"), f"{stream.codec} {takes}"))
-        rates = codec.sample_rates_hz
-        if rates is not None and stream.sample_rate_hz not in rates:
-            listed = ", ".join(map(str, sorted(rates)))
-            found.append(((*at, "sample_rate_hz"), f"{stream.codec} needs a sample rate of {listed}"))
+        match stream:
+            case AudioSpec():
+                found += _audio_spec(at, stream)
+            case VideoSpec():
+                found += _video_spec(at, stream)
+            case _:
+                assert_never(stream)
     return found
 
 
-def terminal_chains(chains: Mapping[str, Chain]) -> tuple[str, ...]:
-    """The chains that no other chain uses; a valid preset has exactly one, and it is what is delivered."""
+def _audio_spec(at: Path, stream: AudioSpec) -> Iterator[Finding]:
+    codec = CODECS[stream.codec]
+    if codec.bitrates_kbps is None:
+        if stream.bitrate_kbps is not None:
+            yield (*at, "bitrate_kbps"), f"{stream.codec} is lossless: leave bitrate_kbps out"
+    else:
+        low, high = codec.bitrates_kbps
+        if stream.bitrate_kbps is None or not low <= stream.bitrate_kbps <= high:
+            yield (*at, "bitrate_kbps"), f"{stream.codec} takes from {low} to {high} kbit/s"
+    if stream.bits is not None and stream.bits not in codec.depths:
+        depths = ", ".join(map(str, sorted(codec.depths)))
+        takes = f"takes {depths} bits" if depths else "has no bit depth: leave bits out"
+        yield (*at, "bits"), f"{stream.codec} {takes}"
+    rates = codec.sample_rates_hz
+    if rates is not None and stream.sample_rate_hz not in rates:
+        listed = ", ".join(map(str, sorted(rates)))
+        yield (*at, "sample_rate_hz"), f"{stream.codec} needs a sample rate of {listed}"
+
+
+def _video_spec(at: Path, stream: VideoSpec) -> Iterator[Finding]:
+    able = [name for name, encoder in VIDEO_ENCODERS.items() if encoder.codec == stream.codec]
+    for index, name in enumerate(stream.encoders):
+        if name not in able:
+            told = f"{name} is not known as an encoder of {stream.codec}; expected one of {', '.join(sorted(able))}"
+            yield (*at, "encoders", index), told
+    on = {VIDEO_ENCODERS[name].hardware for name in stream.encoders if name in able}
+    needed: dict[Hardware, dict[bool, str]] = {
+        Hardware.PREFER: {True: "one on a GPU", False: "one on the processor"},
+        Hardware.REQUIRE: {True: "one on a GPU"},
+        Hardware.NEVER: {False: "one on the processor"},
+    }
+    lacking = [words for hardware, words in needed[stream.hardware].items() if hardware not in on]
+    if lacking:
+        yield (*at, "hardware"), f'"{stream.hardware}" needs among the encoders {" and ".join(lacking)}'
+
+
+def terminal_chains(chains: Mapping[str, Chain], media: Media) -> tuple[str, ...]:
+    """The chains of a kind that no other chain uses; a valid preset has at most one, and it is what is delivered."""
     used = {source for name, chain in chains.items() for source in chain.from_ if source != name}
-    return tuple(name for name in chains if name not in used)
+    return tuple(name for name, chain in chains.items() if name not in used and chain.media is media)
+
+
+def last_chain(document: PresetDocument, media: Media) -> str | None:
+    """The chain of a valid preset that makes what is delivered of a kind; None where nothing of it is."""
+    return next(iter(terminal_chains(document.chain, media)), None)
 
 
 def _parameters(document: PresetDocument) -> Iterator[Finding]:
@@ -127,12 +167,13 @@ def _sources(document: PresetDocument) -> Iterator[Finding]:
     if cycle:
         yield ("chain", cycle[0], "from"), f"chains must not form a circle: {' -> '.join(cycle)}"
     elif sound:
-        first, *others = terminal_chains(document.chain)
-        for name in others:
-            yield (
-                ("chain", name),
-                f"exactly one chain may be the last; nothing uses this one, and nothing uses {first}",
-            )
+        for media in Media:
+            first, *others = terminal_chains(document.chain, media) or ("",)
+            for name in others:
+                yield (
+                    ("chain", name),
+                    f"exactly one chain may be the last; nothing uses this one, and nothing uses {first}",
+                )
 
 
 def _cycle(chains: Mapping[str, Chain]) -> list[str]:
@@ -179,8 +220,11 @@ def _known(at: Path, what: str, name: str, known: Mapping[str, object]) -> Itera
 
 
 def _steps(document: PresetDocument) -> Iterator[Finding]:
-    last = terminal_chains(document.chain)
+    last = terminal_chains(document.chain, Media.AUDIO)
     for name, chain in document.chain.items():
+        yield from _media(document, name, chain)
+        if chain.media is Media.VIDEO:
+            continue
         several = len(chain.from_) > 1 or any(
             source in document.roles and document.roles[source].repeat for source in chain.from_
         )
@@ -203,6 +247,25 @@ def _steps(document: PresetDocument) -> Iterator[Finding]:
             if operation is Loudness and ((name,) != last or index + 1 < len(chain.steps)):
                 yield (*at, "op"), "loudness must be the last step of the last chain"
             yield from _values(at, operation, step, chain, document.parameters)
+
+
+def _media(document: PresetDocument, name: str, chain: Chain) -> Iterator[Finding]:
+    """What a chain takes must be of its kind; a role of video has sound too."""
+    for index, source in enumerate(chain.from_):
+        at: Path = ("chain", name, "from", index)
+        made = document.chain[source].media if source in document.chain else None
+        if made is not None and made is not chain.media:
+            yield at, f"{source} makes {made}, and this chain takes {chain.media}"
+        if chain.media is Media.VIDEO and source in document.roles:
+            role = document.roles[source]
+            if role.media is not Media.VIDEO:
+                yield at, f'the role {source} is of {role.media}; a picture comes from a role with media = "video"'
+            elif role.repeat:
+                yield at, f"the role {source} takes several inputs; a picture comes from a role that takes one"
+    if chain.media is Media.VIDEO and len(chain.from_) > 1:
+        yield ("chain", name, "from"), "a chain of video takes one source"
+    if chain.media is Media.VIDEO and chain.steps:
+        yield ("chain", name, "steps", 0), "there are no operations on pictures yet; the profile's size is made anyway"
 
 
 def _values(

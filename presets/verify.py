@@ -1,8 +1,10 @@
 """Whether a finished output is what the plan said it would be. Pure."""
 
-from presets.facts import MediaFacts
+from math import inf
+
+from presets.facts import MediaFacts, VideoStream
 from presets.formats import CONTAINERS
-from presets.plan import Expectation
+from presets.plan import Expectation, ExpectedPicture
 
 #: How far an output's duration may be from what went into its encoder, in seconds.
 DURATION_TOLERANCE_S = 0.1
@@ -18,23 +20,51 @@ def check(expectation: Expectation, facts: MediaFacts, decoded_s: float | None) 
     probed = set(facts.format_name.split(","))
     if probed.isdisjoint(CONTAINERS[expectation.container].probed_as):
         problems.append(f"the container is {facts.format_name}, not {expectation.container}")
-    audio = facts.audio
-    if len(audio) != len(expectation.streams) or len(facts.streams) != len(audio):
-        problems.append(
-            f"{len(facts.streams)} streams with {len(audio)} of audio, not {len(expectation.streams)} of audio"
-        )
+    audio, video = facts.audio, facts.video
+    wanted_video = 0 if expectation.picture is None else 1
+    streams = len(expectation.streams) + wanted_video
+    if len(audio) != len(expectation.streams) or len(video) != wanted_video or len(facts.streams) != streams:
+        wanted_words = f"{len(expectation.streams)} of audio" + (" and 1 of video" if wanted_video else "")
+        problems.append(f"{len(facts.streams)} streams with {len(audio)} of audio, not {wanted_words}")
     for number, (found, wanted) in enumerate(zip(audio, expectation.streams, strict=False), start=1):
-        for what, is_, should_be in (
+        problems += _differences(
+            f"audio stream {number}",
             ("codec", found.codec, wanted.codec),
             ("sample rate", found.sample_rate_hz, wanted.sample_rate_hz),
             ("channel count", found.channels, wanted.channels),
-        ):
-            if is_ != should_be:
-                problems.append(f"audio stream {number}: the {what} is {is_}, not {should_be}")
+        )
+    over_s = under_s = DURATION_TOLERANCE_S
+    if expectation.picture is not None:
+        problems += _of_picture(expectation.picture, video[0]) if video else []
+        for fps in (stream.fps for stream in video if stream.fps and stream.constant_rate):
+            over_s = under_s = max(under_s, 1.5 / fps)
+        if not all(stream.constant_rate for stream in video):
+            # At a varying rate FFmpeg 9 takes the last frame to last as long as another one: its end is no measure.
+            under_s = inf
     if decoded_s is None:
         problems.append("nothing of it could be decoded")
     elif expectation.duration_s is not None:
         for how, seconds in (("decodes to", decoded_s), ("declares", facts.duration_s)):
-            if seconds is not None and abs(seconds - expectation.duration_s) > DURATION_TOLERANCE_S:
+            if seconds is not None and not -under_s <= seconds - expectation.duration_s <= over_s:
                 problems.append(f"it {how} {seconds:.3f} s, not {expectation.duration_s:.3f} s")
     return tuple(problems)
+
+
+def _of_picture(wanted: ExpectedPicture, found: VideoStream) -> list[str]:
+    problems = _differences(
+        "video stream",
+        ("codec", found.codec, wanted.codec),
+        ("size", f"{found.width}x{found.height}", f"{wanted.width}x{wanted.height}"),
+        ("pixel format", found.pixel_format, wanted.pixel_format),
+        ("pixel aspect", found.pixel_aspect, 1.0),
+        ("rotation", found.rotation_deg, 0),
+    )
+    if wanted.frames is not None and wanted.decoded_frames != wanted.frames:
+        problems.append(f"video stream: {wanted.decoded_frames or 0} frames decode, {wanted.frames} were encoded")
+    return problems
+
+
+def _differences(stream: str, *properties: tuple[str, object, object]) -> list[str]:
+    return [
+        f"{stream}: the {what} is {is_}, not {should_be}" for what, is_, should_be in properties if is_ != should_be
+    ]

@@ -11,7 +11,7 @@ from agent.media.guards import Bounds, Guard, Sample, out_of_time
 from agent.media.logs import last_bytes, redact
 from agent.media.supervised import Exit, Lost, Supervised, status
 from agent.media.usage import Usage
-from presets.measurement import TAIL_BYTES, parse_progress, step_result
+from presets.measurement import TAIL_BYTES, parse_frames, parse_progress, step_result
 from presets.plan import Invocation, StepResult
 from presets.problems import MediaFailure
 
@@ -132,7 +132,7 @@ def _ran(
         measured = None
         if step.measure is not None:
             measured = last_bytes(workspace / step.measure, TAIL_BYTES).decode(errors="replace")
-        result = step_result(step, progress.out_time_s, measured)
+        result = step_result(step, progress.out_time_s, measured, progress.frames)
     return Ran(
         exit_code=ended.code,
         # A process that was done before the request reached it was not stopped.
@@ -217,6 +217,7 @@ class _Progress:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.out_time_s: float | None = None
+        self.frames: int | None = None
         self.speed = 0.0
         self._offset = 0
         self._block: list[str] = []
@@ -246,6 +247,8 @@ class _Progress:
         out_time_s = parse_progress(block)
         if out_time_s is not None:
             self.out_time_s = max(out_time_s, self.out_time_s or 0.0)
+        if (frames := parse_frames(block)) is not None:
+            self.frames = frames
         for line in block:
             if line.startswith("speed="):
                 try:

@@ -74,6 +74,59 @@ RECIPES: Mapping[str, Recipe] = {
         "mka",
     ),
     "video_only": Recipe((*_lavfi("testsrc2=s=192x108:r=25:d=1"), "-c:v", "libx264", "-preset", "ultrafast"), "mp4"),
+    # A corner of each colour: red, green above blue, yellow.
+    "quarters": Recipe(
+        (
+            *_lavfi(
+                "color=red:s=160x90:r=25:d=1[a];color=lime:s=160x90:r=25:d=1[b];color=blue:s=160x90:r=25:d=1[c];"
+                "color=yellow:s=160x90:r=25:d=1[d];[a][b]hstack[e];[c][d]hstack[f];[e][f]vstack"
+            ),
+            *("-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "ultrafast"),
+        ),
+        "mp4",
+    ),
+    # The recorder dropped half of the frames, and then all for a second and a half.
+    "varying_rate": Recipe(
+        (
+            *_lavfi("testsrc2=s=320x180:r=30:d=4"),
+            *("-vf", "select='gt(random(0),.5)*not(between(t,2,3.5))'", "-fps_mode", "vfr"),
+            *("-c:v", "libx264", "-preset", "ultrafast"),
+        ),
+        "mp4",
+    ),
+    "odd_size": Recipe(
+        (*_lavfi("testsrc2=s=321x181:r=25:d=1"), "-pix_fmt", "yuv444p", "-c:v", "libx264", "-preset", "ultrafast"),
+        "mp4",
+    ),
+    "interlaced": Recipe(
+        (
+            *_lavfi("testsrc2=s=720x576:r=50:d=1,scroll=h=0.01"),
+            *("-vf", "interlace=scan=tff,setsar=16/15", "-c:v", "mpeg2video", "-q:v", "2"),
+            *("-flags", "+ildct+ilme", "-top", "1"),
+        ),
+        "ts",
+    ),
+    "full_range": Recipe(
+        (*_lavfi("color=white:s=320x180:r=25:d=1"), "-pix_fmt", "yuvj420p", "-c:v", "mjpeg", "-q:v", "2"), "mkv"
+    ),
+    "rgb": Recipe((*_lavfi("color=red:s=320x180:r=25:d=1"), "-pix_fmt", "bgr0", "-c:v", "ffv1"), "mkv"),
+    "still_before_video": Recipe(
+        (
+            *_lavfi("color=red:s=64x64:d=0.04", "testsrc2=s=320x180:r=25:d=1"),
+            *("-map", "0", "-map", "1", "-c:v:0", "mjpeg", "-pix_fmt:v:0", "yuvj420p", "-c:v:1", "libx264"),
+            *("-disposition:v:0", "0", "-disposition:v:1", "0"),
+        ),
+        "mkv",
+    ),
+    # Written to a pipe, so that no header tells how long it is.
+    "no_duration": Recipe(
+        (*_lavfi("testsrc2=s=320x180:r=24:d=2", "sine=f=440:d=2"), "-c:v", "libvpx", "-c:a", "libvorbis", "-live", "1"),
+        "webm",
+    ),
+    # Shown 256 pixels wide, as broadcasters store pictures.
+    "anamorphic": Recipe(
+        (*_lavfi("testsrc2=s=180x144:r=25:d=1,setsar=64/45"), "-c:v", "libx264", "-preset", "ultrafast"), "mp4"
+    ),
     "cover_art": Recipe(
         (
             *_lavfi("sine=f=997:r=48000:d=3", "color=red:s=64x64:d=0.04"),

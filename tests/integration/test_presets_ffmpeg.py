@@ -7,27 +7,21 @@ import math
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
 
-from presets.capabilities import Binary, missing
+from presets.capabilities import Binary
 from presets.catalog import Catalog, Preset
 from presets.compile import compile as compile_plan
 from presets.diagnosis import diagnose
 from presets.document import Check, Measure
-from presets.facts import MediaFacts, from_ffprobe
-from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST
-from presets.intent import Intent, requirements, resolve
-from presets.measurement import parse_progress, step_result
-from presets.plan import Plan, StepResult
+from presets.intent import Intent, resolve
 from presets.problems import MediaFailure
 from presets.reasons import TABLE, Reason
 from presets.uris import path_to_uri
-from presets.verify import check
+from tests.fakes.plans import carry_out, listed, probe
 from tests.fakes.synth import cut, synthesise
 
 MIX = """
@@ -73,46 +67,17 @@ steps = [{ op = "limiter", ceiling_dbtp = "$ceiling" }]
 CATALOG = Catalog.shipped().with_documents([MIX, LIMITED], [])
 
 
-@cache
-def _binary(path: str) -> Binary:
-    version = subprocess.run([path, "-version"], capture_output=True, text=True, check=True).stdout.split()[2]
-    capabilities = set()
-    for kind in ("encoder", "filter", "muxer"):
-        listed = subprocess.run([path, "-hide_banner", f"-{kind}s"], capture_output=True, text=True, check=True)
-        capabilities |= {f"{kind}:{words[1]}" for line in listed.stdout.splitlines() if len(words := line.split()) > 1}
-    return Binary(path, version, "digest", frozenset(capabilities), 0)
-
-
 @pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
 def binary(request: pytest.FixtureRequest) -> Binary:
     path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
     if path is None:
         pytest.skip("no ffmpeg on PATH")
-    return _binary(path)
+    return listed(path)
 
 
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("synthetic")
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A finished plan and the workspace it was run in."""
-
-    plan: Plan
-    workspace: Path
-
-    @property
-    def path(self) -> Path:
-        return self.workspace / self.plan.outputs[0].path
-
-
-def _probe(path: Path) -> MediaFacts:
-    arguments = ["-v", "error", "-of", "json", "-show_format", "-show_streams"]
-    allowed = ["-protocol_whitelist", PROTOCOL_WHITELIST, "-format_whitelist", FORMAT_WHITELIST]
-    found = subprocess.run(["ffprobe", *arguments, *allowed, str(path)], capture_output=True, text=True, check=False)
-    return from_ffprobe(json.loads(found.stdout or "{}"))
 
 
 def _intent(
@@ -127,34 +92,6 @@ def _intent(
     )
 
 
-def _run(intent: Intent, inputs: Sequence[Path], binary: Binary, workspace: Path) -> Done:
-    """What an agent does between fetching and publishing, and the assertion that every output verifies."""
-    (workspace / "in").mkdir(parents=True)
-    (workspace / "out").mkdir()
-    for number, path in enumerate(inputs):
-        (workspace / "in" / str(number)).symlink_to(path)
-    assert not missing(requirements(intent).alternatives[0], binary.capabilities)
-    facts = [_probe(workspace / "in" / str(number)) for number in range(len(inputs))]
-    results: dict[str, StepResult] = {}
-    while True:
-        plan = compile_plan(intent, facts, binary, results)
-        step = plan.next(results)
-        if step is None:
-            break
-        ran = subprocess.run(
-            [binary.path, *step.argv], cwd=workspace, capture_output=True, text=True, timeout=100, check=False
-        )
-        if ran.returncode:
-            raise MediaFailure(*diagnose(step, ran.returncode, ran.stderr[-20_000:]))
-        assert all((workspace / written).exists() for written in step.writes)
-        tail = (workspace / step.measure).read_text() if step.measure else None
-        results[step.id] = step_result(step, parse_progress(ran.stdout.splitlines()), tail)
-    assert plan.finished(results)
-    for output in plan.outputs:
-        assert check(output, _probe(workspace / output.path), output.decoded_s) == ()
-    return Done(plan, workspace)
-
-
 def _samples(path: Path) -> "array.array[float]":
     decoded = subprocess.run(
         ["ffmpeg", "-v", "error", "-i", str(path), "-map", "0:a:0", "-f", "f64le", "-"], capture_output=True, check=True
@@ -164,7 +101,13 @@ def _samples(path: Path) -> "array.array[float]":
 
 def _measured(path: Path) -> dict[Measure, float]:
     """The published file as libebur128 and ffprobe see it."""
-    stream = _probe(path).audio[0]
+    facts = probe(path)
+    seen: dict[Measure, float] = {}
+    for picture in facts.video:
+        seen |= {Measure.WIDTH: picture.width, Measure.HEIGHT: picture.height}
+    if not facts.audio:
+        return seen
+    stream = facts.audio[0]
     samples = _samples(path)
     frames = len(samples) // stream.channels
     pyebur128 = pytest.importorskip("pyebur128", reason="pyebur128 has no wheel for this Python")
@@ -172,7 +115,7 @@ def _measured(path: Path) -> dict[Measure, float]:
     state = pyebur128.R128State(stream.channels, stream.sample_rate_hz, mode)
     state.add_frames(samples, frames)
     peak = max(pyebur128.get_true_peak(state, channel) for channel in range(stream.channels))
-    return {
+    return seen | {
         Measure.INTEGRATED_LUFS: pyebur128.get_loudness_global(state),
         Measure.TRUE_PEAK_DBTP: 20 * math.log10(peak) if peak else -math.inf,
         Measure.DURATION_S: frames / stream.sample_rate_hz,
@@ -197,7 +140,7 @@ def test_every_check_of_every_preset_holds(
     inputs = {role: synthesise(source, synthetic) for role, source in stated.inputs.items()}
     params = {name: str(value) for name, value in stated.parameters.items()}
     intent = _intent(preset.full_name, inputs, (stated.profile or "",), params)
-    done = _run(intent, list(inputs.values()), binary, tmp_path / "w")
+    done = carry_out(intent, list(inputs.values()), binary, tmp_path / "w")
     measured = _measured(done.path)
     for measure, (low, high) in stated.expect.items():
         assert low <= measured[measure] <= high, measure
@@ -209,7 +152,7 @@ def test_speech_whose_peaks_have_no_room_reaches_podcast_loudness(
 ) -> None:
     """-27.8 LUFS with peaks at -7.4 dBTP becomes -16 LUFS below the ceiling, as long as it was."""
     source = media_corpus / "speech-austen.ogg"
-    done = _run(_intent("loudness_podcast", {"": source}, (profile,)), [source], binary, tmp_path / "w")
+    done = carry_out(_intent("loudness_podcast", {"": source}, (profile,)), [source], binary, tmp_path / "w")
     measured = _measured(done.path)
     assert measured[Measure.INTEGRATED_LUFS] == pytest.approx(-16, abs=0.2)
     assert measured[Measure.TRUE_PEAK_DBTP] <= -0.95
@@ -237,11 +180,11 @@ def test_every_clip_gives_a_verified_output_or_a_permanent_failure(
     expected = _FAILURES.get(corpus_clip.name)
     if expected is not None:
         with pytest.raises(MediaFailure) as caught:
-            _run(intent, [corpus_clip], binary, tmp_path / "w")
+            carry_out(intent, [corpus_clip], binary, tmp_path / "w")
         assert caught.value.reason is expected
         assert not TABLE[expected].retryable
         return
-    done = _run(intent, [corpus_clip], binary, tmp_path / "w")
+    done = carry_out(intent, [corpus_clip], binary, tmp_path / "w")
     before = done.plan.measured[0].before
     measured = _measured(done.path)
     if before is not None and before.integrated_lufs is not None:
@@ -265,7 +208,7 @@ def test_a_file_cut_short_is_refused(
     """60 % of a file is no whole recording, though FFmpeg may end with status 0."""
     source = cut(synthesise(name, synthetic), 0.6)
     with pytest.raises(MediaFailure) as caught:
-        _run(_intent(preset, {"": source}), [source], binary, tmp_path / "w")
+        carry_out(_intent(preset, {"": source}), [source], binary, tmp_path / "w")
     assert caught.value.reason is reason
 
 
@@ -288,9 +231,9 @@ def test_text_named_wav_never_makes_ffmpeg_open_another_file(
     source.write_text(text.format(path=tone))
     intent = _intent("loudness_podcast", {"": source})
     with pytest.raises(MediaFailure) as caught:
-        _run(intent, [source], binary, tmp_path / "w")
+        carry_out(intent, [source], binary, tmp_path / "w")
     assert caught.value.reason is Reason.INPUT_CORRUPT
-    step = compile_plan(intent, [_probe(tone)], binary, {}).next({})
+    step = compile_plan(intent, [probe(tone)], binary, {}).next({})
     assert step is not None
     ran = subprocess.run(
         [binary.path, *step.argv], cwd=tmp_path / "w", capture_output=True, text=True, timeout=60, check=False
@@ -304,7 +247,7 @@ def test_a_limiter_below_its_ceiling_changes_neither_length_nor_timing(
 ) -> None:
     """Null test: input minus output is inaudible, from the first sample to the last."""
     source = synthesise("tone", synthetic)
-    done = _run(_intent("limited", {"": source}), [source], binary, tmp_path / "w")
+    done = carry_out(_intent("limited", {"": source}), [source], binary, tmp_path / "w")
     before, after = _samples(source), _samples(done.path)
     assert len(before) == len(after)
     edge = 256  # the resampler sees silence beyond both ends
@@ -315,7 +258,7 @@ def test_a_limiter_below_its_ceiling_changes_neither_length_nor_timing(
 def test_a_limiter_holds_true_peaks(binary: Binary, synthetic: Path, tmp_path: Path) -> None:
     """Music whose peaks are 10 dB above the ceiling comes out at it, as long as before."""
     source = synthesise("loud_music", synthetic)
-    done = _run(_intent("limited", {"": source}, params={"ceiling": "-12"}), [source], binary, tmp_path / "w")
+    done = carry_out(_intent("limited", {"": source}, params={"ceiling": "-12"}), [source], binary, tmp_path / "w")
     measured = _measured(done.path)
     assert -13 < measured[Measure.TRUE_PEAK_DBTP] <= -11.8
     assert measured[Measure.DURATION_S] == pytest.approx(12, abs=0.001)
@@ -324,7 +267,7 @@ def test_a_limiter_holds_true_peaks(binary: Binary, synthetic: Path, tmp_path: P
 def test_gain_that_the_peaks_have_room_for_is_linear(binary: Binary, synthetic: Path, tmp_path: Path) -> None:
     """Every sample of the master is the source's times one factor, to the last of its 24 bits."""
     source = synthesise("speech_with_rumble", synthetic)
-    done = _run(_intent("loudness_ebu_r128", {"": source}), [source], binary, tmp_path / "w")
+    done = carry_out(_intent("loudness_ebu_r128", {"": source}), [source], binary, tmp_path / "w")
     gain_db = done.plan.measured[0].gain_db
     assert gain_db
     assert done.plan.measured[0].limited_by_db == 0
@@ -337,7 +280,7 @@ def test_gain_that_the_peaks_have_room_for_is_linear(binary: Binary, synthetic: 
 def test_what_has_no_loudness_is_left_as_it_is(name: str, binary: Binary, synthetic: Path, tmp_path: Path) -> None:
     """Silence, and less than a loudness block, are delivered without gain, and the plan says so."""
     source = synthesise(name, synthetic)
-    done = _run(_intent("loudness_podcast", {"": source}), [source], binary, tmp_path / "w")
+    done = carry_out(_intent("loudness_podcast", {"": source}), [source], binary, tmp_path / "w")
     assert done.plan.measured[0].gain_db == 0
     assert any(d.choice == "left as it is" for d in done.plan.decisions)
 
@@ -345,7 +288,7 @@ def test_what_has_no_loudness_is_left_as_it_is(name: str, binary: Binary, synthe
 def test_a_late_audio_track_keeps_step_with_its_picture(binary: Binary, synthetic: Path, tmp_path: Path) -> None:
     """Audio that begins two seconds into a video begins two seconds into the extract."""
     source = synthesise("late_audio", synthetic)
-    done = _run(_intent("extract_audio", {"": source}), [source], binary, tmp_path / "w")
+    done = carry_out(_intent("extract_audio", {"": source}), [source], binary, tmp_path / "w")
     samples = _samples(done.path)
     first = next(index for index, sample in enumerate(samples) if abs(sample) > 0.01)
     assert first / 48_000 == pytest.approx(2, abs=0.05)
@@ -355,7 +298,7 @@ def test_titles_are_kept_and_noise_is_dropped(binary: Binary, synthetic: Path, t
     """Title and artist reach every container; encoder names, brands and cover art do not."""
     source = synthesise("cover_art", synthetic)
     intent = _intent("convert", {"": source}, ("aac_192", "mp3_192", "flac", "opus_96"))
-    done = _run(intent, [source], binary, tmp_path / "w")
+    done = carry_out(intent, [source], binary, tmp_path / "w")
     for output in done.plan.outputs:
         shown = subprocess.run(
             ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", done.workspace / output.path],
@@ -377,7 +320,7 @@ def test_ogg_tags_are_kept_although_they_are_the_stream_s(binary: Binary, synthe
     speech = synthesise("speech", synthetic)
     tag = ["-metadata", "title=From Ogg", "-c", "copy", str(source)]
     subprocess.run(["ffmpeg", "-v", "error", "-i", str(speech), *tag], check=True)
-    done = _run(_intent("convert", {"": source}), [source], binary, tmp_path / "w")
+    done = carry_out(_intent("convert", {"": source}), [source], binary, tmp_path / "w")
     shown = subprocess.run(
         ["ffprobe", "-v", "error", "-show_entries", "format_tags=title", done.path], capture_output=True, check=True
     )
@@ -390,7 +333,7 @@ def test_outputs_of_one_rate_and_layout_share_their_measurement(
     """Two profiles take one measuring pass, and each reaches the loudness for itself."""
     source = synthesise("speech", synthetic)
     intent = _intent("loudness_podcast", {"": source}, ("aac_192", "flac"))
-    done = _run(intent, [source], binary, tmp_path / "w")
+    done = carry_out(intent, [source], binary, tmp_path / "w")
     assert [i.id for i in done.plan.invocations if i.purpose == "measure"] == ["measure.48000.1ch"]
     for output in done.plan.outputs:
         measured = _measured(done.workspace / output.path)
@@ -404,7 +347,7 @@ def test_the_same_plan_run_twice_gives_the_same_bytes(
     """No version, date or random number is in a file: replaying is bit-identical."""
     source = synthesise("speech", synthetic)
     intent = _intent("dialogue_clean", {"": source}, (profile,))
-    runs = [_run(intent, [source], binary, tmp_path / name) for name in ("first", "second")]
+    runs = [carry_out(intent, [source], binary, tmp_path / name) for name in ("first", "second")]
     assert runs[0].plan == runs[1].plan
     digests = {hashlib.sha256(run.path.read_bytes()).hexdigest() for run in runs}
     assert len(digests) == 1
@@ -414,5 +357,5 @@ def test_sixteen_bits_are_asked_for_and_delivered(binary: Binary, synthetic: Pat
     """An override of the profile's depth reaches the file."""
     source = synthesise("tone", synthetic)
     intent = _intent("convert", {"": source}, ("flac",), {"profile.bits": "16"})
-    done = _run(intent, [source], binary, tmp_path / "w")
-    assert _probe(done.path).audio[0].bits == 16
+    done = carry_out(intent, [source], binary, tmp_path / "w")
+    assert probe(done.path).audio[0].bits == 16

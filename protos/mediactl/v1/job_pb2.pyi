@@ -452,7 +452,7 @@ class Artifact(_message.Message):
     """Container as ffprobe names it."""
     @_builtins.property
     def streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Streams in a few words, e.g. `aac 48000 Hz stereo`."""
+        """Streams in a few words, e.g. `h264 1280x720 30 fps`, `aac 48000 Hz stereo`."""
 
     @_builtins.property
     def loudness(self) -> Global___LoudnessReport:

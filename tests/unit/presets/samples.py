@@ -1,10 +1,14 @@
 """Probed media, FFmpeg binaries and requests for tests of the presets."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from presets.capabilities import Binary
 from presets.catalog import Catalog
-from presets.facts import AudioStream, MediaFacts, VideoStream
+from presets.facts import AudioStream, MediaFacts, Stream, VideoStream
+from presets.formats import FORMAT_WHITELIST
 from presets.intent import Intent, resolve
 from presets.plan import Loudness, Plan, Purpose, StepResult
 
@@ -13,6 +17,16 @@ BINARY = Binary(
     version="9.0.2",
     digest="d",
     capabilities=frozenset(f"encoder:{name}" for name in ("aac", "libmp3lame", "libopus", "flac", "pcm_s24le")),
+    start_ms=10,
+)
+#: As BINARY, with encoders on the processor and on a GPU.
+GPU_BINARY = Binary(
+    path="/usr/bin/ffmpeg",
+    version="9.0.2",
+    digest="d",
+    capabilities=BINARY.capabilities.union(
+        f"encoder:{name}" for name in ("libx264", "libx265", "h264_nvenc", "hevc_nvenc")
+    ),
     start_ms=10,
 )
 
@@ -37,7 +51,23 @@ def video(index: int = 1, *, attached_pic: bool = False) -> VideoStream:
     return VideoStream(index, "h264", 60.0, None, True, attached_pic, 1920, 1080, 25.0)
 
 
-def media(*streams: AudioStream | VideoStream, format_name: str = "matroska,webm") -> MediaFacts:
+def picture(
+    index: int = 0,
+    *,
+    size: tuple[int, int] = (1920, 1080),
+    fps: float | None = 30.0,
+    base_fps: str | None = "30/1",
+    duration_s: float | None = 60.0,
+    codec: str = "h264",
+    default: bool = True,
+    **more: Any,
+) -> VideoStream:
+    """A video stream of a minute as a camera makes it; ``more`` are further fields."""
+    more = {"time_base": "1/15360", "pixel_format": "yuv420p", "color_space": "bt709", **more}
+    return VideoStream(index, codec, duration_s, None, default, False, *size, fps, base_fps, **more)
+
+
+def media(*streams: Stream, format_name: str = "matroska,webm") -> MediaFacts:
     """A file of a minute with these streams, by default one stereo track."""
     return MediaFacts(format_name, 60.0, 0.0, 1_000_000, None, streams or (audio(),))
 
@@ -65,8 +95,17 @@ def measured(lufs: float | None, dbtp: float | None, seconds: float = 60.0) -> S
     return StepResult(seconds, Loudness(lufs, dbtp, 3.0))
 
 
-def shown(plan: Plan) -> str:
-    """A plan's invocations as text, one argument a line, for comparing with golden files."""
+def golden(name: str, plan: Plan) -> None:
+    """Compare with the golden file; UPDATE_GOLDEN=1 in the environment writes it instead."""
+    text = _shown(plan).replace(FORMAT_WHITELIST, "{FORMAT_WHITELIST}")
+    path = Path(__file__).parent / "golden" / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def _shown(plan: Plan) -> str:
+    """A plan's invocations as text, one argument a line."""
     lines: list[str] = []
     for step in plan.invocations:
         kind = f"{step.purpose}{' provisional' if step.provisional else ''}"

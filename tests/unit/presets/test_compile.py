@@ -1,8 +1,5 @@
 """Plans: golden argument lists, refinement by results, and what no input may bring about."""
 
-import os
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,32 +8,21 @@ from presets.capabilities import Binary
 from presets.catalog import Catalog
 from presets.compile import compile as compile_plan
 from presets.facts import AudioStream, MediaFacts, OtherStream, VideoStream
-from presets.formats import FORMAT_WHITELIST
-from presets.plan import Plan, Purpose, StepResult
+from presets.plan import Purpose, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import Reason
-from tests.unit.presets.samples import BINARY, audio, intent, measured, media, passes, shown, video
+from tests.unit.presets.samples import BINARY, audio, golden, intent, measured, media, passes, video
 from tests.unit.presets.test_parse import PRESET
 
-GOLDEN = Path(__file__).parent / "golden"
 MIXED = Catalog.shipped().with_documents([PRESET], [])
 WITH_MUSIC = (("voice", "file:///m/v.wav"), ("music", "file:///m/m.wav"))
 AUSTEN = media(audio(rate=16_000, channels=1, duration_s=13.910063), format_name="ogg")
 
 
-def _golden(name: str, plan: Plan) -> None:
-    """Compare with the golden file; UPDATE_GOLDEN=1 in the environment writes it instead."""
-    text = shown(plan).replace(FORMAT_WHITELIST, "{FORMAT_WHITELIST}")
-    path = GOLDEN / f"{name}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
-
-
 def test_before_anything_is_measured_the_whole_way_is_shown() -> None:
     """Only the measurement can be run; what follows shows placeholders for what it will find."""
     plan = compile_plan(intent(), [AUSTEN], BINARY, {})
-    _golden("podcast_planned", plan)
+    golden("podcast_planned", plan)
     step = plan.next({})
     assert step is not None
     assert step.id == "measure.48000.1ch"
@@ -51,7 +37,7 @@ def test_measurements_make_the_plan_concrete_until_the_file_fits() -> None:
     results["encode.aac_192.1"] = StepResult(13.91, None)
     results["verify.aac_192.1"] = measured(-16.5, -0.8, 13.93)
     plan = compile_plan(made, [AUSTEN], BINARY, results)
-    _golden("podcast_corrected", plan)
+    golden("podcast_corrected", plan)
     assert [i.id for i in plan.invocations if i.id not in results] == ["encode.aac_192.2", "verify.aac_192.2"]
     assert plan.measured[0].encodes == 1
     results["encode.aac_192.2"] = StepResult(13.91, None)
@@ -72,7 +58,7 @@ def test_an_encode_with_room_is_linear() -> None:
     """A master of a quiet programme: one volume filter and no limiter."""
     results = {"measure.48000.2ch": measured(-30.0, -20.0)}
     plan = compile_plan(intent("loudness_ebu_r128", profiles=("audio_only_master",)), [media()], BINARY, results)
-    _golden("r128_master", plan)
+    golden("r128_master", plan)
     graph = " ".join(plan.invocations[1].argv)
     assert "volume=volume=7dB" in graph
     assert "alimiter" not in graph
@@ -83,7 +69,7 @@ def test_extraction_encodes_at_once() -> None:
     facts = media(video(0), audio(1, language="eng"), audio(2, language="deu", channels=6, rate=44_100))
     made = intent("extract_audio", profiles=("flac",), params={"language": "DEU"})
     plan = compile_plan(made, [facts], BINARY, {})
-    _golden("extract_surround", plan)
+    golden("extract_surround", plan)
     assert passes(plan, Purpose.MEASURE) == []
     assert not any(i.provisional for i in plan.invocations)
 
@@ -95,7 +81,7 @@ def test_a_mix_reads_every_input_to_its_end() -> None:
     results = {name: StepResult(60.0, None) for name in ("inspect.0.0", "inspect.1.0")}
     results["measure.48000.2ch"] = measured(-20, -10)
     plan = compile_plan(made, facts, BINARY, results)
-    _golden("voice_over_music", plan)
+    golden("voice_over_music", plan)
     argv = next(i for i in plan.invocations if i.id == "encode.aac_192.1").argv
     inputs = [argv[n + 1] for n, word in enumerate(argv) if word == "-i"]
     assert argv[argv.index("-map_metadata:g") + 1] == f"{inputs.index('in/0')}:g"

@@ -38,6 +38,36 @@ def test_streams_are_told_apart() -> None:
     assert (facts.duration_s, facts.start_s, facts.size_bytes) == (61.5, -0.007, 1000)
 
 
+def test_a_picture_is_described() -> None:
+    """Shape of pixels, rotation, rates, fields and colours, as far as the file tells them."""
+    raw = {
+        "index": 0, "codec_type": "video", "codec_name": "hevc", "width": 720, "height": 576, "pix_fmt": "yuv420p10le",
+        "sample_aspect_ratio": "64:45", "r_frame_rate": "25/1", "avg_frame_rate": "24990/1000", "time_base": "1/12800",
+        "field_order": "tt", "color_space": "bt2020nc", "color_transfer": "arib-std-b67",
+        "side_data_list": [{"side_data_type": "DOVI", "dv_profile": 8}, {"rotation": -90}, "x"],
+    }  # fmt: skip
+    [seen] = from_ffprobe({"format": {"format_name": "mov"}, "streams": [raw]}).video
+    assert seen.pixel_aspect == pytest.approx(64 / 45)
+    assert (seen.rotation_deg, seen.dolby_vision) == (-90, 8)
+    assert (seen.base_fps, seen.time_base, seen.constant_rate) == ("25/1", "1/12800", True)
+    assert (seen.field_order, seen.color_space, seen.color_transfer) == ("tt", "bt2020nc", "arib-std-b67")
+    bare = {"codec_type": "video", "sample_aspect_ratio": "0:1", "field_order": "unknown", "r_frame_rate": "0/0"}
+    [seen] = from_ffprobe({"format": {"format_name": "mov"}, "streams": [bare]}).video
+    assert (seen.pixel_aspect, seen.rotation_deg, seen.field_order, seen.base_fps) == (1.0, 0, None, None)
+    assert not seen.constant_rate
+
+
+@pytest.mark.parametrize(
+    ("mean", "base", "constant"),
+    [("30/1", "30/1", True), ("2997/100", "30000/1001", True), ("277/10", "30/1", False), ("1000/1", "1000/1", False)],
+)
+def test_a_rate_is_constant_where_mean_and_base_agree(mean: str, base: str, constant: bool) -> None:
+    """A base rate of hundreds is the unit of some timestamps."""
+    raw = {"codec_type": "video", "avg_frame_rate": mean, "r_frame_rate": base}
+    [seen] = from_ffprobe({"format": {"format_name": "mov"}, "streams": [raw]}).video
+    assert seen.constant_rate is constant
+
+
 def test_facts_survive_json() -> None:
     """What is stored with an attempt is what was probed."""
     facts = from_ffprobe(PROBED)
@@ -56,7 +86,11 @@ _VALUES = st.none() | st.integers() | st.floats() | st.text(max_size=12) | st.sa
 _STREAMS = st.fixed_dictionaries(
     {"codec_type": st.sampled_from(["audio", "video", "data", "", None])},
     optional=dict.fromkeys(
-        ("codec_name", "duration", "sample_rate", "channels", "channel_layout", "width", "avg_frame_rate"), _VALUES
+        (
+            *("codec_name", "duration", "sample_rate", "channels", "channel_layout", "width", "avg_frame_rate"),
+            *("sample_aspect_ratio", "r_frame_rate", "time_base", "side_data_list", "pix_fmt", "field_order"),
+        ),
+        _VALUES,
     ),
 )
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presets.catalog import Catalog
-from presets.intent import Intent, requirements, resolve
+from presets.intent import Intent, resolve
 from presets.problems import InvalidRequest
 from presets.reasons import Reason
 from presets.uris import UnsupportedScheme, path_to_uri, same_file, stem, uri_to_path
@@ -142,24 +142,62 @@ def test_overrides_change_the_profile_and_its_digest() -> None:
     """``profile.KEY`` reaches every output's profile; the full name stays."""
     plain, changed = intent(), intent(params={"profile.bitrate_kbps": "128", "profile.ceiling_dbtp": "-2"})
     profile = changed.outputs[0].profile
-    assert profile.document.stream[0].bitrate_kbps == 128
+    assert profile.document.audio is not None
+    assert profile.document.audio.bitrate_kbps == 128
     assert profile.document.delivery.ceiling_dbtp == -2
     assert profile.full_name == "aac_192_v1"
     assert profile.digest != plain.outputs[0].profile.digest
+
+
+@pytest.mark.parametrize(
+    ("preset", "profile", "told"),
+    [
+        ("loudness_podcast", "h264_mp4", "h264_mp4_v1 has a stream of video, and loudness_podcast_v1 makes none"),
+        ("silent_film", "aac_192", "aac_192_v1 has a stream of audio, and silent_film_v1 makes none"),
+    ],
+)
+def test_a_profile_with_a_stream_that_the_preset_does_not_make_is_refused(preset: str, profile: str, told: str) -> None:
+    """Before anything is queued; beside a picture, sound may be absent."""
+    text = """
+name = "silent_film"
+version = 1
+default_profile = "h264_mp4_v1"
+[roles]
+film = { media = "video" }
+[chain.picture]
+media = "video"
+from = ["film"]
+"""
+    catalog = Catalog.shipped().with_documents([text], [])
+    request = {"inputs": [("", TALK)], "params": {}}
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(catalog, preset=preset, outputs=[(profile, "file:///o/")], **request)  # type: ignore[arg-type]  # one dict
+    [problem] = caught.value.problems
+    assert (problem.reason, problem.field) == (Reason.UNSUPPORTED_COMBINATION, "outputs[0].profile")
+    assert problem.message == told
+    made = resolve(catalog, preset="silent_film", outputs=[("", "file:///o/")], **request)  # type: ignore[arg-type]
+    assert made.outputs[0].uri == "file:///o/talk.h264_mp4.mp4"
+
+
+def test_overrides_reach_the_stream_they_belong_to() -> None:
+    """Bit rates are the sound's, quality and height the picture's; one is needed that has such a stream."""
+    params = {"profile.quality": "25", "profile.max_height": "720", "profile.bitrate_kbps": "96"}
+    document = intent("video_convert", profiles=("h264_mp4",), params=params).outputs[0].profile.document
+    assert document.video is not None
+    assert document.audio is not None
+    assert (document.video.quality, document.video.max_height, document.audio.bitrate_kbps) == (25, 720, 96)
+    both = intent("video_convert", profiles=("h264_mp4", "aac_192"), params={"profile.quality": "25"}).outputs
+    assert [dict(output.profile.overrides) for output in both] == [{"quality": 25}, {}]
+    assert _problems(params={"profile.quality": "25"}) == {(Reason.PARAMETER_UNKNOWN, "params.profile.quality")}
+    assert _problems(preset="video_convert", outputs=[("h264_nvenc_mp4", "file:///o/")], params={
+        "profile.hardware": "never"
+    }) == {(Reason.PARAMETER_OUT_OF_RANGE, "params.profile.hardware")}  # fmt: skip
 
 
 def test_an_intent_carries_its_documents() -> None:
     """An agent with another library restores exactly what was resolved."""
     made = intent(profiles=("aac_192", "mp3_192"), params={"target_lufs": "-20", "profile.bitrate_kbps": "96"})
     assert Intent.from_json(json.loads(json.dumps(made.to_json())), made.texts()) == made
-
-
-def test_requirements_name_filters_encoders_and_muxers() -> None:
-    """Any of a profile's encoders will do; every filter of every step is needed."""
-    (alternative,) = requirements(intent("dialogue_clean", profiles=("aac_192", "flac"))).alternatives
-    assert frozenset({"encoder:aac", "encoder:libfdk_aac"}) in alternative.needs
-    for single in ("encoder:flac", "filter:highpass", "filter:alimiter", "filter:ebur128", "muxer:mp4", "muxer:flac"):
-        assert frozenset({single}) in alternative.needs
 
 
 _PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)

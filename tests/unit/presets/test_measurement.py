@@ -1,13 +1,14 @@
 """Reading the meter's metadata and FFmpeg's progress."""
 
+import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presets.measurement import TAIL_BYTES, TAIL_S, parse_loudness, parse_progress, step_result
-from presets.plan import Invocation, Loudness, Purpose
+from presets.measurement import TAIL_BYTES, TAIL_S, parse_frames, parse_loudness, parse_progress, step_result
+from presets.plan import Invocation, Loudness, Purpose, StepResult
 
 
 def _block(number: int, lufs: float | str, *peaks: float | str) -> str:
@@ -65,3 +66,23 @@ def test_a_measuring_step_s_time_is_without_its_padding() -> None:
     assert step_result(step, 10.0 + TAIL_S, "").out_time_s == pytest.approx(10)
     assert step_result(step, None, None).out_time_s is None
     assert step_result(step, TAIL_S, "").out_time_s is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "frames"),
+    [
+        (["frame=12", "fps=3"], 12),
+        (["frame=  0 "], 0),
+        (["frame=1", "frame=2"], 2),
+        (["out_time_us=1"], None),
+        (["frame=N/A"], None),
+    ],
+)
+def test_frames_are_counted_where_there_is_a_picture(lines: list[str], frames: int | None) -> None:
+    """None is where nothing is counted, 0 where not one came."""
+    assert parse_frames(lines) == frames
+    step = Invocation("verify", Purpose.VERIFY, (), (), None, None, 1.0, False)
+    made = step_result(step, 1.0, None, frames)
+    assert made == StepResult(1.0, None, frames)
+    assert StepResult.from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert StepResult.from_json({"out_time_s": 1.0, "loudness": None}) == StepResult(1.0, None)

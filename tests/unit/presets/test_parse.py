@@ -70,7 +70,9 @@ def test_a_preset_and_a_profile_are_told_apart() -> None:
     assert isinstance(parse(PRESET), PresetDocument)
     assert isinstance(parse(PROFILE), ProfileDocument)
     assert parse_preset(PRESET).full_name == "voice_over_music_v1"
-    assert parse_profile(PROFILE).stream[0].bitrate_kbps == 192
+    audio = parse_profile(PROFILE).audio
+    assert audio is not None
+    assert audio.bitrate_kbps == 192
 
 
 #: (what is replaced, by what, the line complained of, its field, words of the message)
@@ -84,7 +86,7 @@ _PRESET_MISTAKES = [
     ('"audio_only_master_v1"', '"audio_only_master"', 3, "default_profile", "expected text like"),
     ('music = { media = "audio"', 'music = { media = "sound"', 7, "roles.music.media", "expected 'audio'"),
     ("optional = true", "default = true", 7, "roles.music.default", "voice is it already"),
-    ('type = "number"', 'type = "float"', 10, "parameters.target_lufs", "type must be one of 'number', 'integer'"),
+    ('type = "number"', 'type = "float"', 10, "parameters.target_lufs.type", "type must be one of 'number', 'integer'"),
     ('type = "number", ', "", 10, "parameters.target_lufs", "type is needed: number, integer"),
     ("default = -16", 'default = "-16"', 10, "parameters.target_lufs.default", "expected a valid number"),
     ("default = -16", "default = -8", 10, "parameters.target_lufs.default", "a number from -31 to -9 LUFS"),
@@ -166,7 +168,7 @@ def test_a_mistake_in_a_preset_is_pointed_at(old: str, new: str, line: int, fiel
         ('container = "mp4"', 'container = "mp5"', 3, "container", "expected one of wav, mp4"),
         ('container = "mp4"', 'container = "wav"', 7, "stream[0].codec", "a wav file cannot hold aac"),
         ('extension = "m4a"', 'extension = "../x"', 4, "extension", "expected text like"),
-        ('kind = "audio"', 'kind = "smell"', 6, "stream[0].kind", "expected 'audio'"),
+        ('kind = "audio"', 'kind = "smell"', 6, "stream[0].kind", "kind must be one of 'audio', 'video'"),
         ('codec = "aac"', 'codec = "acc"', 7, "stream[0].codec", "not known"),
         ('"libfdk_aac"', '"lib;rm"', 8, "stream[0].encoders[0]", "expected text like"),
         ("bitrate_kbps = 192", "bitrate_kbps = 9999", 9, "stream[0].bitrate_kbps", "aac takes from 8 to 512 kbit/s"),
@@ -210,3 +212,89 @@ def test_a_complaint_reads_as_a_sentence_with_its_place() -> None:
         parse_preset(PRESET.replace("hz = 80", "hz = 8"))
     told = "line 15, column 29: chain.speech.steps[0].hz: expected greater than or equal to 10"
     assert str(caught.value) == told
+
+
+VIDEO_PROFILE = """name = "small"
+version = 1
+container = "mp4"
+extension = "mp4"
+[[stream]]
+kind = "video"
+codec = "h264"
+encoders = ["h264_nvenc", "libx264"]
+hardware = "prefer"
+quality = 23
+max_height = 480
+gop_s = 2
+[[stream]]
+kind = "audio"
+codec = "aac"
+encoders = ["aac"]
+bitrate_kbps = 96
+sample_rate_hz = 48000
+layouts = ["stereo"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "field", "said"),
+    [
+        ('codec = "h264"', 'codec = "aac"', 7, "stream[0].codec", "'aac' is not known; expected one of h264, hevc"),
+        ('codec = "h264"', 'codec = "hevc"', 8, "stream[0].encoders[0]", "is not known as an encoder of hevc"),
+        ('"libx264"', '"libx265"', 8, "stream[0].encoders[1]", "expected one of h264_nvenc, libx264"),
+        ('["h264_nvenc", "libx264"]', '["libx264"]', 9, "stream[0].hardware", '"prefer" needs among the encoders'),
+        ('"prefer"', '"always"', 9, "stream[0].hardware", "expected 'prefer', 'require' or 'never'"),
+        ("quality = 23", "quality = 60", 10, "stream[0].quality", "less than or equal to 40"),
+        ("quality = 23", "bitrate_kbps = 2000", 10, "stream[0].bitrate_kbps", "not known"),
+        ("max_height = 480", "max_height = 481", 11, "stream[0].max_height", "multiple of 2"),
+        ("gop_s = 2", "gop_s = 0", 12, "stream[0].gop_s", "greater than or equal to 0.1"),
+        ('kind = "audio"', "", 13, "stream[1]", "kind is needed: audio or video"),
+        ('container = "mp4"', 'container = "ogg"', 7, "stream[0].codec", "an ogg file cannot hold h264"[3:]),
+        (VIDEO_PROFILE[VIDEO_PROFILE.index("[[stream]]\nkind = \"audio\"") :],
+         VIDEO_PROFILE[VIDEO_PROFILE.index("[[stream]]") : VIDEO_PROFILE.index("[[stream]]\nkind = \"audio\"")],
+         14, "stream[1].kind", "there is a stream of video already"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_video_stream_is_pointed_at(old: str, new: str, line: int, field: str, said: str) -> None:
+    """Encoders must make the codec, on what ``hardware`` says, and one stream of each kind is possible."""
+    assert parse_profile(VIDEO_PROFILE).video is not None
+    assert old in VIDEO_PROFILE
+    found = _complaints(VIDEO_PROFILE.replace(old, new, 1))
+    assert any(found_line == line and f == field and said in message for found_line, f, message in found), found
+
+
+VIDEO_PRESET = """name = "film"
+version = 1
+default_profile = "h264_mp4_v1"
+[roles]
+film = { media = "video" }
+voice = { media = "audio", optional = true }
+[chain.picture]
+media = "video"
+from = ["film"]
+[chain.sound]
+from = ["film", "voice"]
+steps = [{ op = "mix" }, { op = "loudness", target_lufs = -23 }]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "field", "said"),
+    [
+        ('from = ["film"]', 'from = ["voice"]', 9, "chain.picture.from[0]", "the role voice is of audio"),
+        ('from = ["film"]', 'from = ["film", "voice"]', 9, "chain.picture.from", "a chain of video takes one source"),
+        ('from = ["film"]', 'from = ["sound"]', 9, "chain.picture.from[0]", "sound makes audio, and this chain"),
+        ('["film", "voice"]', '["picture", "voice"]', 11, "chain.sound.from[0]", "picture makes video, and this chain"),
+        ('from = ["film"]', 'from = ["film"]\nsteps = [{ op = "conform" }]', 10, "chain.picture.steps[0]", "no op"),
+        ('media = "video" }', 'media = "video", repeat = true }', 9, "chain.picture.from[0]", "takes several inputs"),
+        ('media = "video" }', 'media = "pictures" }', 5, "roles.film.media", "expected 'audio' or 'video'"),
+        ("[chain.picture]", '[chain.other]\nmedia = "video"\nfrom = ["film"]\n[chain.picture]', 10, "chain.picture",
+         "exactly one chain may be the last"),
+    ],
+)  # fmt: skip
+def test_a_chain_takes_and_makes_one_kind(old: str, new: str, line: int, field: str, said: str) -> None:
+    """A picture comes from one input of a role of video; its sound goes through a chain of its own."""
+    assert parse_preset(VIDEO_PRESET).chain["picture"].media == "video"
+    assert old in VIDEO_PRESET
+    found = _complaints(VIDEO_PRESET.replace(old, new, 1))
+    assert any(found_line == line and f == field and said in message for found_line, f, message in found), found

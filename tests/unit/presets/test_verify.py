@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from presets.facts import MediaFacts
-from presets.plan import Expectation, ExpectedStream
+from presets.facts import MediaFacts, VideoStream
+from presets.plan import Expectation, ExpectedPicture, ExpectedStream
 from presets.verify import check
-from tests.unit.presets.samples import audio, media, video
+from tests.unit.presets.samples import audio, media, picture, video
 
 EXPECTED = Expectation(
     name="aac_192",
@@ -44,3 +44,60 @@ def test_what_was_planned_passes() -> None:
 def test_each_difference_is_said(facts: MediaFacts, decoded_s: float | None, said: str) -> None:
     """A wrong container, stream, property or duration keeps an output from being published."""
     assert any(said in problem for problem in check(EXPECTED, facts, decoded_s))
+
+
+FILM = replace(
+    EXPECTED,
+    picture=ExpectedPicture("h264", 1280, 720, "yuv420p", frames=1800, decoded_frames=1800),
+    duration_s=60.02,
+)
+SHOWN = media(picture(size=(1280, 720)), audio(1, codec="aac"), format_name="mov,mp4,m4a,3gp,3g2,mj2")
+
+
+def test_a_planned_picture_passes() -> None:
+    """With its sound, or without where none was planned."""
+    assert check(FILM, SHOWN, FILM.decoded_s) == ()
+    silent = replace(FILM, streams=())
+    assert check(silent, media(picture(size=(1280, 720)), format_name="mov,mp4"), 60.0) == ()
+
+
+@pytest.mark.parametrize(
+    ("facts", "changed", "said"),
+    [
+        (media(audio(codec="aac"), format_name="mp4"), {}, "1 streams with 1 of audio, not 1 of audio and 1 of video"),
+        (media(picture(size=(1280, 720)), format_name="mp4"), {}, "1 streams with 0 of audio"),
+        (media(picture(size=(1280, 720), codec="hevc"), audio(1, codec="aac")), {}, "the codec is hevc, not h264"),
+        (media(picture(size=(1280, 722)), audio(1, codec="aac")), {}, "the size is 1280x722, not 1280x720"),
+        (media(picture(size=(1280, 720), pixel_format="yuv444p")), {}, "the pixel format is yuv444p, not yuv420p"),
+        (media(picture(size=(1280, 720), pixel_aspect=1.5)), {}, "the pixel aspect is 1.5, not 1.0"),
+        (media(picture(size=(1280, 720), rotation_deg=90)), {}, "the rotation is 90, not 0"),
+        (SHOWN, {"decoded_frames": 1799}, "1799 frames decode, 1800 were encoded"),
+        (SHOWN, {"decoded_frames": None}, "0 frames decode, 1800 were encoded"),
+    ],
+)
+def test_each_difference_of_a_picture_is_said(facts: MediaFacts, changed: dict[str, int | None], said: str) -> None:
+    """Streams, codec, size, pixels and the number of frames."""
+    assert FILM.picture is not None
+    expected = replace(FILM, picture=replace(FILM.picture, **changed))  # type: ignore[arg-type]  # the tests vary fields
+    assert any(said in problem for problem in check(expected, facts, 60.0)), check(expected, facts, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("stream", "declared_s", "wrong"),
+    [
+        (picture(size=(1280, 720)), 59.95, False),
+        (picture(size=(1280, 720)), 59.8, True),
+        (picture(size=(1280, 720)), 60.2, True),
+        (picture(size=(1280, 720), fps=2.0, base_fps="2/1"), 59.4, False),
+        (picture(size=(1280, 720), fps=2.0, base_fps="2/1"), 59.0, True),
+        (picture(size=(1280, 720), fps=20.0), 55.0, False),
+        (picture(size=(1280, 720), fps=20.0), 60.2, True),
+    ],
+)
+def test_a_picture_lasts_as_long_as_it_decodes_give_or_take_a_frame(
+    stream: VideoStream, declared_s: float, wrong: bool
+) -> None:
+    """At a varying rate the end of the last frame is not known exactly; more than was decoded is never right."""
+    facts = replace(media(stream, audio(1, codec="aac"), format_name="mp4"), duration_s=declared_s)
+    told = check(replace(FILM, duration_s=60.0), facts, 60.0)
+    assert any("declares" in problem for problem in told) is wrong, told

@@ -70,12 +70,12 @@ BACK_AND_FORTH = (
 
 
 async def test_progress_and_result(script: Script, tmp_path: Path) -> None:
-    """The last output time is the result's; what has no time yet tells nothing."""
+    """The last output time and number of frames are the result's; what has no time yet tells nothing."""
     seen: list[tuple[float, float]] = []
     program = script(block("N/A", "N/A") + block("1500000", " 1.5x") + block("9000000", "3e+02x", "end"))
     ran = await carry_out(program, tmp_path, on_progress=lambda *at: seen.append(at))
     assert ran.succeeded
-    assert ran.result == StepResult(9.0, None)
+    assert ran.result == StepResult(9.0, None, 1)
     assert seen[-1] == (9.0, 300.0)
     assert (tmp_path / "steps" / "01-encode" / PROGRESS_NAME).exists()
 
