@@ -146,11 +146,11 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.PUBLISH_FAILED: _retry("an output could not be published", "ABORTED"),
         Reason.PUBLISH_REFUSED: Fact("the attempt was ended before it could publish", "FAILED_PRECONDITION"),
         Reason.FFMPEG_FAILED: _retry("FFmpeg ended with an error", "INTERNAL"),
+        Reason.MEMORY_EXCEEDED: _retry("FFmpeg needed more memory than the task may occupy", "RESOURCE_EXHAUSTED"),
         Reason.ENCODER_SESSION_LIMIT: _elsewhere("the GPU has no encoder session or memory free", "RESOURCE_EXHAUSTED"),
         Reason.GPU_UNAVAILABLE: _elsewhere(
             "the GPU or its driver is missing or does not answer", "FAILED_PRECONDITION"
         ),
-        Reason.MEMORY_EXCEEDED: _retry("FFmpeg needed more memory than the task may occupy", "RESOURCE_EXHAUSTED"),
         Reason.SCRATCH_FULL: _elsewhere("the agent's scratch disk is full", "RESOURCE_EXHAUSTED"),
         Reason.STALLED: _retry("FFmpeg made no progress", "DEADLINE_EXCEEDED"),
         Reason.TIMED_OUT: _retry("the time allowed was used up", "DEADLINE_EXCEEDED"),

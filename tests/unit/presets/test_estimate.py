@@ -9,14 +9,14 @@ from presets.estimate import Estimate, estimate
 from presets.facts import MediaFacts
 from presets.intent import Intent
 from presets.plan import StepResult
-from tests.unit.presets.samples import BINARY, audio, intent, measured, media, video
+from tests.unit.presets.samples import BINARY, GPU_BINARY, audio, intent, measured, media, picture, video
 
 HOUR_S = 3600
 ASIDE = 16 << 20
 
 
 def estimated(made: Intent, facts: MediaFacts) -> Estimate:
-    return estimate(made, [facts], compile_plan(made, [facts], BINARY, {}))
+    return estimate(made, [facts], compile_plan(made, [facts], GPU_BINARY if facts.video else BINARY, {}))
 
 
 def hours(count: float, channels: int = 2) -> MediaFacts:
@@ -70,7 +70,7 @@ def test_what_is_out_of_hand_is_far_beyond_the_estimate() -> None:
     """Each kind of step by what it writes; every step of a plan has a bound, corrections too."""
     made = intent("loudness_podcast", profiles=("aac_192", "audio_only_master"))
     facts = hours(1)
-    found = estimate(made, [facts], compile_plan(made, [facts], BINARY, {}))
+    found = estimate(made, [facts], compile_plan(made, [facts], GPU_BINARY if facts.video else BINARY, {}))
     results = {"measure.48000.2ch": measured(-27.91, -7.45, HOUR_S)}
     for name in ("aac_192", "audio_only_master"):
         results |= {f"encode.{name}.1": StepResult(HOUR_S, None), f"verify.{name}.1": measured(-16.9, -0.3, HOUR_S)}
@@ -81,3 +81,16 @@ def test_what_is_out_of_hand_is_far_beyond_the_estimate() -> None:
         if step.id.startswith("encode."):
             expected = found.encodes[step.id.split(".")[1]]
         assert found.bound(step) == 4 * expected + (64 << 20)
+
+
+def test_a_picture_is_as_large_as_its_quality() -> None:
+    """By its pixels, frames and quality: six steps better is twice as large."""
+    found = {
+        quality: estimated(
+            intent("video_convert", profiles=("h264_mp4",), params={"profile.quality": str(quality)}), media(picture())
+        )
+        for quality in (23, 17)
+    }
+    usual, better = (found[quality].encodes["h264_mp4"] for quality in (23, 17))
+    assert better == pytest.approx(2 * usual, rel=0.01)
+    assert 1_000_000 < usual < found[23].total_bytes
