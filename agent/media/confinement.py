@@ -70,14 +70,6 @@ class Confinement:
         rlimit = MemoryLimit.of_rlimit(memory_bytes).limit_bytes if self.rlimits else None
         return [*entering((), rlimit), *self.manners]
 
-    def adopt(self, attempt_id: str, cores: int, memory_bytes: int) -> None:
-        """Sets anew the limits of an attempt that runs since a former life, which a restart may have dissolved.
-
-        :raises OSError: the kernel refuses the group.
-        """
-        if self.groups is not None:
-            self.groups.make(attempt_id, cores, MemoryLimit.of_group(memory_bytes).limit_bytes)
-
     def memory(self, attempt_id: str, memory_bytes: int) -> MemoryLimit | None:
         """What was in force for a command that ended, to be asked before :meth:`release`. None: nothing."""
         if self.groups is not None:

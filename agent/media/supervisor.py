@@ -11,7 +11,8 @@ The folder is the protocol, version 1:
 * `lock`: held for as long as the supervisor lives. A stored process id proves nothing, a held lock does;
 * `socket`: a client is greeted with a line `{"protocol": 1, "pid": …, "command": …}`, both process ids, and may send
   lines `stop SECONDS` (TERM to the whole tree, KILL after so many seconds). Its end says that the supervisor is gone;
-* `progress` and `stderr.log`: what the command wrote. Of the log no more than `log_bytes`, the rest is counted;
+* `progress` and `stderr.log`: what the command wrote. Of a log above `log_bytes` the beginning and the end are
+  kept, and a line between them says how much is missing;
 * `status.json`: how the command ended, complete and durable as soon as it is there, and then nothing of its tree lives.
 
 Lock free and no status: the supervisor was killed, and the kernel killed the command with it. Whoever finds that takes
@@ -19,6 +20,7 @@ the lock, writes the status `{"lost": true}`, which keeps one that may still be 
 may be left of the tree by `end_tree`.
 """
 
+import collections
 import contextlib
 import errno
 import fcntl
@@ -47,7 +49,10 @@ MARK = "MEDIACTL_STEP"
 _UNLESS_ORPHANED = 'test "$PPID" = "$1" && shift && exec "$@"'
 READY = "ready"
 _GRACE_S = 5.0
-_READ_BYTES = 65536
+_READ_BYTES = 1 << 20
+_END_BYTES = 256 * 1024
+_BATCH_S = 0.01
+_QUIET_BYTES = 64 * 1024
 _STATUS_BYTES = 512
 _SETTLE_S = 0.01
 _LOCK_TRIES = 100
@@ -89,8 +94,11 @@ class Supervisor:
         self._clients: dict[int, tuple[socket.socket, bytes]] = {}
         self._kill_at = float("inf")
         self._stopped_by = ""
-        self._kept = 0
-        self._dropped = 0
+        self._room = max(0, self._request["log_bytes"] - _END_BYTES)
+        self._end: collections.deque[bytes] = collections.deque()
+        self._held = 0
+        self._missing = 0
+        self._taken = 0
 
     def start(self) -> None:
         """Take the lock, listen, start the command. Raises OSError; BlockingIOError where another one has the lock."""
@@ -111,6 +119,8 @@ class Supervisor:
         progress = os.open(PROGRESS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._pipe, stderr = os.pipe()
         os.set_blocking(self._pipe, False)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _READ_BYTES)
         nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.chdir(self._request["cwd"])
         guard = ["setpriv", "--pdeathsig", "KILL", "--", "/bin/sh", "-c", _UNLESS_ORPHANED, "sh", str(os.getpid())]
@@ -171,6 +181,9 @@ class Supervisor:
                 if descriptor == self._pidfd:
                     ended = True
                 elif descriptor == self._pipe:
+                    if self._taken > _QUIET_BYTES:
+                        # A flood comes line by line: to wake up for each would cost as much as FFmpeg does.
+                        time.sleep(_BATCH_S)
                     if not self._take_log():
                         poll.unregister(self._pipe)
                 elif descriptor == self._listener.fileno():
@@ -184,14 +197,14 @@ class Supervisor:
     def _finish(self) -> None:
         # Until it is reaped the leader keeps its id, so this cannot hit a stranger; it ends what the leader left.
         self._signal(signal.SIGKILL)
-        read, written = io_of(self._pid)
+        # Of a process that has ended the kernel tells root alone; but it adds that to the parent's own.
+        before = own_io()
         _, status, usage = os.wait4(self._pid, 0)
+        read, written = (after - earlier for after, earlier in zip(own_io(), before, strict=True))
         end_tree(self._request["token"])
         while self._take_log():
             pass
-        if self._dropped:
-            with contextlib.suppress(OSError):
-                os.write(self._log, f"\n[{self._dropped} bytes of log were dropped here]\n".encode())
+        self._end_log()
         write_status(
             os.path.join(self._folder, STATUS),
             {
@@ -213,20 +226,37 @@ class Supervisor:
             piece = os.read(self._pipe, _READ_BYTES)
         except BlockingIOError:
             return False
-        left = piece[: self._request["log_bytes"] - self._kept]
-        dropped = len(piece) - len(left)
+        self._taken += len(piece)
+        now, later = piece[: self._room], piece[self._room :]
+        self._room -= len(now)
+        self._write_log(now)
+        if later:
+            self._end.append(later)
+            self._held += len(later)
+            while self._held - len(self._end[0]) >= _END_BYTES:
+                gone = len(self._end.popleft())
+                self._held -= gone
+                self._missing += gone
+        return bool(piece)
+
+    def _end_log(self) -> None:
+        end = b"".join(self._end)
+        if self._missing or len(end) > _END_BYTES:
+            start = max(0, len(end) - _END_BYTES)
+            # From a whole line on, where there is one.
+            start = end.find(b"\n", start) + 1 or start
+            missing, end = self._missing + start, end[start:]
+            self._write_log(b"\n[%d bytes of the log are left out here: it outgrew its cap]\n" % missing)
+        self._write_log(end)
+
+    def _write_log(self, data: bytes) -> None:
         try:
-            while left:
-                written = os.write(self._log, left)
-                self._kept += written
-                left = left[written:]
+            while data:
+                data = data[os.write(self._log, data) :]
         except OSError as error:
+            # Without its log the command may still succeed.
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise
-            # Without its log the command may still succeed.
-            dropped += len(left)
-        self._dropped += dropped
-        return bool(piece)
 
     def _greet(self, poll: select.poll) -> None:
         with contextlib.suppress(OSError):
@@ -286,10 +316,10 @@ def write_status(path: str, status: dict[str, object]) -> None:
     os.close(folder)
 
 
-def io_of(pid: int) -> tuple[int, int]:
-    """Bytes that a process, ended or not, read and wrote; (0, 0) where the kernel does not tell."""
+def own_io() -> tuple[int, int]:
+    """Bytes that this process and the children it waited for read and wrote; (0, 0) where the kernel does not tell."""
     try:
-        with open(f"/proc/{pid}/io", encoding="ascii") as file:
+        with open("/proc/self/io", encoding="ascii") as file:
             figures = dict(line.split(": ") for line in file.read().splitlines())
     except OSError:
         return 0, 0

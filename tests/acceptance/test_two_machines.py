@@ -106,27 +106,6 @@ def test_a_controller_that_comes_back_after_the_work_is_done(fleet: Fleet, media
         assert running.ended().code == 0
 
 
-def test_a_killed_agent_costs_an_attempt_and_no_job(fleet: Fleet, media: Path) -> None:
-    """kill -9 of the agent: FFmpeg ends with it; when it is started again, the job is done at once in a new attempt."""
-    controller = fleet.controller()
-    agent = fleet.agent()
-    asked = (media / "minutes.flac", *EXTRACT, "--max-attempts", "1", "--output", f"{media}/out/")
-    job_id = fleet.run("submit", *asked)["id"]
-    with fleet.client() as client:
-        reached(client, job_id, under_way)
-    agent.process.kill()
-    agent.process.wait()
-    until(lambda: not fleet.home.encoders(), "FFmpeg has ended with its agent", within_s=2)
-    agent = fleet.agent()
-    with fleet.client() as client:
-        job = client.wait(job_id, timeout_s=60)
-    assert job.state == job_pb2.JOB_STATE_COMPLETED
-    assert [attempt.state for attempt in job.attempts] == ["lost", "completed"]
-    for running in (agent, controller):
-        running.process.terminate()
-        assert running.ended().code == 0
-
-
 def test_media_roots(fleet: Fleet, media: Path, recordings: Recordings) -> None:
     """An input, or an output, outside what the agent declares is refused at submission with the roots there are."""
     fleet.controller()
