@@ -27,6 +27,7 @@ from agent.storage import Stores
 from agent.workspace import sweep
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
+from mediactl.notify import Notifier
 from mediactl.places import default_address, default_data_dir
 from mediactl.service import config_option, configure_logging, credential_options
 from mediactl.v1 import agent_service_pb2 as pb
@@ -37,11 +38,13 @@ log = structlog.get_logger()
 
 async def serve_agent(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Work in hand is handed back."""
+    notifier = Notifier()
     scratch = settings.scratch
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Their FFmpeg died with the former agent, so nothing of them can go on.
     for orphan in await asyncio.to_thread(sweep, scratch, ()):
         log.info("removed an orphaned workspace", attempt=orphan)
+    notifier.busy("finding out what this machine can do")
     capabilities = await asyncio.to_thread(_detect, settings)
     means = Means(
         binaries=binaries(capabilities),
@@ -62,10 +65,17 @@ async def serve_agent(settings: Settings) -> None:
         )
 
     agent = Agent(settings, hello, means, random.Random())  # noqa: S311 - jitter, no secret
+
+    def stop() -> None:
+        agent.stop()
+        notifier.stopping(agent.status())
+
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, agent.stop)
+        loop.add_signal_handler(name, stop)
+    watching = asyncio.create_task(notifier.watch(agent.status))
     await agent.run()
+    watching.cancel()
     log.info("agent stopped")
 
 

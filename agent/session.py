@@ -59,6 +59,16 @@ class Agent:
         self._reluctance = Reluctance()
         self._attempts: dict[str, Attempt] = {}
         self._stopping = asyncio.Event()
+        self._connected_to = ""
+
+    def status(self) -> str:
+        """In one line, for people."""
+        held = len(self._attempts)
+        told = [f"{held} attempt{'' if held == 1 else 's'}"]
+        told.append(f"connected to {self._connected_to}" if self._connected_to else "no controller answers")
+        if self._reluctance.reason:
+            told.append(f"no new work: {self._reluctance.reason}")
+        return ", ".join(told)
 
     async def run(self) -> None:
         """Keep a session up until `stop`; then hand back what runs and wait a moment for the acknowledgements."""
@@ -129,6 +139,7 @@ class Agent:
                     "nothing; restart the agent to end them",
                     attempts=list(first.welcome.quarantined),
                 )
+            self._connected_to = address
             self._outbox.restart()
             self._bundles = BUNDLES in first.welcome.features
             speaking = asyncio.create_task(self._speak(call, heartbeat_s))
@@ -137,6 +148,7 @@ class Agent:
                     self._handle(frame)
                 raise await _status_of(call)
             finally:
+                self._connected_to = ""
                 speaking.cancel()
                 with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     await speaking
