@@ -72,7 +72,7 @@ class Machine:
         """Run a command in it, as root unless told otherwise, and expect this exit code, or any where it is None."""
         as_user = [] if not user else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
         done = subprocess.run(
-            ["nsenter", f"--target={self._init}", "--all", "--wd=/", "--", *as_user, *map(str, command)],
+            ["nsenter", f"--target={self._init}", "--all", "--wd", "--", *as_user, *map(str, command)],
             env={"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8", "HOME": "/tmp"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -116,11 +116,13 @@ class Machine:
         except AssertionError as late:
             raise AssertionError(f"{late}\n{self.journal(unit)}") from None
 
-    def configure(self, unit: str, *lines: str) -> None:
-        """Give a unit a drop-in as an administrator would, in the place of the former one; none takes it away."""
-        drop_in = self.path(f"/etc/systemd/system/{unit}.d/test.conf")
-        drop_in.parent.mkdir(exist_ok=True, parents=True)
-        drop_in.write_text("\n".join(["[Service]", *lines, ""]), encoding="utf-8")
+    def configure(self, unit: str, name: str, *lines: str) -> None:
+        """Give a unit a drop-in of this name as an administrator would; without lines it is taken away."""
+        drop_in = self.path(f"/etc/systemd/system/{unit}.d/{name}.conf")
+        drop_in.parent.mkdir(exist_ok=True)
+        drop_in.unlink(missing_ok=True)
+        if lines:
+            drop_in.write_text("\n".join(["[Service]", *lines, ""]), encoding="utf-8")
         self.systemctl("daemon-reload")
 
     def journal(self, unit: str) -> str:
@@ -132,6 +134,11 @@ class Machine:
         flags = ("--controller", "127.0.0.1:7420", "-o", "json")
         ran = self.run("mediactl", *flags, *arguments, code=code, within_s=within_s)
         return json.loads(ran.stdout) if ran.stdout else None
+
+    def restart(self, unit: str) -> int:
+        """`systemctl restart`; the pid of what runs then."""
+        self.systemctl("restart", unit)
+        return self.pid(unit)
 
 
 @contextmanager
