@@ -6,13 +6,13 @@ Elsewhere, where nothing listens, nothing is told.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 
-import structlog
-
-log = structlog.get_logger()
+# Not structlog: it takes longer to import than a command line may take to start the box.
+log = logging.getLogger(__name__)
 
 STATUS_S = 5.0
 """How often the status is told anew where no watchdog asks for more."""
@@ -49,8 +49,8 @@ class Notifier:
             try:
                 if alive is not None:
                     await alive()
-            except Exception as error:
-                log.error("no sign of life", exc_info=error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is no sign of life
+                log.error("no sign of life: %s", error)
             else:
                 self._tell(STATUS=status(), WATCHDOG="1")
             await asyncio.sleep(pause_s)
@@ -70,7 +70,7 @@ class Notifier:
                 sender.sendto(lines.encode(), address)
         except OSError as error:
             self._told.clear()
-            log.warning("systemd does not hear", message=str(error))
+            log.warning("systemd does not hear: %s", error)
 
 
 def _watchdog_s(environ: Mapping[str, str], pid: int) -> float | None:
