@@ -125,6 +125,15 @@ class Machine:
             drop_in.write_text("\n".join(["[Service]", *lines, ""]), encoding="utf-8")
         self.systemctl("daemon-reload")
 
+    def stand_in(self, folder: str, script: str) -> str:
+        """Put a program in the place of every FFmpeg, as a line for the agent's unit: the one on PATH and the one that
+        a package brings."""
+        program = self.path(folder) / "ffmpeg"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(script, encoding="utf-8")
+        program.chmod(0o755)
+        return f"Environment=PATH={folder}:/usr/bin:/bin IMAGEIO_FFMPEG_EXE={folder}/ffmpeg"
+
     def journal(self, unit: str) -> str:
         """The end of what it said and what systemd said of it."""
         return self.run("journalctl", "--no-pager", "--lines=60", "--unit", unit, code=None).stdout

@@ -22,15 +22,15 @@ _numbers = count(1)
 
 @pytest.fixture
 def fleet(machine: Machine) -> Machine:
-    """The machine with both units running, and the agent known to the controller as ready."""
+    """The machine with both units running, and the agent connected."""
     machine.systemctl("start", CONTROLLER, AGENT)
     until(lambda: ready(machine), "the agent is ready")
     return machine
 
 
 def ready(machine: Machine) -> bool:
-    agents = (machine.mediactl("agents", "list", code=None) or {}).get("agents", [])
-    return [agent["state"] for agent in agents] == ["AGENT_STATE_READY"]
+    """Whether the agent is connected; it says so itself, for the controller remembers its former life."""
+    return "connected to" in machine.property(AGENT, "StatusText")
 
 
 def submit(machine: Machine, source: str = "short.flac", profile: str = "flac", *flags: str) -> Any:
@@ -201,20 +201,16 @@ exec /usr/bin/ffmpeg "$@"
 
 def test_an_encode_that_eats_the_memory(fleet: Machine) -> None:
     """The kernel ends FFmpeg alone: the job says what happened, and the agent, in the same group, goes on."""
-    hungry = fleet.path("/srv/hungry")
-    hungry.mkdir()
-    (hungry / "ffmpeg").write_text(HUNGRY, encoding="utf-8")
-    (hungry / "ffmpeg").chmod(0o755)
-    # It stands in for the one on PATH and for the one that a package brings.
-    names = "Environment=PATH=/srv/hungry:/usr/bin:/bin IMAGEIO_FFMPEG_EXE=/srv/hungry/ffmpeg"
+    names = fleet.stand_in("/srv/hungry", HUNGRY)
+    now = fleet.path("/srv/hungry/now")
     with configured(fleet, AGENT, names, "MemoryMax=500M", "MemorySwapMax=0"):
         until(lambda: ready(fleet), "the agent is ready")
         agent = fleet.pid(AGENT)
-        (hungry / "now").touch()
+        now.touch()
         job = submit(fleet, "short.flac", "flac", "--max-attempts", "1", "--wait", "--wait-timeout", "30s")
         assert job["state"] == "JOB_STATE_DEAD", job
         assert "memory" in job["failure"]["message"]
-        (hungry / "now").unlink()
+        now.unlink()
         assert_works(fleet)
         assert fleet.pid(AGENT) == agent
         assert fleet.property(AGENT, "NRestarts") == "0"
