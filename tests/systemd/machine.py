@@ -170,6 +170,9 @@ def booted(folder: Path) -> Iterator[Machine]:
         )
     try:
         machine = Machine(_init(process, console))
+        for hierarchy in _hierarchies():
+            # systemd may give controllers only to groups below one without processes of its own, where this one began.
+            (hierarchy / "cgroup.procs").write_text(str(process.pid))
         until(
             lambda: machine.systemctl("is-system-running", code=None).strip() in {"running", "degraded"},
             "the machine is up",
