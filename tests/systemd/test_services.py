@@ -68,6 +68,13 @@ def test_the_units_are_well_formed(machine: Machine) -> None:
     assert (said.stdout, said.stderr) == ("", "")
 
 
+def test_nothing_is_given_up(machine: Machine) -> None:
+    """However often a unit ends, for instance because the database is away, it is tried again."""
+    for unit in (CONTROLLER, AGENT, "mediactl-box.service"):
+        assert machine.property(unit, "Restart") == "always"
+        assert machine.property(unit, "StartLimitIntervalUSec") == "0"
+
+
 def test_a_job_is_done(fleet: Machine, media: Path) -> None:
     """Both run as the user mediactl, say how they fare, and what a job makes is others' to read."""
     for unit in (CONTROLLER, AGENT):
