@@ -36,3 +36,24 @@ def test_a_box(machine: Machine) -> None:
     assert machine.pid(BOX) != second
     machine.systemctl("stop", BOX, within_s=15)
     until(lambda: machine.run("pgrep", "-u", "mediactl", code=None).code == 1, "nothing of it is left", within_s=2)
+
+
+def test_uninstalled(machine: Machine) -> None:
+    """On a machine that runs: units end and are forgotten, programs go; data, settings and the user stay."""
+    units = ("mediactl-controller.service", BOX)
+    machine.systemctl("enable", "--now", *units)
+    machine.run("/opt/checkout/deploy/install", "uninstall")
+    for unit in units:
+        assert machine.property(unit, "LoadState") == "not-found"
+        assert machine.property(unit, "ActiveState") == "inactive"
+    assert not [*machine.path("/usr/local/bin").glob("mediactl*"), *machine.path("/opt/mediactl").glob("*")]
+    machine.run("id", "mediactl")
+    for kept in ("/etc/mediactl/agent.toml", "/var/lib/mediactl/mediactl.db", "/var/lib/mediactl-box/mediactl.db"):
+        assert machine.path(kept).exists(), kept
+
+
+def test_installed_again(machine: Machine) -> None:
+    """Its files come back, and systemd knows the units without being told."""
+    machine.run("/opt/checkout/deploy/install", "files")
+    assert machine.property(BOX, "LoadState") == "loaded"
+    assert machine.path("/etc/mediactl/agent.toml").read_text(encoding="utf-8").startswith("\ncontroller")
