@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 # Not structlog: it takes longer to import than a command line may take to start the box.
 log = logging.getLogger(__name__)
 
-STATUS_S = 2.0
+STATUS_S = 1.0
 """How often it is told at the least, for a status to be true when it is read."""
 
 

@@ -97,26 +97,17 @@ def test_the_agent_is_ready_without_a_controller(fleet: Machine) -> None:
     until(lambda: ready(fleet), "the agent has found the controller")
 
 
-def test_what_hangs_is_started_anew(fleet: Machine) -> None:
-    """Stopped in its tracks neither gives a sign of life, which their watchdogs end; the next lives work."""
+def test_what_hangs_or_dies_is_started_anew(fleet: Machine) -> None:
+    """Stopped in their tracks both give no sign of life, which their watchdogs end; so it is after SIGKILL."""
     with configured(fleet, CONTROLLER, "WatchdogSec=3"), configured(fleet, AGENT, "WatchdogSec=3"):
-        hung = {unit: fleet.pid(unit) for unit in (CONTROLLER, AGENT)}
-        fleet.run("kill", "-STOP", *hung.values())
-        for unit, pid in hung.items():
-            fleet.until_active(unit, but_not=pid)
-            assert "Watchdog timeout" in fleet.journal(unit)
-        until(lambda: ready(fleet), "the agent is ready")
-        assert_works(fleet)
-
-
-def test_killed_at_once(fleet: Machine) -> None:
-    """SIGKILL to both: they come back and go on."""
-    killed = {unit: fleet.pid(unit) for unit in (CONTROLLER, AGENT)}
-    fleet.run("kill", "-KILL", *killed.values())
-    for unit, pid in killed.items():
-        fleet.until_active(unit, but_not=pid)
-    until(lambda: ready(fleet), "the agent is ready")
-    assert_works(fleet)
+        for signal_name in ("STOP", "KILL"):
+            struck = {unit: fleet.pid(unit) for unit in (CONTROLLER, AGENT)}
+            fleet.run("kill", f"-{signal_name}", *struck.values())
+            for unit, pid in struck.items():
+                fleet.until_active(unit, but_not=pid)
+                assert "Watchdog timeout" in fleet.journal(unit)
+            until(lambda: ready(fleet), "the agent is ready")
+            assert_works(fleet)
 
 
 def test_stopped_in_order(fleet: Machine) -> None:
