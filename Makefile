@@ -4,7 +4,7 @@ PY := .venv/bin/python
 override INPUT := $(value INPUT)
 export INPUT
 
-.PHONY: help demo test check lint types contracts stubs-fresh protos stubs lock soak bench clean venv ffmpeg postgres
+.PHONY: help demo test check lint types contracts stubs-fresh protos stubs lock soak bench install uninstall clean venv ffmpeg postgres
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,12 @@ soak: venv ffmpeg postgres ## the tests that run for many minutes
 
 bench: venv ffmpeg postgres ## every benchmark, each against a baseline run in the same call
 	@set -e; for bench in bench/bench_*.py; do $(PY) "$$bench"; done
+
+install: ## for the whole machine: /opt/mediactl, systemd units, the user; again to upgrade (root; PREFIX, DESTDIR)
+	@deploy/install
+
+uninstall: ## take it away again; leaves data and settings
+	@deploy/install uninstall
 
 clean: ## remove the environment, caches and outputs; nothing that git tracks
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist out

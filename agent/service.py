@@ -23,6 +23,7 @@ from agent.settings import Settings
 from agent.storage import Stores
 from agent.transform import Means
 from agent.watching import watching
+from mediactl.notify import Notifier
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import fleet_service_pb2
 from presets.reasons import Reason
@@ -34,6 +35,7 @@ _OF_GPUS = frozenset({Reason.ENCODER_SESSION_LIMIT, Reason.GPU_UNAVAILABLE})
 
 async def serve_agent(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT (work in hand is finished or handed back) or SIGUSR1 (it is left running)."""
+    notifier = Notifier()
     settings.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity, instance = agent_id(settings.data_dir), instance_id()
     # Before any other process is started: it moves this one into a group of its own.
@@ -53,6 +55,7 @@ async def serve_agent(settings: Settings) -> None:
         found.confinement = confinement.words
         return found
 
+    notifier.busy("finding out what this machine can do")
     capabilities = await asyncio.to_thread(look, False)
     means = Means(
         binaries=binaries(capabilities),
@@ -87,12 +90,19 @@ async def serve_agent(settings: Settings) -> None:
     agent = Agent(settings, hello, means, random.Random())  # noqa: S311 - jitter, no secret
     lookout = Lookout(look, capabilities, changed)
     agent.on_failure = failed
+
+    def stop() -> None:
+        agent.stop()
+        notifier.stopping(agent.status())
+
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, agent.stop)
+        loop.add_signal_handler(name, stop)
     loop.add_signal_handler(signal.SIGUSR1, agent.leave)
+    telling = asyncio.create_task(notifier.watch(agent.status, agent.alive))
     async with watching(settings, agent, means, lookout):
         await agent.run()
+    telling.cancel()
     if not agent.leaving:
         await asyncio.to_thread(confinement.close)
     log.info("agent stopped")

@@ -75,6 +75,20 @@ class Agent:
         self._renewed = False
         self.on_failure: Callable[[Reason], None] = lambda reason: None
         """Hears of the failures of its attempts."""
+        self._connected_to = ""
+
+    def status(self) -> str:
+        """In one line, for people."""
+        held = len(self._attempts)
+        told = [f"{held} attempt{'' if held == 1 else 's'}"]
+        told.append(f"connected to {self._connected_to}" if self._connected_to else "no controller answers")
+        if self._reluctance.reason:
+            told.append(f"no new work: {self._reluctance.reason}")
+        return ", ".join(told)
+
+    async def alive(self) -> None:
+        """Returns if work can go on: while storage that hangs holds every thread, none can."""
+        await asyncio.to_thread(lambda: None)
 
     async def run(self) -> None:
         """Take up what a former life of the agent left, and keep a session up until `stop` or `leave`."""
@@ -218,6 +232,7 @@ class Agent:
                     "nothing; restart the agent to end them",
                     attempts=list(first.welcome.quarantined),
                 )
+            self._connected_to = address
             self._outbox.restart()
             self._bundles = BUNDLES in first.welcome.features
             speaking = asyncio.create_task(self._speak(call, heartbeat_s))
@@ -227,6 +242,7 @@ class Agent:
                 raise await _status_of(call)
             finally:
                 self._delivery.reset()
+                self._connected_to = ""
                 speaking.cancel()
                 with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     await speaking

@@ -61,6 +61,7 @@ from mediactl.channel import (
     unix_bind_target,
 )
 from mediactl.errors import MediactlError
+from mediactl.notify import Notifier
 from mediactl.v1 import (
     agent_service_pb2,
     agent_service_pb2_grpc,
@@ -140,6 +141,12 @@ class Running:
     http: str
     store: Store
     presence: Presence
+    sessions: Sessions
+
+    def status(self) -> str:
+        """In one line, for people."""
+        agents = len(self.sessions.all())
+        return f"serving {', '.join(self.addresses)}; {agents} agent{'' if agents == 1 else 's'} connected"
 
 
 @asynccontextmanager
@@ -232,7 +239,7 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
     stack.push_async_callback(stop)
     for name in ("", *SERVICES):
         await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-    return Running(tuple(bound), http, store, presence)
+    return Running(tuple(bound), http, store, presence, sessions)
 
 
 def _open(settings: Settings) -> Database:
@@ -263,6 +270,7 @@ async def _overview(store: Store, timers: Timers) -> Overview:
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, or until idle where so configured."""
+    notifier = Notifier()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -270,10 +278,12 @@ async def serve(settings: Settings) -> None:
     async with running(settings) as this:
         shown = {"http": this.http} if this.http else {}
         log.info("controller ready", addresses=list(this.addresses), data_dir=str(settings.data_dir), **shown)
+        watching = asyncio.create_task(notifier.watch(this.status, this.store.alive))
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(stopping.wait())]
         if settings.exit_when_idle:
             waits.append(asyncio.create_task(until_idle(this.store, this.presence)))
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
+        notifier.stopping("stopping")
+        for wait in (watching, *waits):
             wait.cancel()
     log.info("controller stopped")

@@ -7,16 +7,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final
 
 import click
 
-from ctl import box
+from ctl import box, vigil
 from ctl.settings import Settings
 from ctl.tree import command
+from mediactl.notify import Notifier
 from mediactl.places import box_socket
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -87,18 +88,33 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 async def _serve(settings: Settings, listen: str | None, embedded: bool) -> int:
-    stop = asyncio.Event()
+    notifier = Notifier()
+    stop, leave = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
 
-    controller = await _child(controller_command(settings, listen, embedded))
-    agent = await _child(agent_command(settings, embedded))
-    try:
-        return await _supervise(settings, controller, agent, stop, embedded)
-    finally:
-        await _end(agent)
-        await _end(controller)
+    def restart() -> None:
+        leave.set()
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGUSR1, restart)
+    with ExitStack() as stack:
+        ears = stack.enter_context(vigil.ears(notifier, "controller", "agent"))
+        told = [ear.environment() for ear in ears] or [{}, {}]
+        controller = await _child(controller_command(settings, listen, embedded), told[0])
+        agent = await _child(agent_command(settings, embedded), told[1])
+        keeping = asyncio.create_task(vigil.keep(notifier, ears, controller, agent))
+        # Who watches the box has set it a time to end, within which the agent finishes what it can.
+        deadline_s = None if ears else _STOP_DEADLINE_S
+        try:
+            return await _supervise(settings, controller, agent, stop, embedded)
+        finally:
+            notifier.stopping("stopping")
+            keeping.cancel()
+            # SIGUSR1 is passed on: the agent leaves its encodes running, for the next one to adopt.
+            await _end(agent, signal.SIGUSR1 if leave.is_set() else signal.SIGTERM, deadline_s)
+            await _end(controller, signal.SIGTERM, deadline_s)
 
 
 async def _supervise(
@@ -179,12 +195,12 @@ def _token(settings: Settings, embedded: bool) -> list[str]:
     return ["--token-file", str(settings.token_file)] if settings.token_file and not embedded else []
 
 
-async def _child(arguments: list[str]) -> asyncio.subprocess.Process:
+async def _child(arguments: list[str], told: Mapping[str, str]) -> asyncio.subprocess.Process:
     # A group of its own: Ctrl-C reaches this process alone, which then stops both in their order.
     return await asyncio.create_subprocess_exec(
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
-        env=box.environment(),
+        env={**box.environment(), **told},
         process_group=0,
         preexec_fn=_dying_with(os.getpid()),
     )
@@ -200,12 +216,12 @@ def _dying_with(parent: int) -> Callable[[], None]:
     return prepare
 
 
-async def _end(child: asyncio.subprocess.Process) -> None:
+async def _end(child: asyncio.subprocess.Process, number: signal.Signals, deadline_s: float | None) -> None:
     if child.returncode is not None:
         return
-    child.terminate()
+    child.send_signal(number)
     try:
-        async with asyncio.timeout(_STOP_DEADLINE_S):
+        async with asyncio.timeout(deadline_s):
             await child.wait()
     except TimeoutError:
         child.kill()

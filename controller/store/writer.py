@@ -91,6 +91,14 @@ class Mergeable(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Nothing:
+    """Leaves no trace; that it is applied shows that the writer works."""
+
+    def apply(self, tx: Tx) -> None:
+        pass
+
+
 @dataclass(slots=True)
 class _Waiting:
     command: Command[Any]
@@ -140,6 +148,11 @@ class Store:
     async def execute(self, command: Command[R]) -> R:
         """Apply a command durably; raises what it raised, or StoreUnavailable."""
         return await asyncio.shield(self.enqueue(command))
+
+    async def alive(self) -> None:
+        """Return once the writer has answered. That the database is away is an answer."""
+        with suppress(StoreUnavailable):
+            await self.execute(_Nothing())
 
     def enqueue(self, command: Command[R]) -> asyncio.Future[R]:
         """Put a command in line at once: commands are applied in the order in which they were put there."""

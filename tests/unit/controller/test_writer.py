@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -85,6 +86,44 @@ async def test_a_full_disk_is_told_to_all_and_is_not_the_end(desk: Desk) -> None
     assert heard == []
     second = await desk.submit()
     assert await _stored(desk.store) == {*first, *second}
+
+
+class _Stuck:
+    """Holds the writer up until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def apply(self, tx: Tx) -> None:
+        self.begun.set()
+        self.go_on.wait(10)
+
+
+async def test_a_stuck_writer_gives_no_sign_of_life(desk: Desk) -> None:
+    """Not while it is held up, though the event loop turns; then it answers, and stores nothing for it."""
+    stuck = _Stuck()
+    desk.store.enqueue(stuck)
+    await asyncio.to_thread(stuck.begun.wait, 10)
+    sign = asyncio.create_task(desk.store.alive())
+    await asyncio.wait([sign], timeout=0.05)
+    assert not sign.done()
+    stuck.go_on.set()
+    await sign
+    assert await _stored(desk.store) == set()
+
+
+async def test_a_database_that_is_away_is_no_stuck_writer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer answers that it can't reach it: that is life."""
+
+    def away(*_: object) -> None:
+        full = sqlite3.OperationalError("database or disk is full")
+        full.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise OperationalError("BEGIN", None, full)
+
+    monkeypatch.setattr(desk.store.database, "begin", away)
+    with pytest.raises(StoreUnavailable):
+        await desk.submit()
+    await desk.store.alive()
 
 
 async def test_a_caller_that_goes_away_does_not_take_its_command_back(desk: Desk) -> None:
