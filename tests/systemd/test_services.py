@@ -211,7 +211,7 @@ def test_a_full_scratch_disk(fleet: Machine) -> None:
 HUNGRY = """#!/bin/sh
 # FFmpeg, but encodes with an appetite that no plan foresaw.
 case "$*" in
-    *-progress*) [ -e /srv/hungry/now ] && exec /usr/bin/python3 -c 'b"x" * (1 << 30)' ;;
+    *-progress*) [ -e /srv/hungry/now ] && exec /usr/bin/python3 -c '[b"x" * (n + 1000000) for n in range(2000)]' ;;
 esac
 exec /usr/bin/ffmpeg "$@"
 """
