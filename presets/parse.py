@@ -116,7 +116,8 @@ def _shaped(text: str, model: type[_D]) -> _D:
 
 
 def _refuse(text: str, findings: Iterable[Finding]) -> None:
-    known = positions(text)
+    findings = list(findings)
+    known = positions(text) if findings else {}
     complaints = sorted(
         (_complaint(known, path, message) for path, message in findings), key=lambda c: (c.line, c.column)
     )

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
-import tree_sitter_toml
-from tree_sitter import Language, Node, Parser
+if TYPE_CHECKING:
+    from tree_sitter import Node, Parser
 
 #: Keys and array indices from the document's root down.
 Path = tuple[str | int, ...]
@@ -20,7 +21,11 @@ class Position:
 
 
 @cache
-def _parser() -> Parser:
+def _parser() -> "Parser":
+    # Only refused documents need it, and no agent ever sees one.
+    import tree_sitter_toml  # noqa: PLC0415
+    from tree_sitter import Language, Parser  # noqa: PLC0415
+
     return Parser(Language(tree_sitter_toml.language()))
 
 
@@ -30,11 +35,11 @@ def positions(text: str) -> Mapping[Path, Position]:
     lines = text.encode().split(b"\n")
     elements: dict[Path, int] = {}
 
-    def note(path: Path, node: Node) -> None:
+    def note(path: Path, node: "Node") -> None:
         row, offset = node.start_point
         found.setdefault(path, Position(row + 1, len(lines[row][:offset].decode(errors="replace")) + 1))
 
-    def resolve(keys: list[tuple[str, Node]]) -> Path:
+    def resolve(keys: list[tuple[str, "Node"]]) -> Path:
         # A header such as [a.b] below [[a]] means the last element of a.
         path: Path = ()
         for key, node in keys:
@@ -44,7 +49,7 @@ def positions(text: str) -> Mapping[Path, Position]:
                 path = (*path, elements[path])
         return path
 
-    def pairs(parent: Node, base: Path) -> None:
+    def pairs(parent: "Node", base: Path) -> None:
         for pair in parent.named_children:
             if pair.type != "pair":
                 continue
@@ -54,7 +59,7 @@ def positions(text: str) -> Mapping[Path, Position]:
                 note(path, node)
             value(pair.named_children[-1], path)
 
-    def value(node: Node, path: Path) -> None:
+    def value(node: "Node", path: Path) -> None:
         if node.type == "inline_table":
             pairs(node, path)
         elif node.type == "array":
@@ -80,7 +85,7 @@ def positions(text: str) -> Mapping[Path, Position]:
     return found
 
 
-def _keys(node: Node) -> Iterator[tuple[str, Node]]:
+def _keys(node: "Node") -> Iterator[tuple[str, "Node"]]:
     if node.type == "dotted_key":
         for child in node.named_children:
             yield from _keys(child)
