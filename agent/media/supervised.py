@@ -140,16 +140,14 @@ def _folders(folder: Path) -> list[Path]:
 
 def _prepare(folder: Path, argv: Sequence[str], cwd: Path, wall_s: float | None) -> None:
     folder.mkdir(mode=0o700, parents=True)
-    request = {
-        "protocol": supervisor.PROTOCOL,
-        "argv": list(argv),
-        "cwd": str(cwd),
-        "env": child_environment(),
-        "token": secrets.token_hex(16),
-        "wall_s": wall_s,
-        "log_bytes": LOG_BYTES,
-    }
-    (folder / supervisor.REQUEST).write_text(json.dumps(request))
+    words = [str(supervisor.PROTOCOL), secrets.token_hex(16), str(cwd), "" if wall_s is None else str(wall_s)]
+    words += [
+        str(LOG_BYTES),
+        str(len(argv)),
+        *argv,
+        *(f"{name}={value}" for name, value in child_environment().items()),
+    ]
+    (folder / supervisor.REQUEST).write_bytes(b"".join(os.fsencode(word) + b"\0" for word in words))
 
 
 def status(folder: Path) -> Exit:
@@ -177,12 +175,12 @@ def _call_lost(folder: Path) -> None:
     with (folder / supervisor.LOCK).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            supervisor.write_status(str(path), {"lost": True})
+            supervisor.write_status(str(path), '{"lost": true}')
 
 
 def _end_leftovers(folder: Path) -> None:
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        supervisor.end_tree(json.loads((folder / supervisor.REQUEST).read_bytes())["token"])
+    with contextlib.suppress(FileNotFoundError, IndexError):
+        supervisor.end_tree(supervisor.read_request(str(folder))[1])
 
 
 async def _started(folder: Path) -> int:

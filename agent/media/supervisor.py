@@ -7,7 +7,8 @@ parent.
 
 The folder is the protocol, version 1:
 
-* `request.json`, written before: `argv`, `cwd`, `env`, `token` (unique), `wall_s` (null: any time), `log_bytes`;
+* `request`, written before, words that each end with a zero byte: the version, a unique token, the working directory,
+  seconds it may take (empty: any), bytes of log to keep, the number of arguments, these, NAME=VALUE of its variables;
 * `lock`: held for as long as the supervisor lives. A stored process id proves nothing, a held lock does;
 * `socket`: a client is greeted with a line `{"protocol": 1, "pid": …, "command": …}`, both process ids, and may send
   lines `stop SECONDS` (TERM to the whole tree, KILL after so many seconds). Its end says that the supervisor is gone;
@@ -20,21 +21,20 @@ the lock, writes the status `{"lost": true}`, which keeps one that may still be 
 may be left of the tree by `end_tree`.
 """
 
-import collections
-import contextlib
+# The built-in parts of signal and socket, and neither json nor contextlib: what they import besides takes longer than
+# all of this, and it begins anew for each step of each job.
+import _signal as signal  # type: ignore[import-not-found] # typeshed knows it by its public name
+import _socket
 import errno
 import fcntl
-import json
 import os
 import select
-import signal
-import socket
 import sys
 import time
 
 PROTOCOL = 1
 REQUEST, LOCK, SOCKET, PROGRESS, LOG, STATUS = (
-    "request.json",
+    "request",
     "lock",
     "socket",
     "progress",
@@ -87,15 +87,17 @@ class Supervisor:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        with open(os.path.join(folder, REQUEST), "rb") as file:
-            self._request = json.load(file)
-        if self._request["protocol"] != PROTOCOL:
-            raise ValueError(f"protocol {self._request['protocol']} is asked for, this is {PROTOCOL}")
-        self._clients: dict[int, tuple[socket.socket, bytes]] = {}
+        version, self._token, self._cwd, wall_s, log_bytes, count, *words = read_request(folder)
+        if int(version) != PROTOCOL:
+            raise ValueError(f"protocol {version} is asked for, this is {PROTOCOL}")
+        self._wall_s = float(wall_s or "inf")
+        self._argv = words[: int(count)]
+        self._env = dict(word.split("=", 1) for word in words[int(count) :])
+        self._clients: dict[int, bytes] = {}
         self._kill_at = float("inf")
         self._stopped_by = ""
-        self._room = max(0, self._request["log_bytes"] - _END_BYTES)
-        self._end: collections.deque[bytes] = collections.deque()
+        self._room = max(0, int(log_bytes) - _END_BYTES)
+        self._end: list[bytes] = []
         self._held = 0
         self._missing = 0
         self._taken = 0
@@ -108,27 +110,28 @@ class Supervisor:
             raise FileExistsError("whoever looked before this began took it for dead")
         # An address holds no more than 107 bytes, the path of a folder may be longer.
         os.chdir(self._folder)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(SOCKET)
-        self._listener = socket.socket(socket.AF_UNIX)
+        unlink(SOCKET)
+        self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
         self._listener.bind(SOCKET)
         self._listener.listen(8)
-        self._listener.setblocking(False)
         reserve_status(STATUS)
         self._log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         progress = os.open(PROGRESS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._pipe, stderr = os.pipe()
         os.set_blocking(self._pipe, False)
-        with contextlib.suppress(OSError):
+        try:
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _READ_BYTES)
+        except OSError:
+            # Pipes of this user take too much already: it remains as small as pipes are.
+            pass
         nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        os.chdir(self._request["cwd"])
+        os.chdir(self._cwd)
         guard = ["setpriv", "--pdeathsig", "KILL", "--", "/bin/sh", "-c", _UNLESS_ORPHANED, "sh", str(os.getpid())]
         self._begun = time.monotonic()
         self._pid = os.posix_spawnp(
             guard[0],
-            [*guard, *self._request["argv"]],
-            {**self._request["env"], MARK: self._request["token"]},
+            [*guard, *self._argv],
+            {**self._env, MARK: self._token},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, nothing, 0),
                 (os.POSIX_SPAWN_DUP2, progress, 1),
@@ -147,11 +150,13 @@ class Supervisor:
 
     def _take_lock(self) -> None:
         for _ in range(_LOCK_TRIES):
-            with contextlib.suppress(BlockingIOError):
+            try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Somebody looks whether it is held.
+                time.sleep(_SETTLE_S)
+            else:
                 return
-            # Somebody looks whether it is held.
-            time.sleep(_SETTLE_S)
         raise BlockingIOError("another supervisor has the folder")
 
     def run(self) -> None:
@@ -165,8 +170,7 @@ class Supervisor:
         poll = select.poll()
         for descriptor in (self._listener.fileno(), self._pipe, self._pidfd, woken):
             poll.register(descriptor, select.POLLIN)
-        wall_s = self._request["wall_s"]
-        late_at = self._begun + wall_s if wall_s is not None else float("inf")
+        late_at = self._begun + self._wall_s
         ended = False
         while not ended:
             now = time.monotonic()
@@ -201,24 +205,17 @@ class Supervisor:
         before = own_io()
         _, status, usage = os.wait4(self._pid, 0)
         read, written = (after - earlier for after, earlier in zip(own_io(), before, strict=True))
-        end_tree(self._request["token"])
+        end_tree(self._token)
         while self._take_log():
             pass
         self._end_log()
         write_status(
             os.path.join(self._folder, STATUS),
-            {
-                "exit_code": os.waitstatus_to_exitcode(status),
-                "cpu_seconds": usage.ru_utime + usage.ru_stime,
-                "peak_memory_bytes": usage.ru_maxrss * 1024,
-                "bytes_read": read,
-                "bytes_written": written,
-                "wall_seconds": time.monotonic() - self._begun,
-                "stopped_by": self._stopped_by,
-            },
+            f'{{"exit_code": {os.waitstatus_to_exitcode(status)}, "cpu_seconds": {usage.ru_utime + usage.ru_stime:f},'
+            f' "peak_memory_bytes": {usage.ru_maxrss * 1024}, "bytes_read": {read}, "bytes_written": {written},'
+            f' "wall_seconds": {time.monotonic() - self._begun:f}, "stopped_by": "{self._stopped_by}"}}',
         )
-        with contextlib.suppress(OSError):
-            os.unlink(os.path.join(self._folder, SOCKET))
+        unlink(os.path.join(self._folder, SOCKET))
 
     def _take_log(self) -> bool:
         """Move what the command wrote into the log; False: there is no more for now, or ever."""
@@ -234,7 +231,7 @@ class Supervisor:
             self._end.append(later)
             self._held += len(later)
             while self._held - len(self._end[0]) >= _END_BYTES:
-                gone = len(self._end.popleft())
+                gone = len(self._end.pop(0))
                 self._held -= gone
                 self._missing += gone
         return bool(piece)
@@ -259,33 +256,34 @@ class Supervisor:
                 raise
 
     def _greet(self, poll: select.poll) -> None:
-        with contextlib.suppress(OSError):
-            client, _ = self._listener.accept()
-            client.setblocking(False)
-            client.send(json.dumps({"protocol": PROTOCOL, "pid": os.getpid(), "command": self._pid}).encode() + b"\n")
-            self._clients[client.fileno()] = (client, b"")
-            poll.register(client.fileno(), select.POLLIN)
-
-    def _hear(self, descriptor: int, poll: select.poll) -> None:
-        client, before = self._clients[descriptor]
         try:
-            said = client.recv(1024)
+            client, _ = self._listener._accept()  # type: ignore[attr-defined] # not in typeshed
+        except OSError:
+            # It went away again.
+            return
+        os.set_blocking(client, False)
+        os.write(client, b'{"protocol": %d, "pid": %d, "command": %d}\n' % (PROTOCOL, os.getpid(), self._pid))
+        self._clients[client] = b""
+        poll.register(client, select.POLLIN)
+
+    def _hear(self, client: int, poll: select.poll) -> None:
+        try:
+            said = os.read(client, 1024)
         except BlockingIOError:
             return
         except OSError:
             said = b""
         if not said:
-            poll.unregister(descriptor)
-            del self._clients[descriptor]
-            client.close()
+            poll.unregister(client)
+            del self._clients[client]
+            os.close(client)
             return
-        *lines, rest = (before + said).split(b"\n")
-        self._clients[descriptor] = (client, rest[-1024:])
+        *lines, rest = (self._clients[client] + said).split(b"\n")
+        self._clients[client] = rest[-1024:]
         for line in lines:
             word, _, value = line.partition(b" ")
-            if word == b"stop":
-                with contextlib.suppress(ValueError):
-                    self._stop(float(value), "stop")
+            if word == b"stop" and value.replace(b".", b"", 1).isdigit():
+                self._stop(float(value), "stop")
 
     def _stop(self, grace_s: float, why: str) -> None:
         self._stopped_by = self._stopped_by or why
@@ -294,8 +292,25 @@ class Supervisor:
             self._signal(signal.SIGTERM)
 
     def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.killpg(self._pid, number)
+        except ProcessLookupError:
+            # It has ended, with all of its group.
+            pass
+
+
+def read_request(folder: str) -> list[str]:
+    """The words of a request. Raises OSError."""
+    with open(os.path.join(folder, REQUEST), "rb") as file:
+        return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+
+
+def unlink(path: str) -> None:
+    """Remove a file, if it is there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def reserve_status(path: str) -> None:
@@ -304,10 +319,10 @@ def reserve_status(path: str) -> None:
         file.write(b" " * _STATUS_BYTES)
 
 
-def write_status(path: str, status: dict[str, object]) -> None:
+def write_status(path: str, status: str) -> None:
     """At once, whole and durable, into the room that was reserved, or anew where there is none."""
     descriptor = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.write(descriptor, json.dumps(status).encode().ljust(_STATUS_BYTES))
+    os.write(descriptor, status.encode().ljust(_STATUS_BYTES))
     os.fsync(descriptor)
     os.close(descriptor)
     os.rename(path + ".new", path)
@@ -330,8 +345,10 @@ def end_tree(token: str) -> None:
     """Kill every process that bears the mark, and return when none of them lives."""
     while pids := _marked(f"{MARK}={token}".encode()):
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            try:
                 os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
         time.sleep(_SETTLE_S)
 
 
