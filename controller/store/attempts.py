@@ -374,6 +374,9 @@ def fail(
         stopped(unit, attempt, task, {**used, "failure": failure_text(failed)})
         return
     since = task.infrastructure_since_us
+    if since is not None and attempt.started_us is not None:
+        # An agent that worked on it and was then taken away did not keep it waiting.
+        since += tx.now_us - attempt.started_us
     verdict = after_failure(
         reason,
         History(

@@ -240,10 +240,22 @@ async def test_the_fleet_has_an_hour_to_run_a_task(desk: Desk) -> None:
     attempt = await again(desk)
     await desk.end("a", attempt, reason=Reason.ENCODER_SESSION_LIMIT)
     assert (await desk.task(job_id)).attempts_used == 0
-    attempt = await again(desk)
     desk.wait(INFRASTRUCTURE_PATIENCE_S - 1200)
+    attempt = await again(desk)
     await desk.end("a", attempt, reason=Reason.AGENT_STOPPING)
     assert await _end_of(desk, job_id) == (JobState.DEAD, Reason.AGENT_STOPPING)
+
+
+async def test_work_that_is_interrupted_again_and_again_is_no_waiting(desk: Desk) -> None:
+    """Hours of work on machines that are taken away do not use up the hour that the fleet has."""
+    job_id, attempt = await desk.running(max_attempts=1)
+    for _ in range(4):
+        desk.wait(0.9 * INFRASTRUCTURE_PATIENCE_S)
+        await desk.end("a", attempt, reason=Reason.AGENT_STOPPING)
+        [lease] = await desk.grant("a")
+        attempt = lease.attempt_id
+        await desk.start("a", attempt)
+    assert (await desk.task(job_id)).attempts_used == 0
 
 
 # Whom failures are blamed on
