@@ -55,6 +55,7 @@ class Attempt:
         self._may_publish = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._running = False
+        self._left = False
         self._closing = False
 
     def start(self) -> asyncio.Task[None]:
@@ -73,6 +74,7 @@ class Attempt:
 
     def leave(self) -> None:
         """Let go of it as it is, FFmpeg running: another life of the agent takes it up. The task ends as cancelled."""
+        self._left = True
         if not self._closing and not self._stopping.is_set():
             self._interrupt()
 
@@ -102,7 +104,7 @@ class Attempt:
         shipping = asyncio.create_task(self._logbook.keep_shipping())
         self._running = True
         try:
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self._left:
                 raise asyncio.CancelledError
             await self._work()
         except asyncio.CancelledError:

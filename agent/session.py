@@ -229,7 +229,7 @@ class Agent:
             if first.welcome.quarantined:
                 log.warning(
                     "the controller's database was restored and does not know attempts that run here: they can publish "
-                    "nothing; restart the agent to end them",
+                    "nothing; stop the agent and start it again to end them (a restart takes them up again)",
                     attempts=list(first.welcome.quarantined),
                 )
             self._connected_to = address

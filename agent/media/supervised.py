@@ -7,6 +7,9 @@ import fcntl
 import json
 import os
 import secrets
+import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,9 +25,14 @@ from agent.media.usage import Usage, read_usage
 #: Of the log of one command; see ``log_bytes`` of the protocol.
 LOG_BYTES = 64 * 1024 * 1024
 
+#: A supervisor that does not answer for so long hangs and is killed. It has nothing to do that takes long, but where
+#: the machine has no time for it.
+ANSWER_S = 15.0
+
+_PEER = struct.Struct("3i")
 _STARTER_LOG = "starter.log"
 _LOCKED_POLL_S = 0.02
-_LOCKED_S = 5.0
+_LOCKED_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +59,12 @@ class CannotStart(OSError):
 class Supervised:
     """A command with a supervisor, which this object is connected to. Dropping it changes nothing for the command."""
 
-    def __init__(self, folder: Path, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, folder: Path, pid: int, command: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._folder = folder
         self._pid = pid
+        self._command = command
         self._reader = reader
         self._writer = writer
         self._gone = asyncio.get_running_loop().create_task(self._until_gone())
@@ -88,7 +99,7 @@ class Supervised:
 
     def usage(self) -> Usage:
         """What the command has used so far."""
-        return read_usage(self._pid)
+        return read_usage(self._command)
 
     async def wait(self) -> Exit:
         """Waits until the command and its whole tree have ended.
@@ -106,6 +117,12 @@ class Supervised:
         with contextlib.suppress(OSError):
             self._writer.write(b"stop %f\n" % grace_s)
             await self._writer.drain()
+        try:
+            async with asyncio.timeout(grace_s + ANSWER_S):
+                return await self.wait()
+        except TimeoutError:
+            # It hangs, or somebody stopped it. The kernel ends its command with it.
+            os.kill(self._pid, signal.SIGKILL)
         return await self.wait()
 
     def let_go(self) -> None:
@@ -215,18 +232,26 @@ async def _started(folder: Path) -> int:
     return popen.returncode
 
 
-async def _connect(folder: Path) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(folder: Path) -> tuple[int, int, asyncio.StreamReader, asyncio.StreamWriter]:
     # Through the folder's descriptor, as a socket's address holds no more than 107 bytes.
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{supervisor.SOCKET}")
     finally:
         os.close(descriptor)
-    greeting = await reader.readline()
+    greeting = b""
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            greeting = await reader.readline()
+    except TimeoutError:
+        # It holds its lock and does not answer: it hangs. Who listens is known to the kernel.
+        listener = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        os.kill(_PEER.unpack(listener)[0], signal.SIGKILL)
     if not greeting:
         writer.close()
         raise ConnectionResetError
-    return json.loads(greeting)["command"], reader, writer
+    said = json.loads(greeting)
+    return said["pid"], said["command"], reader, writer
 
 
 def _locked(folder: Path) -> bool:

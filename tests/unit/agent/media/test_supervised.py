@@ -126,6 +126,31 @@ async def test_who_was_taken_for_dead_does_not_begin(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
+async def test_a_supervisor_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Until, number_in: NumberIn, alive: Alive
+) -> None:
+    """One that holds its lock and answers nobody is killed, whether it hangs before or after it was found."""
+    monkeypatch.setattr(supervised, "ANSWER_S", 0.3)
+    for name in ("found", "not found"):
+        pid = tmp_path / f"{name}.pid"
+        script = f"echo $$ > '{pid}'; sleep 300"
+        process = await Supervised.start(tmp_path / name, ["sh", "-c", script], cwd=tmp_path)
+        assert process is not None
+        await until(lambda pid=pid: number_in(pid))  # type: ignore[misc]
+        [watching] = _running(tmp_path / name)
+        os.kill(watching, signal.SIGSTOP)
+        if name == "found":
+            with pytest.raises(Lost):
+                await process.stop(0)
+        else:
+            process.let_go()
+            assert await Supervised.find(tmp_path / name) is None
+            with pytest.raises(Lost):
+                status(tmp_path / name)
+        assert not alive(watching)
+        assert not alive(number_in(pid))
+
+
 async def test_ending_all_steps(tmp_path: Path, until: Until, number_in: NumberIn, alive: Alive) -> None:
     """Whatever runs below a folder, under supervisors or orphaned by a killed one, has ended afterwards."""
     for name in ("one", "two"):
@@ -155,12 +180,7 @@ async def test_it_is_small(tmp_path: Path) -> None:
     """At most 12 MB of memory for each that watches."""
     process = await Supervised.start(tmp_path / "step", ["sleep", "300"], cwd=tmp_path)
     assert process is not None
-    found = [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and os.fsencode(tmp_path / "step") in _command(entry)
-    ]
-    [watching] = found
+    [watching] = _running(tmp_path / "step")
     resident = next(
         int(line.split()[1]) * 1024
         for line in Path(f"/proc/{watching}/status").read_text().splitlines()
@@ -168,6 +188,12 @@ async def test_it_is_small(tmp_path: Path) -> None:
     )
     assert resident <= 12_000_000
     await process.stop(0)
+
+
+def _running(folder: Path) -> list[int]:
+    """Processes that were started with a folder as their last word."""
+    entries = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [int(entry.name) for entry in entries if _command(entry).endswith(os.fsencode(folder) + b"\0")]
 
 
 def _command(entry: Path) -> bytes:
