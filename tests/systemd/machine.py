@@ -18,6 +18,8 @@ from tests.fakes.cli import Ran, until
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 CGROUPS: Final = Path("/sys/fs/cgroup")
 HYBRID: Final = ("unified", "systemd", "memory", "cpu", "cpuacct", "pids")
+PATH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+"""Tools for root are on no user's path."""
 UP_S: Final = 30.0
 """Other tests share the cores."""
 
@@ -27,7 +29,7 @@ def obstacle() -> str:
     if os.geteuid() != 0:
         return "root is needed for namespaces and mounts"
     for program in ("unshare", "nsenter", "setpriv", "pivot_root", "systemctl", "ip", "bash", "ffmpeg", "ffprobe"):
-        if shutil.which(program) is None:
+        if shutil.which(program, path=PATH) is None:
             return f"there is no {program}"
     if not Path("/lib/systemd/systemd").exists():
         return "systemd is not installed"
@@ -73,7 +75,7 @@ class Machine:
         as_user = [] if not user else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
         done = subprocess.run(
             ["nsenter", f"--target={self._init}", "--all", "--wd", "--", *as_user, *map(str, command)],
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8", "HOME": "/tmp"},
+            env={"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/tmp"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
