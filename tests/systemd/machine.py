@@ -166,6 +166,7 @@ def booted(folder: Path) -> Iterator[Machine]:
         # --pdeathsig: not even a test run that is killed leaves a machine behind.
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig=KILL", "bash", "-c", f'{join} && exec {unshare} "$@"', "boot", *boot],
+            env={**os.environ, "PATH": PATH},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
