@@ -4,14 +4,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.core.reserve import default_reserve
+from agent.core.sizes import in_words
 from agent.workspace import Workspace, free_bytes
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
-#: Kept free for logs, journals and whoever else uses the disk.
-KEPT_BYTES = 1 << 30
-#: Times that much must be free again before new work is wanted again.
-_RELIEF = 1.25
 #: What attempts have written so far is looked up no more often than this.
 _FRESH_S = 1.0
 
@@ -21,7 +19,7 @@ class Scratch:
 
     An attempt reserves what it will write at the most, before it writes anything. What it has written counts as used
     up, so that nothing counts twice: once in the disk's own figures and once more here. ``kept_bytes`` are never given
-    away, or a twentieth of a smaller disk.
+    away; None: what is reserved of such a volume by default.
     """
 
     def __init__(
@@ -29,17 +27,16 @@ class Scratch:
         root: Path,
         now: Callable[[], float],
         *,
-        kept_bytes: int = KEPT_BYTES,
+        kept_bytes: int | None = None,
         free: Callable[[Path], int] = free_bytes,
     ) -> None:
         self._root = root
         self._now = now
-        self._kept_bytes = min(kept_bytes, _volume_bytes(root) // 20)
+        self._kept_bytes = default_reserve(_volume_bytes(root)) if kept_bytes is None else kept_bytes
         self._free = free
         self._reserved: dict[str, int] = {}
         self._written: dict[str, int] = {}
         self._looked_s = float("-inf")
-        self._short = False
 
     def reserve(self, attempt_id: str, inputs_bytes: int, written_bytes: int = 0) -> None:
         """Sets aside what an attempt fetches and writes in all, instead of what it had before.
@@ -76,26 +73,12 @@ class Scratch:
         self._look()
         return max(0, self._free(self._root) - self._kept_bytes - self._outstanding())
 
-    def shortage(self) -> str:
-        """Why no new work is wanted because of the disk, in words; empty: there is room.
-
-        Reservations are no shortage: what waits for them to end waits at the controller.
-        """
-        free = self._free(self._root)
-        self._short = free < self._kept_bytes * (_RELIEF if self._short else 1.0)
-        if not self._short:
-            return ""
-        return (
-            f"its scratch disk is nearly full: {_told(free)} are free at {self._root}, and {_told(self._kept_bytes)} "
-            "are to stay free; make room there, or give the agent another --scratch-dir"
-        )
-
     def _refusal(self, inputs_bytes: int, written_bytes: int, there: int, others: int) -> str:
-        parts = [f"{_told(inputs_bytes)} for the inputs"] if inputs_bytes else []
-        parts += [f"about {_told(written_bytes)} for what it writes"] if written_bytes else []
-        taken = f", of which {_told(others)} are reserved for other tasks" if others else ""
+        parts = [f"{in_words(inputs_bytes)} for the inputs"] if inputs_bytes else []
+        parts += [f"about {in_words(written_bytes)} for what it writes"] if written_bytes else []
+        taken = f", of which {in_words(others)} are reserved for other tasks" if others else ""
         return (
-            f"the task needs {' and '.join(parts)} on the agent's scratch disk, where {_told(max(0, there))} can be "
+            f"the task needs {' and '.join(parts)} on the agent's scratch disk, where {in_words(max(0, there))} can be "
             f"used{taken}; it was not begun there. Make room, or give the agent another --scratch-dir"
         )
 
@@ -135,7 +118,3 @@ def _volume_bytes(folder: Path) -> int:
         folder = folder.parent
     volume = os.statvfs(folder)
     return volume.f_blocks * volume.f_frsize
-
-
-def _told(count: int) -> str:
-    return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"

@@ -62,7 +62,7 @@ async def serve_agent(settings: Settings) -> None:
         ffprobe=capabilities.ffprobe_path,
         stores=Stores([Path(root) for root in settings.media_roots]),
         scratch=settings.scratch,
-        room=Scratch(settings.scratch, time.monotonic),
+        room=Scratch(settings.scratch, time.monotonic, kept_bytes=settings.scratch_reserve),
         confinement=confinement,
         remains=Remains(settings.remains, keep_s=settings.keep_failed_s, keep_bytes=settings.keep_failed_bytes),
     )

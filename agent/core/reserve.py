@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GIB = 1 << 30
+from agent.core.sizes import GIB, in_words
+
 MOST = 10 * GIB
 HYSTERESIS = 1.25
 """Of the reserve must be free again before work is taken: a volume at the brink would toggle otherwise."""
@@ -29,9 +30,5 @@ class Reserve:
         if free >= (reserve * HYSTERESIS if self.low else reserve):
             self.low = ""
         elif not self.low:
-            self.low = f"scratch is low: {_gib(free)} of {_gib(total)} free, less than {_gib(reserve)}"
+            self.low = f"scratch is low: {in_words(free)} of {in_words(total)} free, less than {in_words(reserve)}"
         return self.low
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (1 << 20):.0f} MiB"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from agent.core.sizes import in_words
 from presets.plan import Invocation
 from presets.problems import MediaFailure
 from presets.reasons import Reason
@@ -91,8 +92,8 @@ class Guard:
             return None
         return MediaFailure(
             Reason.OUTPUT_INVALID,
-            f"{self._growth(sample, projected)}, where {_size(most)} would be several times what the profile and the "
-            "duration lead to; timestamps of the input may jump",
+            f"{self._growth(sample, projected)}, where {in_words(most)} would be several times what the profile and "
+            "the duration lead to; timestamps of the input may jump",
         )
 
     def _no_room(self, sample: Sample) -> MediaFailure | None:
@@ -104,7 +105,7 @@ class Guard:
             return None
         return MediaFailure(
             Reason.SCRATCH_FULL,
-            f"{self._growth(sample, projected)}, and the agent's scratch disk has room for {_size(there)}",
+            f"{self._growth(sample, projected)}, and the agent's scratch disk has room for {in_words(there)}",
         )
 
     def _projected(self, sample: Sample) -> int:
@@ -113,8 +114,8 @@ class Guard:
         return sample.written_bytes if done < _PROJECTED_FROM else int(sample.written_bytes / done)
 
     def _growth(self, sample: Sample, projected: int) -> str:
-        wrote = f"FFmpeg was ended in step {self._step.id}: it wrote {_size(sample.written_bytes)}"
-        return wrote if projected == sample.written_bytes else f"{wrote} and would have come to {_size(projected)}"
+        wrote = f"FFmpeg was ended in step {self._step.id}: it wrote {in_words(sample.written_bytes)}"
+        return wrote if projected == sample.written_bytes else f"{wrote} and would have come to {in_words(projected)}"
 
 
 def out_of_time(step: Invocation, bounds: Bounds, out_time_s: float | None) -> MediaFailure:
@@ -124,10 +125,6 @@ def out_of_time(step: Invocation, bounds: Bounds, out_time_s: float | None) -> M
         f"step {step.id} ran for {_hours(bounds.wall_s or 0.0)}, {_hours(out_time_s or 0.0)} of media were done of "
         f"{_hours(step.media_s or 0.0)}, and it was ended: the machine is overloaded, or FFmpeg runs in circles",
     )
-
-
-def _size(count: int) -> str:
-    return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"
 
 
 def _hours(seconds: float) -> str:
