@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.core.reserve import GIB, Reserve, default_reserve
+from agent.core.reserve import Reserve, default_reserve
 
 
 @pytest.mark.parametrize(
