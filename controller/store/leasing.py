@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from controller.core.limits import limit_of
 from controller.core.matching import Feasibility, Lane, Rules
 from controller.core.retries import BLOCK_S
 from controller.core.states import TaskEvent, TaskState
+from controller.offers import stored_offer
 from controller.store import tables
 from controller.store.draining import drained
 from controller.store.engine import AnyRow, Database
@@ -307,6 +309,7 @@ class GrantLeases:
             room=room(tx, lanes),
             costs=cost,
             blocked=blocked(tx.connection, tx.database, tx.now_us),
+            absent=partial(absent, tx, {offer.agent_id for offer in self.offers}),
             rules=self.rules,
             feasibility=self.feasibility,
             most=MOST_GRANTS,
@@ -328,6 +331,25 @@ def room(tx: Tx, lanes: Iterable[Lane]) -> dict[str, int]:
     running = {row.key: row.running for row in tx.rows("SELECT key, running FROM limit_counts")}
     keys = {key for lane in lanes for key in lane.limit_keys if limit_of(key) in maxima}
     return {key: maxima[limit_of(key)] - running.get(key, 0) for key in keys}
+
+
+_TAKES_WORK = "lost = false AND draining = false AND (drain_reason IS NULL OR drain_reason = '')"
+
+
+def absent(tx: Tx, here: Collection[str]) -> Collection[Offer]:
+    """Agents that are not `here` and may be offered before long: other controllers', those that just went silent,
+    those that come back after a restart of this one.
+    """
+    found = tx.rows(f"SELECT id, revision FROM agents WHERE {_TAKES_WORK}")  # noqa: S608 - a constant
+    away = {(row.id, row.revision) for row in found if row.id not in here}
+    memo = tx.database.absent
+    for gone in memo.keys() - away:
+        del memo[gone]
+    if unknown := sorted(agent_id for agent_id, _ in away - memo.keys()):
+        clause, values = tx.database.any_of("id", "ids", unknown)
+        sql = f"SELECT id, name, labels, capabilities, revision FROM agents WHERE {clause}"  # noqa: S608
+        memo.update(((row.id, row.revision), stored_offer(row)) for row in tx.rows(sql, **values))
+    return memo.values()
 
 
 def blocked(connection: Connection, database: Database, now_us: int) -> frozenset[tuple[str, str]]:
