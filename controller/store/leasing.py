@@ -309,7 +309,7 @@ class GrantLeases:
             room=room(tx, lanes),
             costs=cost,
             blocked=blocked(tx.connection, tx.database, tx.now_us),
-            absent=partial(absent, tx, {offer.agent_id for offer in self.offers}),
+            absent=partial(absent, tx, frozenset(offer.agent_id for offer in self.offers)),
             rules=self.rules,
             feasibility=self.feasibility,
             most=MOST_GRANTS,
@@ -336,20 +336,26 @@ def room(tx: Tx, lanes: Iterable[Lane]) -> dict[str, int]:
 _TAKES_WORK = "lost = false AND draining = false AND (drain_reason IS NULL OR drain_reason = '')"
 
 
-def absent(tx: Tx, here: Collection[str]) -> Collection[Offer]:
+def absent(tx: Tx, here: frozenset[str]) -> Collection[Offer]:
     """Agents that are not `here` and may be offered before long: other controllers', those that just went silent,
     those that come back after a restart of this one.
     """
-    found = tx.rows(f"SELECT id, revision FROM agents WHERE {_TAKES_WORK}")  # noqa: S608 - a constant
-    away = {(row.id, row.revision) for row in found if row.id not in here}
-    memo = tx.database.absent
+    memo, away = tx.database.absent, set[tuple[str, str]]()
+    # By the index alone: as a rule all are here, and the rows are long.
+    if others := {row.id for row in tx.rows("SELECT id FROM agents")} - here:
+        away = {(row.id, row.revision) for row in _agents(tx, "id, revision", others)}
     for gone in memo.keys() - away:
         del memo[gone]
-    if unknown := sorted(agent_id for agent_id, _ in away - memo.keys()):
-        clause, values = tx.database.any_of("id", "ids", unknown)
-        sql = f"SELECT id, name, labels, capabilities, revision FROM agents WHERE {clause}"  # noqa: S608
-        memo.update(((row.id, row.revision), stored_offer(row)) for row in tx.rows(sql, **values))
+    if unknown := {agent_id for agent_id, _ in away - memo.keys()}:
+        rows = _agents(tx, "id, name, labels, capabilities, revision", unknown)
+        memo.update(((row.id, row.revision), stored_offer(row)) for row in rows)
     return memo.values()
+
+
+def _agents(tx: Tx, columns: str, ids: Collection[str]) -> Sequence[Any]:
+    """Those of them that take work."""
+    clause, values = tx.database.any_of("id", "ids", sorted(ids))
+    return tx.rows(f"SELECT {columns} FROM agents WHERE {clause} AND {_TAKES_WORK}", **values)  # noqa: S608
 
 
 def blocked(connection: Connection, database: Database, now_us: int) -> frozenset[tuple[str, str]]:
