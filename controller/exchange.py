@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from google.protobuf import json_format
 
 from controller import frames
-from controller.core.fitting import Gpu, Offer
+from controller.core.fitting import Offer
+from controller.offers import offer_of
 from controller.store.attempts import Decline, End, Item, Log, Speaker, Stage, Start
 from controller.store.fleet import Reconciled, Register
 from controller.store.leasing import Leased
 from controller.store.tables import AgentId, AttemptId
 from mediactl.v1 import agent_service_pb2 as pb
-from mediactl.v1 import fleet_service_pb2
-from presets.capabilities import Resources, tried
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
 
@@ -44,44 +43,6 @@ def revision_of(hello: pb.Hello) -> str:
     """Digest of all that placement depends on."""
     placed = pb.Hello(labels=hello.labels, capabilities=hello.capabilities)
     return hashlib.sha256(placed.SerializeToString(deterministic=True)).hexdigest()[:16]
-
-
-def offer_of(
-    agent_id: str,
-    name: str,
-    labels: Mapping[str, str],
-    capabilities: fleet_service_pb2.Capabilities,
-    *,
-    revision: str = "",
-    scratch_free: int | None = None,
-) -> Offer:
-    """An agent as the matcher sees it, with everything that it has altogether as free."""
-    total = Resources(
-        cores=capabilities.cores,
-        memory_bytes=capabilities.memory_bytes,
-        scratch_bytes=capabilities.scratch_bytes if scratch_free is None else scratch_free,
-    )
-    return Offer(
-        agent_id=agent_id,
-        name=name,
-        labels=dict(labels),
-        media_roots=tuple(capabilities.media_roots),
-        binaries=tuple(frozenset(binary.capabilities) for binary in capabilities.binaries),
-        failed_trials={
-            tried(trial.encoder): trial.message
-            for binary in capabilities.binaries
-            for trial in binary.trials
-            if not trial.works
-        },
-        total=total,
-        free=total,
-        free_tasks=capabilities.max_tasks,
-        revision=revision,
-        gpus=tuple(
-            Gpu(gpu.index, gpu.encoder_sessions, gpu.memory_bytes, gpu.encoder_sessions, gpu.memory_bytes)
-            for gpu in capabilities.gpus
-        ),
-    )
 
 
 def lease_frame(leased: Leased, incarnation: str) -> pb.SessionResponse:

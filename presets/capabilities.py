@@ -82,7 +82,8 @@ class Resources:
 class Alternative:
     """One way to do a task: of every set in ``needs`` an agent must have at least one capability.
 
-    ``open_after_s``: seconds a task waits before this alternative may be chosen.
+    ``open_after_s``: seconds a task waits before this alternative may be chosen; less where no agent could do it by one
+    that opens before.
     """
 
     needs: tuple[frozenset[str], ...]

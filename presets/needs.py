@@ -15,7 +15,8 @@ from presets.reasons import Reason
 #: Filters that compilation uses whatever the steps are: opening an input, and measuring what was encoded.
 _ALWAYS = ("aformat", "ametadata", "apad", "aresample", "ebur128")
 
-#: How long a job that prefers a GPU waits for one before the processor may do it, in seconds.
+#: How long a job that prefers a GPU waits for one before the processor may do it, in seconds. Where no agent has
+#: one, it does not wait.
 PROCESSOR_OPENS_S = 30.0
 
 #: Cores to encode a picture on, best first; every box has the last. More would leave x264's quality and gain little.

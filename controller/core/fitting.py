@@ -6,7 +6,7 @@ Feasibility (does the agent have what the task needs at all) and capacity (has i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from presets.capabilities import Alternative, Requirements, Resources, missing
@@ -123,6 +123,24 @@ def infeasible(candidate: Candidate, offer: Offer, alternative: Alternative) -> 
     return lacks(offer, alternative) + too_small(offer, alternative.resources) + misplaced(offer, candidate)
 
 
+def opened(candidate: Candidate, able: Callable[[int], bool]) -> Iterator[bool]:
+    """Whether each alternative may be chosen now: after its delay, or where nobody can do what opens before it.
+
+    ``able`` tells whether some agent, however busy, can do the task by the alternative of that number.
+    """
+    ways = candidate.requirements.alternatives
+    for index, way in enumerate(ways):
+        yield candidate.waited_s >= way.open_after_s or not any(
+            able(earlier) for earlier in range(index) if ways[earlier].open_after_s < way.open_after_s
+        )
+
+
+def opened_in(candidate: Candidate, fleet: Collection[Offer]) -> tuple[bool, ...]:
+    """As `opened`, looking at every one of these agents."""
+    ways = candidate.requirements.alternatives
+    return tuple(opened(candidate, lambda index: any(not infeasible(candidate, offer, ways[index]) for offer in fleet)))
+
+
 def fits(offer: Offer, asked: Resources) -> bool:
     """Whether `full` would have nothing to say, at a fraction of its cost."""
     free = offer.free
@@ -192,26 +210,31 @@ def _less(gpu: Gpu, resources: Resources, index: int) -> Gpu:
     )
 
 
-def verdict(candidate: Candidate, offer: Offer, *, blocked: bool = False, shunned: bool = False) -> list[str]:
+def verdict(
+    candidate: Candidate, offer: Offer, open_ways: Sequence[bool], *, blocked: bool = False, shunned: bool = False
+) -> list[str]:
     """Every reason why the agent would not be given the task now; empty: it would.
 
-    `blocked`: tasks of this class failed there; `shunned`: the agent declined such a task lately.
+    `open_ways`: which alternatives are open, as `opened` says; `blocked`: tasks of this class failed there; `shunned`:
+    the agent declined such a task lately.
     """
-    verdicts = []
-    for alternative in candidate.requirements.alternatives:
+    verdicts: list[tuple[bool, int, list[str]]] = []
+    for alternative, is_open in zip(candidate.requirements.alternatives, open_ways, strict=True):
         reasons = infeasible(candidate, offer, alternative)
-        if not reasons:
+        never = bool(reasons)
+        if not never:
             reasons = full(offer, alternative)
             if blocked:
                 reasons = ["is blocklisted for such tasks: different ones failed there", *reasons]
             if shunned:
                 reasons = ["declined such a task a moment ago", *reasons]
-        if candidate.waited_s < alternative.open_after_s:
+        if not is_open:
             reasons = [*reasons, f"this alternative opens {alternative.open_after_s:.0f} s after submission"]
         if not reasons:
             return []
-        verdicts.append(reasons)
-    return min(verdicts, key=len, default=["the task names no way to do it"])
+        verdicts.append((never, len(reasons), reasons))
+    # What only takes time is nearer than what is lacking.
+    return min(verdicts, key=lambda each: each[:2])[-1] if verdicts else ["the task names no way to do it"]
 
 
 def _of_gpu(asked: Resources) -> str:

@@ -7,8 +7,9 @@ head that waited longest. Every grant is charged before the next is looked for, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heapify, heappop, heappush, heapreplace
 
 from controller.core.fairness import ShareKey, Shares
@@ -25,6 +26,7 @@ from controller.core.fitting import (
     infeasible,
     lacks,
     misplaced,
+    opened,
     too_small,
     verdict,
 )
@@ -162,6 +164,10 @@ class _Fleet:
             heapify(line)
         return line
 
+    def of(self, kinds: Iterable[Hashable]) -> Iterator[Offer]:
+        """All agents of these kinds, with room or without."""
+        return (self.offers[agent_id] for kind in kinds for agent_id in self.members[kind])
+
     def first(self, line: _Line, cores: int, suits: Callable[[Offer], bool]) -> Offer | None:
         """The agent with most free cores, at least `cores`, that suits."""
         aside = []
@@ -261,7 +267,11 @@ class _Round:
     blocked: Container[tuple[str, str]]
     shunned: Container[tuple[str, str]]
     rules: Rules
+    absent: Callable[[], Collection[Offer]]
+    able: dict[str, list[frozenset[Hashable]]] = field(default_factory=dict)
     ways: dict[str, list[_Line]] = field(default_factory=dict)
+    awaited: dict[tuple[str, int, Resources], bool] = field(default_factory=dict)
+    away: Collection[Offer] | None = None
 
     def serve(self, turn: _Turn) -> Grant | None:
         """The best grant for the head of a lane, taken from the agent; None: there is none in this round."""
@@ -269,7 +279,7 @@ class _Round:
         if not any(ways) or (head := turn.read()) is None:
             return None
         for shy in (True, False) if head.avoid else (True,):
-            for index, (asked, line) in enumerate(_opened(head, ways)):
+            for index, (asked, line) in enumerate(self._opened(turn.lane, head, ways)):
                 offer = self.fleet.first(line, asked.cores, self._suits(turn.lane, head, shy, asked, fits))
                 if offer is not None:
                     gpu = choose_gpu(offer, asked)
@@ -289,8 +299,31 @@ class _Round:
                 if head is None:
                     return []
                 able = self.feasibility.learn(key, head, self.fleet.samples())
+            self.able[key] = able
             ways = self.ways[key] = [self.fleet.line(kinds) for kinds in able]
         return ways
+
+    def _opened(self, lane: Lane, task: Candidate, ways: list[_Line]) -> Iterator[tuple[Resources, _Line]]:
+        """What each alternative asks and the agents able to do it: nobody while it has not opened."""
+        opens = opened(task, partial(self._awaited, lane.feasibility_key, task))
+        for alternative, line, is_open in zip(task.requirements.alternatives, ways, opens, strict=True):
+            yield alternative.resources, line if is_open else []
+
+    def _awaited(self, key: str, task: Candidate, index: int) -> bool:
+        """Whether an agent can do it by this alternative: one of the round, however busy, or an absent one."""
+        alternative = task.requirements.alternatives[index]
+        known = (key, index, alternative.resources)
+        found = self.awaited.get(known)
+        if found is None:
+            found = self.awaited[known] = any(
+                _large_enough(offer, alternative.resources) for offer in self.fleet.of(self.able[key][index])
+            ) or any(not infeasible(task, offer, alternative) for offer in self._away())
+        return found
+
+    def _away(self) -> Collection[Offer]:
+        if self.away is None:
+            self.away = self.absent()
+        return self.away
 
     def _suits(
         self, lane: Lane, task: Candidate, shy: bool, asked: Resources, has: Callable[[Offer, Resources], bool]
@@ -311,18 +344,12 @@ class _Round:
         for shy in (True, False) if task.avoid else (True,):
             found = (
                 self.fleet.first(line, 1, self._suits(lane, task, shy, asked, _large_enough))
-                for asked, line in _opened(task, ways)
+                for asked, line in self._opened(lane, task, ways)
             )
             nearest = min(filter(None, found), key=lambda offer: (-offer.free.cores, offer.agent_id), default=None)
             if nearest is not None:
                 self.fleet.open.discard(nearest.agent_id)
                 return
-
-
-def _opened(task: Candidate, ways: list[_Line]) -> Iterator[tuple[Resources, _Line]]:
-    """What each alternative asks and the agents able to do it: nobody while it has not opened."""
-    for alternative, line in zip(task.requirements.alternatives, ways, strict=True):
-        yield alternative.resources, line if task.waited_s >= alternative.open_after_s else []
 
 
 def _large_enough(offer: Offer, asked: Resources) -> bool:
@@ -338,6 +365,7 @@ def plan(
     costs: Callable[[str], float],
     blocked: Container[tuple[str, str]],
     shunned: Container[tuple[str, str]] = (),
+    absent: Callable[[], Collection[Offer]] = tuple,
     rules: Rules,
     feasibility: Feasibility,
     most: int = 512,
@@ -347,7 +375,8 @@ def plan(
     `shares` have been entered before and are charged `costs(class_key)` core-seconds a grant; `room` is what is left
     under the limits (keys that it lacks have none) and is counted down. `blocked` are (agent, class key) and `shunned`
     (agent, feasibility key) that do not go together. `offers` must include the agents that are partly busy, or none
-    can be held back for a task that waits for all of one.
+    can be held back for a task that waits for all of one, nor waited for where an alternative opens later. `absent`
+    are agents that may be offered before long, so that they are waited for likewise: asked for once at the most.
 
     A lane whose head gets nothing is out of the round. A lane's level falls with its heads but does not rise.
     """
@@ -355,7 +384,7 @@ def plan(
     for lane in lanes:
         turns[rules.level(lane.priority, lane.head_waited_s)].append(_Turn(lane, lane.head_waited_s))
     fleet = _Fleet(offers)
-    this = _Round(fleet, feasibility, blocked, shunned, rules)
+    this = _Round(fleet, feasibility, blocked, shunned, rules, absent)
     grants: list[Grant] = []
 
     def goes_on(lane: Lane) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,10 +11,9 @@ import grpc
 
 from controller.admission import admit, digest
 from controller.archive import Archive
-from controller.core.fitting import Offer
 from controller.core.states import JOB_ENDS
-from controller.exchange import offer_of
 from controller.library import Library
+from controller.offers import stored_offer
 from controller.rpc import asked, messages, pages
 from controller.rpc.logs import Log
 from controller.rpc.remains import RemainsReader
@@ -289,7 +287,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             DEFAULT_TENANT,
             job_id,
             offers=self._sessions.offers(),
-            absent=_absent,
+            absent=stored_offer,
             objection=lambda row: self._sessions.objection(row.id, row.drain_reason),
         )
         return job_service_pb2.ExplainJobResponse(
@@ -324,10 +322,6 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             raise MediactlError(job.failure.reason or Reason.CANCELLED, job.failure.message or "it was cancelled")
         last = job.attempts[-1]
         return job_service_pb2.PlanJobResponse(plan=last.plan, agent_id=last.agent_id)
-
-
-def _absent(row: queries.Record) -> Offer:
-    return offer_of(row.id, row.name, json.loads(row.labels), messages.capabilities(row))
 
 
 def _parent(text: str, found: JobId | Exception) -> JobId | Problem:

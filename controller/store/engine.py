@@ -17,6 +17,7 @@ from typing import Any, NewType, TypeAlias
 from sqlalchemy import Connection, Engine, Row, Table
 from sqlalchemy.exc import DBAPIError
 
+from controller.core.fitting import Offer
 from controller.core.lanes import LaneFacts
 
 Clock = Callable[[], int]
@@ -50,6 +51,8 @@ class Database(ABC):
         """Lanes that were read before, by key."""
         self.texts: dict[str, str] = {}
         """Texts that were read before, by digest."""
+        self.absent: dict[tuple[str, str], Offer] = {}
+        """Agents that were not offered when last looked at, by id and revision."""
 
     grants_alone: bool
     """Whether granting needs a transaction of its own, because other controllers wait for its lock."""

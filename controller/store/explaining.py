@@ -64,14 +64,23 @@ def explain(
     )
     barred = {agent_id for agent_id, key in blocked(connection, database, now_us) if key == class_key}
     known = {offer.agent_id: offer for offer in charged(connection, database, offers)}
+    rows = connection.execute(select(tables.agents).order_by(tables.agents.c.name, tables.agents.c.id)).all()
+    away = {row.id: absent(row) for row in rows if row.draining or row.id not in known}
+    # As in granting, who is only not here is waited for.
+    waited_for = [
+        away.get(row.id) or known[row.id]
+        for row in rows
+        if not (row.lost or drain_reason(row.draining, objection(row)))
+    ]
+    open_ways = fitting.opened_in(asked, waited_for)
     verdicts = []
-    for row in connection.execute(select(tables.agents).order_by(tables.agents.c.name, tables.agents.c.id)):
-        if (offer := known.get(row.id)) is not None and not row.draining:
-            reasons = fitting.verdict(asked, offer)
+    for row in rows:
+        if row.id in away:
+            ways = asked.requirements.alternatives
+            never = min((fitting.infeasible(asked, away[row.id], way) for way in ways), key=len, default=[])
+            reasons = [_standing(row, objection(row)), *never]
         else:
-            standing = _standing(row, objection(row))
-            never = fitting.infeasible(asked, absent(row), asked.requirements.alternatives[0])
-            reasons = [standing, *never]
+            reasons = fitting.verdict(asked, known[row.id], open_ways)
         if row.id in barred:
             reasons = ["gets no tasks of this class for a while: two different ones failed there", *reasons]
         verdicts.append(Verdict(row.id, row.name, tuple(reasons)))

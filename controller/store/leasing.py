@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from controller.core.limits import limit_of
 from controller.core.matching import Feasibility, Lane, Rules
 from controller.core.retries import BLOCK_S
 from controller.core.states import TaskEvent, TaskState
+from controller.offers import stored_offer
 from controller.store import tables
 from controller.store.draining import drained
 from controller.store.engine import AnyRow, Database
@@ -307,6 +309,7 @@ class GrantLeases:
             room=room(tx, lanes),
             costs=cost,
             blocked=blocked(tx.connection, tx.database, tx.now_us),
+            absent=partial(absent, tx, frozenset(offer.agent_id for offer in self.offers)),
             rules=self.rules,
             feasibility=self.feasibility,
             most=MOST_GRANTS,
@@ -328,6 +331,31 @@ def room(tx: Tx, lanes: Iterable[Lane]) -> dict[str, int]:
     running = {row.key: row.running for row in tx.rows("SELECT key, running FROM limit_counts")}
     keys = {key for lane in lanes for key in lane.limit_keys if limit_of(key) in maxima}
     return {key: maxima[limit_of(key)] - running.get(key, 0) for key in keys}
+
+
+_TAKES_WORK = "lost = false AND draining = false AND (drain_reason IS NULL OR drain_reason = '')"
+
+
+def absent(tx: Tx, here: frozenset[str]) -> Collection[Offer]:
+    """Agents that are not `here` and may be offered before long: other controllers', those that just went silent,
+    those that come back after a restart of this one.
+    """
+    memo, away = tx.database.absent, set[tuple[str, str]]()
+    # By the index alone: as a rule all are here, and the rows are long.
+    if others := {row.id for row in tx.rows("SELECT id FROM agents")} - here:
+        away = {(row.id, row.revision) for row in _agents(tx, "id, revision", others)}
+    for gone in memo.keys() - away:
+        del memo[gone]
+    if unknown := {agent_id for agent_id, _ in away - memo.keys()}:
+        rows = _agents(tx, "id, name, labels, capabilities, revision", unknown)
+        memo.update(((row.id, row.revision), stored_offer(row)) for row in rows)
+    return memo.values()
+
+
+def _agents(tx: Tx, columns: str, ids: Collection[str]) -> Sequence[Any]:
+    """Those of them that take work."""
+    clause, values = tx.database.any_of("id", "ids", sorted(ids))
+    return tx.rows(f"SELECT {columns} FROM agents WHERE {clause} AND {_TAKES_WORK}", **values)  # noqa: S608
 
 
 def blocked(connection: Connection, database: Database, now_us: int) -> frozenset[tuple[str, str]]:

@@ -5,10 +5,18 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from google.protobuf import json_format
 
 from controller.core.fitting import Gpu, Offer
+from controller.offers import stored_offer
+from controller.store.draining import DrainAgent, ResumeAgent
+from controller.store.explaining import explain
+from controller.store.fleet import ExpireAgents, Seen, Sign
 from controller.store.leasing import Leased
-from controller.store.tables import JobId
+from controller.store.queries import Record
+from controller.store.tables import DEFAULT_TENANT, AgentId, JobId
+from mediactl.v1.fleet_service_pb2 import Capabilities, FfmpegBinary
+from mediactl.v1.fleet_service_pb2 import Gpu as GpuMessage
 from presets.capabilities import Alternative, Requirements, Resources
 from presets.reasons import Reason
 from tests.fakes.desks import turn
@@ -86,6 +94,71 @@ async def test_another_box_s_processor_comes_before_the_gpu_that_failed(desk: De
     await desk.end("a", first.attempt_id, reason=reason)
     second = await _leased(desk, box("a"), box("b", gpus=0))
     assert (second.agent_id, second.gpu) == ("b", None)
+
+
+_WITH_NVENC = json_format.MessageToJson(
+    Capabilities(
+        cores=4,
+        memory_bytes=2**30,
+        media_roots=["/media"],
+        binaries=[FfmpegBinary(capabilities=["encoder:h264_nvenc"])],
+        gpus=[GpuMessage(encoder_sessions=2, memory_bytes=2**34)],
+    )
+)
+
+
+async def test_nobody_waits_for_a_gpu_that_nobody_has(desk: Desk) -> None:
+    """The processor's turn comes at once; where a box with a GPU has no room, after the delay."""
+    await desk.register("a")
+    await desk.register("b")
+    await _submit(desk, PREFERRED)
+    full = replace(box("b"), gpus=(Gpu(0, 0, 2**34, 16, 2**34),))
+    assert await desk.offering(box("a", gpus=0), full) == []
+    [lease] = await desk.offering(box("a", gpus=0))
+    assert (lease.gpu, lease.cores) == (None, 2)
+
+
+async def test_a_gpu_that_is_only_not_here_is_waited_for(desk: Desk) -> None:
+    """Its box is connected to another controller, or silent for a moment: not drained, not lost. Explaining agrees."""
+    await desk.register("a")
+    await desk.register("b", capabilities=_WITH_NVENC, revision="1")
+    job_id = await _submit(desk, PREFERRED)
+    mine = box("a", gpus=0)
+
+    async def told() -> tuple[str, ...]:
+        found = await desk.store.read(
+            explain, desk.store.database, DEFAULT_TENANT, job_id, offers=[mine], absent=stored_offer, objection=_stored
+        )
+        return found.verdicts[0].reasons
+
+    assert await desk.offering(mine) == []
+    assert await told() == ("this alternative opens 30 s after submission",)
+    await desk.do(DrainAgent(AgentId("b"), None))
+    assert await told() == ()
+    await desk.do(ResumeAgent(AgentId("b")))
+    assert await desk.offering(mine) == []
+    await desk.do(Seen((Sign(AgentId("b"), desk.epochs["b"], 0, "scratch is low"),), 0))
+    assert await told() == ()
+    await desk.register("b", capabilities=_WITH_NVENC, revision="1")
+    assert await desk.offering(mine) == []
+    await desk.register("b", revision="2")
+    assert await told() == ()
+    assert len(await desk.offering(mine)) == 1
+
+
+async def test_a_lost_gpu_is_not_waited_for(desk: Desk) -> None:
+    """Once its box is called lost, the processor's turn comes at once."""
+    await desk.register("b", capabilities=_WITH_NVENC)
+    desk.wait(61)
+    await desk.register("a")
+    await _submit(desk, PREFERRED)
+    assert await desk.offering(box("a", gpus=0)) == []
+    await desk.do(ExpireAgents(60_000_000, jitter=1.0))
+    assert len(await desk.offering(box("a", gpus=0))) == 1
+
+
+def _stored(row: Record) -> str:
+    return row.drain_reason or ""
 
 
 async def test_what_requires_a_gpu_waits_for_one(desk: Desk, reason: Reason) -> None:

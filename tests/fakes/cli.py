@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from mediactl.channel import Credentials
@@ -130,7 +131,13 @@ class Home:
         assert code is None or ran.code == code, ran
         return ran
 
-    def start(self, *arguments: object, cwd: Path | None = None, module: str = "ctl.main") -> Running:
+    def start(
+        self,
+        *arguments: object,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        module: str = "ctl.main",
+    ) -> Running:
         """Starts `mediactl`, or another program of ours, in a process group of its own."""
         out, err = (self._outputs / f"{len(self._started)}.{name}" for name in ("out", "err"))
         with out.open("wb") as to_out, err.open("wb") as to_err:
@@ -140,7 +147,7 @@ class Home:
                 stdout=to_out,
                 stderr=to_err,
                 cwd=cwd or self.folder,
-                env=self.environment,
+                env=self.environment | dict(environment),
                 start_new_session=True,
             )
         self._started.append(process)

@@ -2,13 +2,17 @@
 
 import json
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mediactl.channel import Credentials
 from mediactl.client import Client
 from tests.fakes.cli import Home, Running, until
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def free_port() -> int:
@@ -42,15 +46,29 @@ class Fleet:
         assert running.process.poll() is None, running.ended()
         return running
 
-    def agent(self) -> Running:
-        """Starts the agent and waits until it is registered."""
+    def agent(
+        self,
+        name: str = "studio",
+        *flags: str | Path,
+        environment: Mapping[str, str] = NOTHING,
+        module: str = "agent.main",
+    ) -> Running:
+        """Starts an agent, whose folder is `agent` in the home's data unless it is named, and waits until it is
+        registered.
+        """
+        folder = "agent" if name == "studio" else name
         running = self.home.start(
-            *("serve", "--data-dir", self.home.data_dir / "agent", "--controller", self.address, "--name", "studio"),
-            *("--media-root", self.home.folder, "--label", "colour=green", *self.agent_flags),
-            module="agent.main",
+            *("serve", "--data-dir", self.home.data_dir / folder, "--controller", self.address, "--name", name),
+            *("--media-root", self.home.folder, "--label", "colour=green", *self.agent_flags, *flags),
+            environment=environment,
+            module=module,
         )
+
+        def registered() -> bool:
+            return name in {agent.name for agent in client.agents()}
+
         with self.client() as client:
-            until(lambda: running.process.poll() is not None or client.agents(), "the agent registers")
+            until(lambda: running.process.poll() is not None or registered(), "the agent registers")
         assert running.process.poll() is None, running.ended()
         return running
 

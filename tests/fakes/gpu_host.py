@@ -31,7 +31,7 @@ class SimulatedGpu:
     """``sessions`` is how many encodes it bears at once, whatever the agent believes.
 
     A ``lost`` GPU is still listed and fails at every use; a ``hidden`` one is not even listed, and those after it are
-    counted anew.
+    counted anew. An encode that begins on one that is ``held`` takes its sessions and does nothing until it is let go.
     """
 
     name: str = "NVIDIA L4"
@@ -41,6 +41,7 @@ class SimulatedGpu:
     encoders: tuple[str, ...] = ("h264_nvenc", "hevc_nvenc")
     lost: bool = False
     hidden: bool = False
+    held: bool = False
 
 
 class GpuHost:

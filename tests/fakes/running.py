@@ -205,6 +205,7 @@ class Desk:
         instance: str = "",
         roots: tuple[str, ...] = ("/media",),
         revision: str = "",
+        capabilities: str = "{}",
         incarnation: str = "",
     ) -> Reconciled:
         reconciled = await self.do(
@@ -214,7 +215,7 @@ class Desk:
                 name=f"box-{agent}",
                 version="0",
                 labels="{}",
-                capabilities="{}",
+                capabilities=capabilities,
                 media_roots=json.dumps(roots),
                 revision=revision,
                 held=dict.fromkeys(held, incarnation),

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,7 +49,7 @@ SAYINGS = {
 
 
 def main() -> None:
-    settings = json.loads((HOST / "settings.json").read_text())
+    settings = _settings()
     settings["gpus"] = [gpu for gpu in settings["gpus"] if not gpu["hidden"]]
     arguments = sys.argv[1:]
     for listing, missing in (("-encoders", sorted(_encoders(settings))), ("-hwaccels", ["cuda"])):
@@ -60,8 +61,16 @@ def main() -> None:
         gpu = _gpu(settings, arguments, "h264_nvenc" if not wanted else wanted[0])
         if wanted:
             _take_sessions(settings, gpu, wanted)
+            uuid = settings["gpus"][gpu]["uuid"]
+            while any(each["uuid"] == uuid and each["held"] for each in _settings()["gpus"]):
+                time.sleep(0.02)
         arguments = list(_in_software(arguments, wanted))
     os.execv(settings["real"], [settings["real"], *arguments])  # noqa: S606 - what a test made it to be
+
+
+def _settings() -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((HOST / "settings.json").read_text())
+    return settings
 
 
 def _encoders(settings: dict[str, Any]) -> set[str]:

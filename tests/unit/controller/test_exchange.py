@@ -1,7 +1,7 @@
 """An agent's capabilities as the matcher sees them."""
 
 from controller.core.fitting import lacks, too_small
-from controller.exchange import offer_of
+from controller.offers import offer_of
 from mediactl.v1.fleet_service_pb2 import Capabilities, FfmpegBinary, Gpu, Trial
 from presets.capabilities import Alternative, Resources
 

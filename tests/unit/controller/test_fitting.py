@@ -5,7 +5,19 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.fitting import Candidate, Gpu, Offer, beneath, charge, choose_gpu, fits, full, infeasible, verdict
+from controller.core.fitting import (
+    Candidate,
+    Gpu,
+    Offer,
+    beneath,
+    charge,
+    choose_gpu,
+    fits,
+    full,
+    infeasible,
+    opened_in,
+    verdict,
+)
 from presets.capabilities import Alternative, Requirements, Resources
 
 MIB = 2**20
@@ -43,6 +55,11 @@ def _task(
     paths: tuple[str, ...] = ("/media/a.wav",),
 ) -> Candidate:
     return Candidate(task_id, Requirements(ways or (_way(AAC),)), require or {}, paths, waited)
+
+
+def _verdict(candidate: Candidate, offer: Offer, *others: Offer, **apart: bool) -> list[str]:
+    """In a fleet of these agents."""
+    return verdict(candidate, offer, opened_in(candidate, [offer, *others]), **apart)
 
 
 def _why(candidate: Candidate, offer: Offer) -> list[str]:
@@ -117,13 +134,23 @@ def test_words_for_room() -> None:
 def test_verdict_prefers_the_nearest_miss() -> None:
     """Of several ways the one that lacks least is told; infeasible comes before full; none lacking is no word."""
     ways = (_way(NVENC, AAC, cores=9), _way(AAC, cores=9))
-    assert verdict(_task(*ways), _offer()) == ["has 4 cores, 9 are needed"]
-    assert verdict(_task(_way(NVENC), _way(AAC)), _offer()) == []
+    assert _verdict(_task(*ways), _offer()) == ["has 4 cores, 9 are needed"]
+    assert _verdict(_task(_way(NVENC), _way(AAC)), _offer()) == []
     busy = replace(_offer(), free_tasks=0)
-    assert verdict(_task(), busy) == ["runs as many tasks as it may"]
-    assert verdict(_task(_way(AAC, after=30.0), waited=3.0), _offer()) == [
-        "this alternative opens 30 s after submission"
-    ]
+    assert _verdict(_task(), busy) == ["runs as many tasks as it may"]
+
+
+def test_an_alternative_that_is_not_open_says_so() -> None:
+    """As long as some agent, however busy, could do it by one that opens before; alternatives that open together don't
+    wait for one another.
+    """
+    task = _task(_way(NVENC), _way(AAC, cores=9, after=30.0), _way(AAC, after=30.0), waited=3.0)
+    able = _offer("gpu", binaries=(NVENC,))
+    closed = ["this alternative opens 30 s after submission"]
+    assert _verdict(task, _offer()) == []
+    assert _verdict(task, _offer(), replace(able, free=Resources(0), free_tasks=0)) == closed
+    assert _verdict(task, _offer(), replace(able, media_roots=("/nas",))) == []
+    assert _verdict(replace(task, waited_s=30.0), _offer(), able) == []
 
 
 def test_charging_takes_resources_and_a_place() -> None:
@@ -170,11 +197,11 @@ def test_no_task_starts_without_a_core_free() -> None:
 
 def test_verdict_knows_what_is_kept_apart() -> None:
     """A blocklisted agent and one that declined say so, unless it could not do the task anyway."""
-    assert verdict(_task(), _offer(), blocked=True) == ["is blocklisted for such tasks: different ones failed there"]
-    assert verdict(_task(), _offer(), shunned=True) == ["declined such a task a moment ago"]
-    assert verdict(_task(_way(NVENC)), _offer(), blocked=True) == ["lacks encoder:h264_nvenc"]
+    assert _verdict(_task(), _offer(), blocked=True) == ["is blocklisted for such tasks: different ones failed there"]
+    assert _verdict(_task(), _offer(), shunned=True) == ["declined such a task a moment ago"]
+    assert _verdict(_task(_way(NVENC)), _offer(), blocked=True) == ["lacks encoder:h264_nvenc"]
     nothing = replace(_task(), requirements=Requirements(()))
-    assert verdict(nothing, _offer()) == ["the task names no way to do it"]
+    assert _verdict(nothing, _offer()) == ["the task names no way to do it"]
 
 
 _amounts = st.integers(0, 3)

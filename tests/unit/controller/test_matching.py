@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.core.fairness import ShareKey, Shares, Standing
+from controller.core.fitting import opened_in
 from controller.core.matching import (
     Candidate,
     Feasibility,
@@ -81,6 +82,7 @@ class _Setting:
     cost: float = 1.0
     blocked: frozenset[tuple[str, str]] = frozenset()
     shunned: frozenset[tuple[str, str]] = frozenset()
+    absent: tuple[Offer, ...] = ()
     rules: Rules = field(default_factory=Rules)
     feasibility: Feasibility = field(default_factory=Feasibility)
     most: int = 512
@@ -98,6 +100,7 @@ class _Setting:
             costs=lambda _: self.cost,
             blocked=self.blocked,
             shunned=self.shunned,
+            absent=lambda: self.absent,
             rules=self.rules,
             feasibility=self.feasibility,
             most=self.most,
@@ -131,7 +134,93 @@ def test_the_first_alternative_wins_wherever_it_fits() -> None:
 def test_an_alternative_opens_after_its_delay(waited: float, granted: list[str]) -> None:
     """Until then the task waits for the preferred way, though another agent is idle."""
     task = _task("1", _way(NVENC), _way(after=30.0), waited=waited)
-    assert _where(_Setting().plan([_lane("x", task)], [_offer()])) == granted
+    busy = charge(_offer("gpu", cores=1, able=NVENC), Resources(1, 0))
+    assert _where(_Setting().plan([_lane("x", task)], [_offer(), busy])) == granted
+
+
+def _on_gpu(task_id: str = "1", paths: tuple[str, ...] = ("/media/a",)) -> Candidate:
+    """What prefers a GPU and has just come."""
+    return _task(task_id, _way(NVENC, encoder_sessions=1), _way(cores=4, after=30.0), _way(after=30.0), paths=paths)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        _offer("other", able=NVENC),
+        _offer("other", able=NVENC, gpus=(Gpu(0, 0, 100, 0, 100),)),
+        _offer("other", able=NVENC, gpus=(Gpu(0, 1, 100),), roots=("/nas",)),
+    ],
+    ids=["without a GPU", "with a GPU that has no sessions", "out of reach"],
+)
+def test_what_nobody_can_do_is_not_waited_for(other: Offer) -> None:
+    """An alternative opens at once where no agent could do what opens before it; those that open together, together."""
+    for able in (_offer(), _offer(cores=2)):
+        for absent in ((), (other,)):
+            [grant] = _Setting(absent=absent).plan([_lane("x", _on_gpu())], [able, *absent])
+            assert grant.agent_id == "a"
+    [grant] = _Setting().plan([_lane("x", _on_gpu())], [charge(_offer(cores=5), Resources(2, 0))])
+    assert grant.alternative == 2
+
+
+_GPU_BOX = _offer("gpu", able=NVENC, gpus=(Gpu(0, 1, 100, 1, 100),))
+
+
+@pytest.mark.parametrize(
+    ("box", "absent"),
+    [
+        (charge(_GPU_BOX, Resources(4, 0)), ()),
+        (replace(_GPU_BOX, free_tasks=0), ()),
+        (charge(_GPU_BOX, Resources(1, 0, encoder_sessions=1), 0), ()),
+        (_offer("b"), (_GPU_BOX,)),
+    ],
+    ids=["no core free", "no place free", "no session free", "connected elsewhere"],
+)
+def test_who_is_busy_or_absent_is_waited_for(box: Offer, absent: tuple[Offer, ...]) -> None:
+    """It may have room at any moment, and is worth the delay."""
+    assert _Setting(absent=absent).plan([_lane("x", _on_gpu())], [_offer(), box]) == []
+    assert _who(_Setting(absent=absent).plan([_lane("x", replace(_on_gpu(), waited_s=30.0))], [_offer(), box])) == ["1"]
+
+
+def test_waiting_is_each_task_s_own_even_in_one_class() -> None:
+    """A task that only a large GPU could do does not wait for a small one, though it is of the same lane as others."""
+    box = charge(_GPU_BOX, Resources(4, 0))
+    large = _task("1", _way(NVENC, encoder_sessions=2), _way(after=30.0))
+    lanes = [_lane("x", large, feasibility_key="k"), _lane("y", _on_gpu("2"), feasibility_key="k2")]
+    assert _who(_Setting().plan(lanes, [_offer(), box])) == ["1"]
+
+
+def test_absent_agents_are_asked_for_at_need() -> None:
+    """Never where nothing waits for a delay, and once for all lanes."""
+    asked = count()
+
+    def absent() -> tuple[Offer, ...]:
+        next(asked)
+        return ()
+
+    def grants(*tasks: Candidate) -> list[str]:
+        shares = Shares({})
+        lanes = [_lane(task.task_id, task) for task in tasks]
+        shares.enter({lane.share for lane in lanes})
+        setting = _Setting()
+        return _who(
+            plan(
+                lanes,
+                [_offer()],
+                shares=shares,
+                room={},
+                costs=lambda _: 1.0,
+                blocked=(),
+                absent=absent,
+                rules=setting.rules,
+                feasibility=setting.feasibility,
+            )
+        )
+
+    late = _task("2", _way(NVENC), _way(after=9.0), waited=9.0)
+    assert grants(_task("1"), late, _task("3", _way(NVENC), _way())) == ["2", "1", "3"]
+    assert next(asked) == 0
+    assert grants(_task("1", _way(NVENC), _way(after=9.0)), _task("2", _way(NVENC), _way(after=9.0))) == ["1", "2"]
+    assert next(asked) == 2
 
 
 def test_an_agent_where_it_failed_is_the_last_choice() -> None:
@@ -402,7 +491,7 @@ def test_plans_overcommit_nothing(specs: list[_Spec], fleet: list[Offer], room: 
         chosen = task.requirements.alternatives[grant.alternative]
         assert infeasible(task, left[grant.agent_id], chosen) == []
         assert chosen.resources == grant.resources
-        assert task.waited_s >= chosen.open_after_s
+        assert opened_in(task, fleet)[grant.alternative]
         left[grant.agent_id] = charge(left[grant.agent_id], grant.resources, grant.gpu)
         room = {key: least - (key in spec.limits) for key, least in room.items()}
     for offer in left.values():
@@ -419,11 +508,13 @@ def test_plans_overcommit_nothing(specs: list[_Spec], fleet: list[Offer], room: 
         assert taken == sorted(taken, reverse=True)
 
 
-@given(_specs(), _fleets, _room)
-def test_plans_leave_no_head_that_fits(specs: list[_Spec], fleet: list[Offer], room: dict[str, int]) -> None:
+@given(_specs(), _fleets, _fleets, _room)
+def test_plans_leave_no_head_that_fits(
+    specs: list[_Spec], fleet: list[Offer], away: list[Offer], room: dict[str, int]
+) -> None:
     """What stands at the head of a lane at the end fits nowhere any more, unless a limit keeps it: explaining agrees
     with granting."""
-    setting = _Setting(room=dict(room), rules=Rules(starvation_s=1e9))
+    setting = _Setting(room=dict(room), rules=Rules(starvation_s=1e9), absent=tuple(away))
     grants = setting.plan(_lanes(specs), fleet)
     left = {offer.agent_id: offer for offer in fleet}
     for grant in grants:
@@ -432,7 +523,8 @@ def test_plans_leave_no_head_that_fits(specs: list[_Spec], fleet: list[Offer], r
     for spec in specs:
         head = next((task for task in spec.tasks if task.task_id not in granted), None)
         if head is not None and all(setting.room.get(key, 1) > 0 for key in spec.limits):
-            assert all(verdict(head, offer) for offer in left.values())
+            open_ways = opened_in(head, [*left.values(), *away])
+            assert all(verdict(head, offer, open_ways) for offer in left.values())
 
 
 @given(_specs(), _fleets, _room, st.randoms())
