@@ -3,6 +3,7 @@
 import pytest
 
 from agent.core.reserve import Reserve, default_reserve
+from agent.core.sizes import GIB
 
 
 @pytest.mark.parametrize(
