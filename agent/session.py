@@ -153,11 +153,20 @@ class Agent:
             self._begin(lease, taken_up=True)
         for orphan in workspaces(self._means.scratch):
             if orphan.attempt_id not in self._attempts:
-                await end_steps(orphan.steps)
-                with suppress(OSError):
-                    await asyncio.to_thread(orphan.remove)
-                    log.info("removed an orphaned workspace", attempt=orphan.attempt_id)
+                await self._remove(orphan)
         await asyncio.to_thread(self._means.confinement.sweep, tuple(self._attempts))
+
+    async def _remove(self, orphan: Workspace) -> None:
+        """As far as that goes: the agent must start, if only so that there is room again on a full disk."""
+        try:
+            try:
+                await end_steps(orphan.steps)
+            finally:
+                await asyncio.to_thread(orphan.remove)
+        except OSError as error:
+            log.warning("an orphaned workspace resists", attempt=orphan.attempt_id, error=str(error))
+        else:
+            log.info("removed an orphaned workspace", attempt=orphan.attempt_id)
 
     def hand_back(self, why: str) -> None:
         """Stop what runs, to be begun anew elsewhere; what is being published is finished. A repeat does no harm."""
