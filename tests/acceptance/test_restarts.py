@@ -170,8 +170,9 @@ def test_both_killed(fleet: Fleet) -> None:
     controller, agent = fleet.controller(), fleet.agent()
     job_id = submit(fleet, "minutes.flac", *EXTRACT)
     begun(fleet, job_id)
-    controller.process.kill()
-    agent.process.kill()
+    for running in (controller, agent):
+        running.process.kill()
+        running.process.wait()
     fleet.controller()
     fleet.agent()
     job = ended(fleet, job_id)
