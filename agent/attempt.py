@@ -125,7 +125,12 @@ class Attempt:
             shipping.cancel()
         # From here on a stop changes nothing, and must not interrupt.
         self._closing = True
-        await self._end(failure, stopped=stopped)
+        try:
+            await self._end(failure, stopped=stopped)
+        except Exception:
+            # The session says that it ended; what is here must not stay.
+            await self._clear()
+            raise
 
     async def _work(self) -> None:
         await asyncio.to_thread(self._journal.open, self._lease)
@@ -187,12 +192,15 @@ class Attempt:
             report.kept_bytes = await asyncio.to_thread(self._means.remains.keep, self._workspace.path, self._id, told)
             # Again, with what is kept; a crash before this only makes nobody know of it.
             self._outbox.conclude(report)
+        await self._clear()
+        self._outbox.end(report)
+
+    async def _clear(self) -> None:
         try:
             await asyncio.to_thread(self._workspace.remove)
         except OSError as error:
             log.warning("workspace left over", attempt=self._id, path=str(self._workspace.path), error=str(error))
         self._means.room.release(self._id)
-        self._outbox.end(report)
 
     def _report(self, failure: MediaFailure | None, stopped: bool) -> pb.EndReport:
         report = pb.EndReport(attempt_id=self._id)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def agent_id(data_dir: Path) -> str:
-    """The id in `agent-id`, made at the first start. Deleting the file makes a new agent."""
+    """The id in `agent-id`, made at the first start and where the file is damaged. Deleting it makes a new agent."""
     path = data_dir / "agent-id"
     try:
-        known = path.read_text(encoding="ascii").strip()
+        known = path.read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:
         known = ""
-    if known:
+    if known and known.isascii() and known.isprintable():
         return known
     fresh = secrets.token_hex(8)
     draft = path.with_suffix(".new")

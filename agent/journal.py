@@ -105,7 +105,8 @@ def left_lease(workspace: Workspace) -> pb.Lease | None:
         entries = workspace.entries()
         if not entries or (entries[0].get("journal"), entries[0].get("boot")) != (VERSION, boot_id()):
             return None
-        return pb.Lease.FromString(workspace.lease.read_bytes())
+        lease = pb.Lease.FromString(workspace.lease.read_bytes())
+        return lease if lease.attempt_id == workspace.attempt_id else None
     except (OSError, ValueError, DecodeError):
         return None
 

@@ -47,12 +47,13 @@ class Logbook:
 
     def say(self, line: str) -> None:
         """A line of the agent's own."""
+        said = line.encode(errors="replace") + b"\n"
         try:
             with self._own.path.open("ab") as file:
-                file.write(line.encode() + b"\n")
+                file.write(said)
         except OSError:
             # Without space it is at least not lost to the controller.
-            self._take(AGENT, line.encode() + b"\n", {})
+            self._take(AGENT, said, {})
         else:
             self._ship(AGENT, self._own, final=True)
 

@@ -7,6 +7,8 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -184,13 +186,12 @@ def serve(
     )
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with settings.lock.open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        settings.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with settings.lock.open("ab") as lock, _opened(settings.scratch) as scratch:
+            _hold(lock.fileno(), settings.data_dir, "--data-dir")
+            # Either would take the other's workspaces for what an earlier life left.
+            _hold(scratch, settings.scratch, "--scratch-dir")
             asyncio.run(serve_agent(settings))
-    except BlockingIOError:
-        raise SystemExit(
-            _complain(f"another agent works on {settings.data_dir}: choose another --data-dir", 1)
-        ) from None
     except MediactlError as error:
         raise SystemExit(_complain(error.message, error.exit_code)) from None
     except OSError as error:
@@ -223,6 +224,22 @@ def detect_command(data_dir: Path | None, ffmpegs: tuple[str, ...], as_json: boo
         click.echo(f"{'ok     ' if finding.ok else 'missing'} {finding.subject}: {finding.detail}")
         if finding.remedy:
             click.echo(f"        {finding.remedy}")
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _hold(descriptor: int, folder: Path, option: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(_complain(f"another agent works on {folder}: choose another {option}", 1)) from None
 
 
 def _complain(message: str, code: int) -> int:

@@ -68,6 +68,9 @@ class Outbox:
             return []
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in sorted(self._folder.iterdir()):
+            if path.is_symlink() or not path.is_file():
+                log.warning("the outbox holds something that is not the agent's", path=str(path))
+                continue
             spool = Spool(path, path.name)
             owed = None if path.name.startswith(".") else spool.read()
             if owed is None:

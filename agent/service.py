@@ -36,7 +36,6 @@ _OF_GPUS = frozenset({Reason.ENCODER_SESSION_LIMIT, Reason.GPU_UNAVAILABLE})
 async def serve_agent(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT (work in hand is finished or handed back) or SIGUSR1 (it is left running)."""
     notifier = Notifier()
-    settings.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity, instance = agent_id(settings.data_dir), instance_id()
     # Before any other process is started: it moves this one into a group of its own.
     confinement = await asyncio.to_thread(Confinement.find, identity, nice=settings.nice)

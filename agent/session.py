@@ -21,6 +21,7 @@ from agent.delivery import FEATURE, Delivery
 from agent.journal import left_lease
 from agent.media.supervised import end_steps
 from agent.outbox import Outbox
+from agent.records import failure_message
 from agent.settings import Settings
 from agent.transform import Means
 from agent.workspace import Workspace, workspaces
@@ -29,6 +30,7 @@ from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import agent_service_pb2_grpc
 from presets.capabilities import Requirements, choose_binary
+from presets.problems import MediaFailure
 from presets.reasons import Reason
 
 log = structlog.get_logger()
@@ -153,11 +155,20 @@ class Agent:
             self._begin(lease, taken_up=True)
         for orphan in workspaces(self._means.scratch):
             if orphan.attempt_id not in self._attempts:
-                await end_steps(orphan.steps)
-                with suppress(OSError):
-                    await asyncio.to_thread(orphan.remove)
-                    log.info("removed an orphaned workspace", attempt=orphan.attempt_id)
+                await self._remove(orphan)
         await asyncio.to_thread(self._means.confinement.sweep, tuple(self._attempts))
+
+    async def _remove(self, orphan: Workspace) -> None:
+        """As far as that goes: the agent must start, if only so that there is room again on a full disk."""
+        try:
+            try:
+                await end_steps(orphan.steps)
+            finally:
+                await asyncio.to_thread(orphan.remove)
+        except OSError as error:
+            log.warning("an orphaned workspace resists", attempt=orphan.attempt_id, error=str(error))
+        else:
+            log.info("removed an orphaned workspace", attempt=orphan.attempt_id)
 
     def hand_back(self, why: str) -> None:
         """Stop what runs, to be begun anew elsewhere; what is being published is finished. A repeat does no harm."""
@@ -361,10 +372,14 @@ class Agent:
         held = self._outbox.ledger.get(attempt_id)
         if held is not None and held.ended is None:
             # Stopped before its first step, or a defect in its clean-up: the controller waits for an end all the same.
+            report = pb.EndReport(attempt_id=attempt_id, outcome=pb.OUTCOME_STOPPED)
             error = None if task.cancelled() else task.exception()
             if error is not None:
                 log.error("attempt ended by a defect", attempt=attempt_id, exc_info=error)
-            report = pb.EndReport(attempt_id=attempt_id, outcome=pb.OUTCOME_STOPPED)
+                # Uses an attempt: what meets a defect once may meet it for ever.
+                report.outcome = pb.OUTCOME_FAILED
+                defect = f"the agent met a defect: {type(error).__name__}"
+                report.failure.CopyFrom(failure_message(MediaFailure(Reason.INTERNAL, defect), ""))
             self._outbox.conclude(report)
             self._outbox.end(report)
         outcome = pb.Outcome.Name(held.ended.outcome) if held is not None and held.ended is not None else "?"

@@ -11,9 +11,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
 
 from mediactl.v1 import agent_service_pb2 as pb
+
+M = TypeVar("M", bound=Message)
 
 TRIM_BYTES = 2**20
 """A file larger than this is begun anew as soon as no log in it is owed any more."""
@@ -70,20 +74,20 @@ class Spool:
         for head, offset, size in self._records():
             body = os.pread(self._fd, size, offset)
             match head:
-                case {"held": incarnation, "first": first, "sequences": sequences, "marks": marks}:
-                    owed, begun = Owed(incarnation, first, sequences, marks), True
-                case {"log": stream, "sequence": sequence, "marks": marks}:
+                case {"held": str(incarnation), "first": int(first), "sequences": dict(), "marks": dict()}:
+                    owed, begun = Owed(incarnation, first, head["sequences"], head["marks"]), True
+                case {"log": str(stream), "sequence": int(sequence), "marks": dict(marks)}:
                     owed.logs.append(Stored(self._attempt_id, stream, sequence, offset, size))
                     owed.sequences[stream] = sequence
                     owed.marks |= marks
                 case {"acknowledged": stream, "sequence": sequence}:
                     owed.logs = [log for log in owed.logs if log.stream != stream or log.sequence > sequence]
                 case {"staged": _}:
-                    owed.staged = pb.StageReport.FromString(body)
+                    owed.staged = _message(pb.StageReport, body)
                 case {"publishing": _}:
                     owed.publishing = True
                 case {"ended": _}:
-                    owed.ended = pb.EndReport.FromString(body)
+                    owed.ended = _message(pb.EndReport, body)
                 case _:
                     # Of another version of this program: what it cannot say is not owed.
                     pass
@@ -184,11 +188,19 @@ class Spool:
                 said = None
             if not isinstance(said, dict):
                 return
-            offset, size = self._size + len(head) + 1, int(said.get("bytes", 0))
-            if offset + size > length:
+            offset, size = self._size + len(head) + 1, said.get("bytes", 0)
+            if not isinstance(size, int) or size < 0 or offset + size > length:
                 return
             self._size = offset + size
             yield said, offset, size
+
+
+def _message(kind: type[M], body: bytes) -> M | None:
+    """None where it is damaged: then it is not owed, as if it had never been written."""
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        return None
 
 
 def _record(head: dict[str, Any], body: bytes = b"") -> bytes:

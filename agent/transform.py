@@ -108,18 +108,13 @@ class Transform:
 
     async def make(self) -> None:
         """Up to outputs that are verified and staged, or up to the plan where only that is asked for."""
+        if len(self._journal.staged) == len(self.intent.outputs):
+            self._recall()
+            return
         binary = self._choose_binary()
         await self._fetch()
         plan = self._compile(binary)
         if self._lease.kind == pb.TASK_KIND_PLAN:
-            return
-        if len(self._journal.staged) == len(self.intent.outputs):
-            # Verified, and perhaps published since: neither inputs nor outputs need be what they were.
-            self.staged = list(self._journal.staged)
-            for step, (result, used) in self._journal.steps.items():
-                self.results[step] = result
-                self.usage = self.usage.followed_by(used)
-            self._compile(binary)
             return
         expected = estimate(self.intent, self.facts, plan)
         await asyncio.to_thread(self._means.room.reserve, self._lease.attempt_id, 0, expected.total_bytes)
@@ -150,6 +145,20 @@ class Transform:
         for probing in self._probes.values():
             probing.cancel()
         await asyncio.gather(*self._probes.values(), return_exceptions=True)
+
+    def _recall(self) -> None:
+        """All is staged and verified, and perhaps published since: neither inputs, outputs nor FFmpeg need be what they
+        were. To make it anew would be to publish something else than the controller was told."""
+        self.staged = list(self._journal.staged)
+        self.identities = [identity for identity, _ in self._journal.inputs]
+        self.facts = [facts for _, facts in self._journal.inputs]
+        for step, (result, used) in self._journal.steps.items():
+            self.results[step] = result
+            self.usage = self.usage.followed_by(used)
+        for binary in self._means.binaries:
+            if binary.digest == self._journal.binary:
+                self.binary = binary
+                self._compile(binary)
 
     def _choose_binary(self) -> Binary:
         [alternative] = Requirements.from_json(json.loads(self._lease.requirements_json)).alternatives

@@ -92,7 +92,10 @@ class Workspace:
             *lines, _torn = self.journal.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines]
+        entries = [json.loads(line) for line in lines]
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError(f"{self.journal}: an entry that is no object")
+        return entries
 
     def forget_steps(self) -> None:
         """Removes what steps left: their folders and outputs.
@@ -119,7 +122,7 @@ def workspaces(root: Path) -> list[Workspace]:
         return []
     return [
         Workspace(root, folder.name.removeprefix(_PREFIX))
-        for folder in sorted(root.glob(f"{_PREFIX}*"))
+        for folder in sorted(root.glob(f"{_PREFIX}?*"))
         if folder.is_dir() and not folder.is_symlink()
     ]
 

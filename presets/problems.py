@@ -1,5 +1,6 @@
 """The two ways in which presets refuse: a request that is wrong, and media that cannot be processed."""
 
+import os
 from dataclasses import dataclass
 
 from presets.reasons import Reason
@@ -26,6 +27,7 @@ class MediaFailure(Exception):
     """The media themselves cannot be processed as asked, which no retry mends unless the reason's row says so."""
 
     def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(f"{reason}: {message}")
+        # The name of a file may be no text, and then neither a log nor a message on the wire would take it.
+        self.message = os.fsencode(message).decode(errors="replace")
+        super().__init__(f"{reason}: {self.message}")
         self.reason = reason
-        self.message = message

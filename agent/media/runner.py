@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ TRIES = 3
 """How often one step is begun when its supervisor is killed. That costs no attempt, so it must not go on for ever."""
 
 _POLL_S = 0.1
+_PROGRESS_BYTES = 64 * 1024
+_BLOCK_LINES = 100
 _LOG_TAIL_BYTES = 16 * 1024
 
 
@@ -220,22 +223,27 @@ class _Progress:
         self.frames: int | None = None
         self.speed = 0.0
         self._offset = 0
-        self._block: list[str] = []
+        self._block: deque[str] = deque(maxlen=_BLOCK_LINES)
         self._unfinished = ""
 
     def read(self) -> bool:
         """Takes in what was written since; True if the output time moved."""
         before = self.out_time_s
         with self.path.open("rb") as file:
+            # The latest is all that counts. More comes only of what floods its output, or after a long absence.
+            if (late := os.fstat(file.fileno()).st_size - _PROGRESS_BYTES) > self._offset:
+                self._offset, self._unfinished = late, ""
+                self._block.clear()
             file.seek(self._offset)
-            written = file.read()
+            written = file.read(_PROGRESS_BYTES)
         self._offset += len(written)
-        *lines, self._unfinished = (self._unfinished + written.decode("ascii", "replace")).split("\n")
+        text = self._unfinished[-_PROGRESS_BYTES:] + written.decode("ascii", "replace")
+        *lines, self._unfinished = text.split("\n")
         for line in lines:
             self._block.append(line)
             if line.startswith("progress="):
-                self._take(self._block)
-                self._block = []
+                self._take(list(self._block))
+                self._block.clear()
         return self.out_time_s != before
 
     def tell(self, on_progress: Callable[[float, float], None]) -> None:

@@ -175,16 +175,17 @@ def status(folder: Path) -> Exit:
     path = folder / supervisor.STATUS
     if not path.exists():
         _call_lost(folder)
-    said = json.loads(path.read_bytes())
-    if "lost" in said:
-        # Whoever wrote that may have been killed before he ended what was left.
+    try:
+        said = json.loads(path.read_bytes())
+        return Exit(
+            code=said["exit_code"],
+            used=Usage(said["cpu_seconds"], said["peak_memory_bytes"], said["bytes_read"], said["bytes_written"]),
+            stopped_by=said["stopped_by"],
+        )
+    except (ValueError, TypeError, KeyError):
+        # Called lost, by someone who may have been killed before he ended what was left; or damaged.
         _end_leftovers(folder)
-        raise Lost
-    return Exit(
-        code=said["exit_code"],
-        used=Usage(said["cpu_seconds"], said["peak_memory_bytes"], said["bytes_read"], said["bytes_written"]),
-        stopped_by=said["stopped_by"],
-    )
+        raise Lost from None
 
 
 def _call_lost(folder: Path) -> None:

@@ -56,6 +56,7 @@ _QUIET_BYTES = 64 * 1024
 _STATUS_BYTES = 512
 _SETTLE_S = 0.01
 _LOCK_TRIES = 100
+_LOOK_S = 5.0
 
 
 def main() -> int:
@@ -180,8 +181,11 @@ class Supervisor:
             if now >= self._kill_at:
                 self._kill_at = float("inf")
                 self._signal(signal.SIGKILL)
-            wait_s = min(late_at, self._kill_at) - now
-            for descriptor, _ in poll.poll(None if wait_s == float("inf") else max(0, wait_s) * 1000 + 1):
+            if not os.fstat(self._lock).st_nlink:
+                # The folder was removed: nobody finds this any more, and nobody would ever end it.
+                self._stop(0, "removed")
+            wait_s = min(late_at, self._kill_at, now + _LOOK_S) - now
+            for descriptor, _ in poll.poll(max(0, wait_s) * 1000 + 1):
                 if descriptor == self._pidfd:
                     ended = True
                 elif descriptor == self._pipe:
@@ -206,7 +210,9 @@ class Supervisor:
         _, status, usage = os.wait4(self._pid, 0)
         read, written = (after - earlier for after, earlier in zip(own_io(), before, strict=True))
         end_tree(self._token)
-        while self._take_log():
+        # No more than the pipe holds: whoever hid from that and has it open may write for ever.
+        enough = self._taken + _READ_BYTES
+        while self._taken < enough and self._take_log():
             pass
         self._end_log()
         write_status(
@@ -261,8 +267,13 @@ class Supervisor:
         except OSError:
             # It went away again.
             return
-        os.set_blocking(client, False)
-        os.write(client, b'{"protocol": %d, "pid": %d, "command": %d}\n' % (PROTOCOL, os.getpid(), self._pid))
+        try:
+            os.set_blocking(client, False)
+            os.write(client, b'{"protocol": %d, "pid": %d, "command": %d}\n' % (PROTOCOL, os.getpid(), self._pid))
+        except OSError:
+            # As a killed agent does: nobody's end but its own.
+            os.close(client)
+            return
         self._clients[client] = b""
         poll.register(client, select.POLLIN)
 

@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
 
+from presets.uris import path_to_uri
 from tests.acceptance.conftest import Recordings
 from tests.fakes.cli import Home
 from tests.fakes.media_measure import measured
@@ -169,3 +170,17 @@ def test_a_data_directory_with_a_long_and_hostile_name(home: Home, recordings: R
     assert ran.json["state"] == "JOB_STATE_COMPLETED"
     assert (folder / "mediactl.db").exists()
     assert not home.data_dir.exists()
+
+
+def test_a_failure_of_a_name_that_is_no_text(box: Home, tmp_path: Path) -> None:
+    """It is one attempt that failed, and is told in words that can be printed."""
+    broken = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    broken.symlink_to(tmp_path / os.fsdecode(b"away\xff.wav"))
+    job = box.job("run", path_to_uri(str(broken)), *FLAC, "--output", f"{tmp_path}/out/", code=None)
+    assert job["state"] == "JOB_STATE_DEAD"
+    assert job["attemptCount"] == 1
+    assert (job["failure"]["reason"], job["failure"]["message"]) == (
+        "INPUT_NOT_FOUND",
+        f"{tmp_path}/caf\ufffd.wav: there is no such file",
+    )
+    box.assert_tidy()

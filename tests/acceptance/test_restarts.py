@@ -1,6 +1,7 @@
 """An agent that is killed, restarted or left alone in the middle of work, and what becomes of that work."""
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -136,13 +137,42 @@ def test_a_controller_that_is_away(fleet: Fleet) -> None:
     tidy(fleet)
 
 
+def test_what_is_staged_is_what_is_published(fleet: Fleet) -> None:
+    """Though FFmpeg was replaced since: the controller may have been told of what is there."""
+    controller, agent = fleet.controller(), fleet.agent()
+    job_id = submit(fleet, "minutes.flac", *EXTRACT)
+    begun(fleet, job_id)
+    controller.process.kill()
+    controller.process.wait()
+    [staged] = until(fleet.home.staged, "the output is staged", within_s=60)
+    made = staged.stat().st_ino
+    [journal] = fleet.home.scratch.glob("*/journal.jsonl")
+    until(lambda: b'"staged"' in journal.read_bytes(), "the journal says so")
+    agent.process.kill()
+    agent.process.wait()
+    detected = fleet.home.data_dir / "agent" / "detected.json"
+    known = json.loads(detected.read_text())
+    for found in known["binaries"].values():
+        found["binary"]["sha256"] = "0" * 64
+    detected.write_text(json.dumps(known))
+    fleet.controller()
+    fleet.agent()
+    job = ended(fleet, job_id)
+    assert job.state == job_pb2.JOB_STATE_COMPLETED, job.failure
+    [published] = (fleet.home.folder / "out").iterdir()
+    assert published.stat().st_ino == made
+    assert hashlib.sha256(published.read_bytes()).hexdigest() == job.artifacts[0].sha256
+    tidy(fleet)
+
+
 def test_both_killed(fleet: Fleet) -> None:
     """Controller and agent die together in the middle of an encode and come back: one attempt."""
     controller, agent = fleet.controller(), fleet.agent()
     job_id = submit(fleet, "minutes.flac", *EXTRACT)
     begun(fleet, job_id)
-    controller.process.kill()
-    agent.process.kill()
+    for running in (controller, agent):
+        running.process.kill()
+        running.process.wait()
     fleet.controller()
     fleet.agent()
     job = ended(fleet, job_id)

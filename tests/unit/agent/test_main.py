@@ -1,5 +1,7 @@
 """What the agent's command line makes of its options."""
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,19 @@ def test_what_is_none_is_refused(served: list[Settings], tmp_path: Path, argumen
     assert refused.exit_code == 2
     assert told in " ".join(refused.output.split())
     assert served == []
+
+
+def test_scratch_is_one_agents_alone(served: list[Settings], tmp_path: Path) -> None:
+    """Two agents would each remove the other's workspaces."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    descriptor = os.open(scratch, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        refused = _serve(tmp_path, "--scratch-dir", str(scratch))
+    finally:
+        os.close(descriptor)
+    assert refused.exit_code == 1
+    assert f"another agent works on {scratch}: choose another --scratch-dir" in refused.output
+    assert not served
+    assert _serve(tmp_path, "--scratch-dir", str(scratch)).exit_code == 0

@@ -1,5 +1,6 @@
 """The ledger in terms of the wire."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,13 @@ async def test_another_life_owes_what_this_one_owed(tmp_path: Path) -> None:
     outbox.acknowledge(pb.Acknowledgement(attempt_id="c"))
     outbox.forget("b")
     assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == ["a"]
+
+
+async def test_strangers_in_its_folder_are_left_alone(tmp_path: Path) -> None:
+    """What is no file is none of its own, and keeps no agent from starting."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    outbox = Outbox(tmp_path)
+    assert outbox.load() == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "lost+found", "pipe"]

@@ -114,6 +114,23 @@ def test_progress_never_falls(tmp_path: Path) -> None:
     ]
 
 
+def test_a_flood_instead_of_progress_is_skipped(tmp_path: Path) -> None:
+    """However much a program puts out: a look takes no longer and keeps no more of it, and the latest counts."""
+    file = tmp_path / "progress"
+    with file.open("wb") as flood:
+        for _ in range(20):
+            flood.write(b"x\n" * 500_000)
+        flood.write(b"y" * 300_000)
+    progress = _Progress(file)
+    begun = time.process_time()
+    assert not progress.read()
+    with file.open("ab") as more:
+        more.write(b"\nframe=9\nout_time_us=7000000\nprogress=continue\n")
+    assert progress.read()
+    assert time.process_time() - begun < 1
+    assert (progress.out_time_s, progress.frames) == (7.0, 9)
+
+
 async def test_failure_is_no_exception(script: Script, tmp_path: Path) -> None:
     """A nonzero exit comes back with the end of the log, secrets removed; the log itself stays whole."""
     program = script("echo 'https://h/x?token=t0p server said no' >&2; exit 3")

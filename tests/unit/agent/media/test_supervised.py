@@ -1,10 +1,13 @@
 """Supervisors: what they start, keep, count and end, and what of them another life of the agent finds."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
+import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 
 from agent.media import supervised, supervisor
 from agent.media.supervised import CannotStart, Exit, Lost, Supervised, end_steps, status
-from agent.media.supervisor import LOG, REQUEST, STATUS
+from agent.media.supervisor import LOG, REQUEST, SOCKET, STATUS
 
 Until = Callable[[Callable[[], object]], Coroutine[Any, Any, None]]
 NumberIn = Callable[[Path], int]
@@ -149,6 +152,50 @@ async def test_a_supervisor_that_hangs(
                 status(tmp_path / name)
         assert not alive(watching)
         assert not alive(number_in(pid))
+
+
+async def test_who_hangs_up_at_once_harms_nobody(tmp_path: Path) -> None:
+    """As an agent does that is killed while it connects: the command goes on."""
+    process = await Supervised.start(tmp_path / "step", ["sleep", "300"], cwd=tmp_path)
+    assert process is not None
+    with contextlib.chdir(tmp_path / "step"):
+        for _ in range(50):
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(SOCKET)
+    assert (await process.stop(0)).code == -signal.SIGKILL
+
+
+async def test_a_folder_that_is_removed(tmp_path: Path, until: Until, number_in: NumberIn, alive: Alive) -> None:
+    """Nobody could find what runs there any more: it ends by itself."""
+    script = f"echo $$ > '{tmp_path / 'pid'}'; sleep 300"
+    process = await Supervised.start(tmp_path / "step", ["sh", "-c", script], cwd=tmp_path)
+    assert process is not None
+    process.let_go()
+    await until(lambda: number_in(tmp_path / "pid"))
+    shutil.rmtree(tmp_path / "step")
+    await until(lambda: not alive(number_in(tmp_path / "pid")))
+
+
+async def test_what_escapes_and_writes_for_ever(tmp_path: Path, until: Until, number_in: NumberIn) -> None:
+    """A process without the mark in a session of its own cannot be found; the end of the step does not wait for it."""
+    escape = f"env -i setsid sh -c 'echo $$ > {tmp_path / 'pid'}; exec yes' >&2 & sleep 0.2"
+    try:
+        async with asyncio.timeout(10):
+            assert (await carried_out(tmp_path, "sh", "-c", escape)).code == 0
+    finally:
+        await until(lambda: number_in(tmp_path / "pid"))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number_in(tmp_path / "pid"), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("said", [b"", b"[1]", b"{}", b"\0" * 512])
+async def test_a_damaged_status(tmp_path: Path, said: bytes) -> None:
+    """It says nothing, as if there were none: the step is to be begun anew."""
+    await carried_out(tmp_path, "true")
+    (tmp_path / "step" / STATUS).write_bytes(said)
+    with pytest.raises(Lost):
+        status(tmp_path / "step")
+    await end_steps(tmp_path)
 
 
 async def test_ending_all_steps(tmp_path: Path, until: Until, number_in: NumberIn, alive: Alive) -> None:

@@ -85,3 +85,18 @@ def test_costs_add_up() -> None:
     assert (message.cpu_seconds, message.peak_memory_bytes) == (1.5, 1000)
     assert (message.bytes_read, message.bytes_written) == (20, 30)
     assert message.run_time.ToMilliseconds() == 2500
+
+
+@pytest.mark.parametrize("lease", [b"", pb.Lease(attempt_id="b").SerializeToString(), b"\xff"])
+def test_another_lease_is_not_taken_up(workspace: Workspace, lease: bytes) -> None:
+    """An emptied file reads as a lease of nothing."""
+    opened(workspace)
+    workspace.lease.write_bytes(lease)
+    assert left_lease(workspace) is None
+
+
+def test_a_damaged_journal_is_not_taken_up(workspace: Workspace) -> None:
+    """A line of JSON that is no entry."""
+    opened(workspace)
+    workspace.journal.write_bytes(b"null\n")
+    assert left_lease(workspace) is None

@@ -71,3 +71,10 @@ def test_without_room_a_line_is_still_told(tmp_path: Path) -> None:
     taken = Taken()
     Logbook(tmp_path / "gone", {}, taken).say("disk full")
     assert taken.said == {"agent": b"disk full\n"}
+
+
+def test_a_line_that_is_no_text_is_still_told(tmp_path: Path) -> None:
+    """A name of a file may be in it."""
+    taken = Taken()
+    Logbook(tmp_path, {}, taken).say("caf\udce9")
+    assert taken.said == {"agent": b"caf?\n"}

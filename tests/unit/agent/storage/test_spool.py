@@ -120,3 +120,27 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path) -> None:
     owed = reread(tmp_path / "a").read()
     assert owed is not None
     assert [log.sequence for log in owed.logs] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"ended":true,"bytes":5}\n\xff\xff\xff\xff\xff',
+        b'{"staged":true,"bytes":1}\n\xff',
+        b'{"log":"x","sequence":2,"marks":{},"bytes":-5}\n',
+        b'{"log":"x","sequence":2,"marks":{},"bytes":"x"}\n',
+        b'{"held":1,"first":null,"sequences":[],"marks":7}\n',
+    ],
+)
+def test_what_is_damaged_was_never_written(tmp_path: Path, damaged: bytes) -> None:
+    """An agent that could not start because of it would lose everything else as well."""
+    spool = Spool(tmp_path / "a", "a")
+    spool.begin("i", 7)
+    spool.log("x", 1, b"one", {})
+    spool.close()
+    with (tmp_path / "a").open("ab") as file:
+        file.write(damaged)
+    owed = reread(tmp_path / "a").read()
+    assert owed is not None
+    assert (owed.incarnation, owed.first, len(owed.logs)) == ("i", 7, 1)
+    assert (owed.staged, owed.publishing, owed.ended) == (None, False, None)

@@ -83,6 +83,7 @@ def test_workspaces(tmp_path: Path) -> None:
         Workspace(tmp_path, attempt_id).create()
     (tmp_path / "someone-else").mkdir()
     (tmp_path / "mediactl-file").write_bytes(b"x")
+    (tmp_path / "mediactl-").mkdir()
     (tmp_path / "mediactl-link").symlink_to(tmp_path / "someone-else")
     assert [workspace.attempt_id for workspace in workspaces(tmp_path)] == ["a1", "a2"]
     assert workspaces(tmp_path / "absent") == []
