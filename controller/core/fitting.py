@@ -123,6 +123,13 @@ def infeasible(candidate: Candidate, offer: Offer, alternative: Alternative) -> 
     return lacks(offer, alternative) + too_small(offer, alternative.resources) + misplaced(offer, candidate)
 
 
+def never(candidate: Candidate, offer: Offer) -> list[str]:
+    """Why this agent can run the task by no alternative, as it stands; empty: by one of them it can."""
+    return min(
+        (infeasible(candidate, offer, each) for each in candidate.requirements.alternatives), key=len, default=[]
+    )
+
+
 def fits(offer: Offer, asked: Resources) -> bool:
     """Whether `full` would have nothing to say, at a fraction of its cost."""
     free = offer.free

@@ -70,8 +70,7 @@ def explain(
             reasons = fitting.verdict(asked, offer)
         else:
             standing = _standing(row, objection(row))
-            never = fitting.infeasible(asked, absent(row), asked.requirements.alternatives[0])
-            reasons = [standing, *never]
+            reasons = [standing, *fitting.never(asked, absent(row))]
         if row.id in barred:
             reasons = ["gets no tasks of this class for a while: two different ones failed there", *reasons]
         verdicts.append(Verdict(row.id, row.name, tuple(reasons)))

@@ -5,7 +5,19 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.fitting import Candidate, Gpu, Offer, beneath, charge, choose_gpu, fits, full, infeasible, verdict
+from controller.core.fitting import (
+    Candidate,
+    Gpu,
+    Offer,
+    beneath,
+    charge,
+    choose_gpu,
+    fits,
+    full,
+    infeasible,
+    never,
+    verdict,
+)
 from presets.capabilities import Alternative, Requirements, Resources
 
 MIB = 2**20
@@ -124,6 +136,12 @@ def test_verdict_prefers_the_nearest_miss() -> None:
     assert verdict(_task(_way(AAC, after=30.0), waited=3.0), _offer()) == [
         "this alternative opens 30 s after submission"
     ]
+
+
+def test_never_looks_at_every_way() -> None:
+    """A first way that an agent can't go is no word against it where it can go the second; else the nearest is told."""
+    assert never(_task(_way(AAC, cores=8), _way(AAC, cores=2)), _offer()) == []
+    assert never(_task(_way(NVENC, AAC, cores=9), _way(AAC, cores=9)), _offer()) == ["has 4 cores, 9 are needed"]
 
 
 def test_charging_takes_resources_and_a_place() -> None:
