@@ -214,7 +214,10 @@ def verdict(candidate: Candidate, offer: Offer, *, blocked: bool = False, shunne
             if shunned:
                 reasons = ["declined such a task a moment ago", *reasons]
         if candidate.waited_s < alternative.open_after_s:
-            reasons = [*reasons, f"this alternative opens {alternative.open_after_s:.0f} s after submission"]
+            reasons = [
+                *reasons,
+                f"may take it from {alternative.open_after_s:.0f} s after submission on, if none preferred has by then",
+            ]
         if not reasons:
             return []
         verdicts.append(reasons)

@@ -134,7 +134,7 @@ def test_verdict_prefers_the_nearest_miss() -> None:
     busy = replace(_offer(), free_tasks=0)
     assert verdict(_task(), busy) == ["runs as many tasks as it may"]
     assert verdict(_task(_way(AAC, after=30.0), waited=3.0), _offer()) == [
-        "this alternative opens 30 s after submission"
+        "may take it from 30 s after submission on, if none preferred has by then"
     ]
 
 
