@@ -56,7 +56,7 @@ def _metadata_url(_: click.Context, __: click.Parameter, given: str | None) -> s
     return given
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """The agent of mediactl: runs on each box, proves what it can do and works for a controller."""
 

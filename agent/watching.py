@@ -18,6 +18,8 @@ from agent.transform import Means
 log = structlog.get_logger()
 
 DISK_S = 5.0
+MACHINE_S = 30.0
+"""After a look at the machine that failed."""
 
 
 @asynccontextmanager
@@ -40,10 +42,10 @@ async def watching(
             heed = Heed(metadata, say=partial(agent.object, "notice"), hand_back=agent.hand_back)
             looks.append(("notices", heed.look, settings.metadata_interval_s))
             log.info("heeding notices of the host", metadata=settings.metadata_url)
+        if lookout is not None:
+            looks.append(("machine", lookout.run, MACHINE_S))
         tasks = [asyncio.create_task(_forever(*look)) for look in looks]
         tasks.append(asyncio.create_task(means.remains.sweep_forever()))
-        if lookout is not None:
-            tasks.append(asyncio.create_task(lookout.run()))
         try:
             yield
         finally:

@@ -27,7 +27,7 @@ SWITCH_S = 0.0002
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """The controller of mediactl: keeps the queue and leases tasks to agents."""
 

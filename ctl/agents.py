@@ -47,7 +47,7 @@ def list_agents(settings: Settings) -> int:
 @click.option(
     "--deadline",
     type=Duration(),
-    metavar="DURATION",
+    metavar="D",
     help="What still runs after it is handed back and begun anew by another agent, e.g. 10m. Default: none.",
 )
 @click.option("--wait", is_flag=True, help="Wait until the agent holds nothing any more.")

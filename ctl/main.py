@@ -51,7 +51,7 @@ _QUEUE: Final = LazyGroup(
         "limit": Leaf("ctl.queue:limit", "Set or remove a limit on what runs at once."),
     },
     alone=Leaf("ctl.queue:overview", ""),
-    help="Show what waits, what runs where, and the limits; set weights and limits.",
+    help="Show what waits and runs, and the limits; set weights and limits.",
     epilog=_QUEUE_EPILOG,
 )
 _PRESETS: Final = LazyGroup(

@@ -141,6 +141,13 @@ def opened_in(candidate: Candidate, fleet: Collection[Offer]) -> tuple[bool, ...
     return tuple(opened(candidate, lambda index: any(not infeasible(candidate, offer, ways[index]) for offer in fleet)))
 
 
+def never(candidate: Candidate, offer: Offer) -> list[str]:
+    """Why this agent can run the task by no alternative, as it stands; empty: by one of them it can."""
+    return min(
+        (infeasible(candidate, offer, each) for each in candidate.requirements.alternatives), key=len, default=[]
+    )
+
+
 def fits(offer: Offer, asked: Resources) -> bool:
     """Whether `full` would have nothing to say, at a fraction of its cost."""
     free = offer.free
@@ -229,7 +236,10 @@ def verdict(
             if shunned:
                 reasons = ["declined such a task a moment ago", *reasons]
         if not is_open:
-            reasons = [*reasons, f"this alternative opens {alternative.open_after_s:.0f} s after submission"]
+            reasons = [
+                *reasons,
+                f"may take it from {alternative.open_after_s:.0f} s after submission on, if none preferred has by then",
+            ]
         if not reasons:
             return []
         verdicts.append((never, len(reasons), reasons))

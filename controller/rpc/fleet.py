@@ -55,7 +55,7 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
         found = exact or [agent for agent in agents if agent_id and agent.id.startswith(agent_id)]
         if not found:
             raise MediactlError(
-                Reason.AGENT_NOT_FOUND, "no agent has this id or name; `mediactl agents list` shows them"
+                Reason.AGENT_NOT_FOUND, f"no agent has the id or name {agent_id!r}; `mediactl agents list` shows them"
             )
         if len(found) > 1:
             raise InvalidRequest(

@@ -76,9 +76,7 @@ def explain(
     verdicts = []
     for row in rows:
         if row.id in away:
-            ways = asked.requirements.alternatives
-            never = min((fitting.infeasible(asked, away[row.id], way) for way in ways), key=len, default=[])
-            reasons = [_standing(row, objection(row)), *never]
+            reasons = [_standing(row, objection(row)), *fitting.never(asked, away[row.id])]
         else:
             reasons = fitting.verdict(asked, known[row.id], open_ways)
         if row.id in barred:

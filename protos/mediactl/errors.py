@@ -81,12 +81,13 @@ class MediactlError(Exception):
 
 
 class WaitTimeout(TimeoutError):
-    """The caller's patience ended before the job did. The job goes on."""
+    """The caller's patience ended before the job did, or before jobs, whose ids have commas between. They go on."""
 
     exit_code: Final = 6
 
     def __init__(self, job_id: str, timeout_s: float) -> None:
-        super().__init__(f"job {job_id} had not ended after {timeout_s:g} s; it goes on")
+        what, goes = ("jobs", "they go") if "," in job_id else ("job", "it goes")
+        super().__init__(f"{what} {job_id} had not ended after {timeout_s:g} s; {goes} on")
         self.job_id = job_id
         self.timeout_s = timeout_s
 

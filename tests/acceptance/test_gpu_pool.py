@@ -175,7 +175,9 @@ def test_a_session_is_counted_while_it_is_used(pool: Pool) -> None:
     why = pool.why(waiting[0])
     assert why["processor"][0].startswith(LACKS)
     assert any(reason.startswith("has no GPU with 1 encoder sessions") for reason in why["gpus"])
-    assert pool.why(prefers)["processor"] == ["this alternative opens 30 s after submission"]
+    assert pool.why(prefers)["processor"] == [
+        "may take it from 30 s after submission on, if none preferred has by then"
+    ]
     for job_id in waiting[1:]:
         pool.client.cancel(job_id)
     pool.host.change(GPU, held=False)

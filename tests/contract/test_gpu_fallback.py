@@ -132,7 +132,7 @@ async def test_a_gpu_that_is_only_not_here_is_waited_for(desk: Desk) -> None:
         return found.verdicts[0].reasons
 
     assert await desk.offering(mine) == []
-    assert await told() == ("this alternative opens 30 s after submission",)
+    assert await told() == ("may take it from 30 s after submission on, if none preferred has by then",)
     await desk.do(DrainAgent(AgentId("b"), None))
     assert await told() == ()
     await desk.do(ResumeAgent(AgentId("b")))

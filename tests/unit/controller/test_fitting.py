@@ -15,6 +15,7 @@ from controller.core.fitting import (
     fits,
     full,
     infeasible,
+    never,
     opened_in,
     verdict,
 )
@@ -146,11 +147,17 @@ def test_an_alternative_that_is_not_open_says_so() -> None:
     """
     task = _task(_way(NVENC), _way(AAC, cores=9, after=30.0), _way(AAC, after=30.0), waited=3.0)
     able = _offer("gpu", binaries=(NVENC,))
-    closed = ["this alternative opens 30 s after submission"]
+    closed = ["may take it from 30 s after submission on, if none preferred has by then"]
     assert _verdict(task, _offer()) == []
     assert _verdict(task, _offer(), replace(able, free=Resources(0), free_tasks=0)) == closed
     assert _verdict(task, _offer(), replace(able, media_roots=("/nas",))) == []
     assert _verdict(replace(task, waited_s=30.0), _offer(), able) == []
+
+
+def test_never_looks_at_every_way() -> None:
+    """A first way that an agent can't go is no word against it where it can go the second; else the nearest is told."""
+    assert never(_task(_way(AAC, cores=8), _way(AAC, cores=2)), _offer()) == []
+    assert never(_task(_way(NVENC, AAC, cores=9), _way(AAC, cores=9)), _offer()) == ["has 4 cores, 9 are needed"]
 
 
 def test_charging_takes_resources_and_a_place() -> None:
