@@ -27,6 +27,7 @@ GPU = 1
 """The index of the one that encodes."""
 SESSIONS = 3
 LACKS = "lacks encoder:h264_nvenc"
+WAITS = "may take it from 30 s after submission on, if none preferred has by then"
 
 
 @dataclass
