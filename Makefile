@@ -13,7 +13,7 @@ demo: venv ffmpeg ## process a recording from end to end; your own with INPUT=pa
 	@$(PY) tools/demo.py $${INPUT:+"$$INPUT"}
 
 test: venv ffmpeg postgres ## every test that can run on this machine
-	@$(PY) -m pytest -m "not soak" -n auto --dist loadfile
+	@$(PY) -m pytest -m "not soak" -n $$(( $$(nproc) + 1 )) --dist loadfile
 
 check: lint types contracts stubs-fresh protos ## everything that is checked without running the product
 

@@ -88,7 +88,7 @@ async def serve_agent(settings: Settings) -> None:
 
     agent = Agent(settings, hello, means, random.Random())  # noqa: S311 - jitter, no secret
     lookout = Lookout(look, capabilities, changed)
-    agent.on_failure = failed
+    agent.attempts.on_failure = failed
 
     def stop() -> None:
         agent.stop()

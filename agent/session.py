@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from itertools import chain, islice
 
 import grpc
 import structlog
 
-from agent.attempt import Attempt
-from agent.core.ledger import Effect
+from agent.attempts import Attempts
 from agent.core.reluctance import Reluctance
 from agent.delivery import FEATURE, Delivery
-from agent.journal import left_lease
-from agent.media.supervised import end_steps
 from agent.outbox import Outbox
-from agent.records import failure_message
 from agent.settings import Settings
 from agent.transform import Means
-from agent.workspace import Workspace, workspaces
 from mediactl.channel import aio_channel, parse_addresses
 from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import agent_service_pb2_grpc
-from presets.capabilities import Requirements, choose_binary
-from presets.problems import MediaFailure
 from presets.reasons import Reason
 
 log = structlog.get_logger()
@@ -48,18 +39,16 @@ BUNDLES = "bundles"
 """The feature of taking several frames as one."""
 MOST_IN_BUNDLE = 16
 """A chunk of log has 64 KiB, and a message at the most 4 MiB."""
-KINDS = (pb.TASK_KIND_TRANSFORM, pb.TASK_KIND_PLAN)
 
 _Call = grpc.aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]
 
 
 class Agent:
-    """Holds attempts across sessions. `run` until `stop`."""
+    """Speaks to a controller for what it holds. `run` until `stop` or `leave`."""
 
     def __init__(self, settings: Settings, hello: Callable[[], pb.Hello], means: Means, dice: random.Random) -> None:
         self._settings = settings
         self._hello = hello
-        self._means = means
         self._dice = dice
         self._addresses = [str(target) for target in parse_addresses(settings.controller)]
         self._turn = 0
@@ -67,21 +56,17 @@ class Agent:
         self._outbox = Outbox(settings.outbox)
         self._delivery = Delivery(means.remains, self._outbox.fresh.set)
         self._reluctance = Reluctance()
-        self._attempts: dict[str, Attempt] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.attempts = Attempts(means, self._outbox)
         self._stopping = asyncio.Event()
         self._in_haste = asyncio.Event()
         self.leaving = False
         """What runs is left to the agent's next life."""
-        self._idle = asyncio.Event()
         self._renewed = False
-        self.on_failure: Callable[[Reason], None] = lambda reason: None
-        """Hears of the failures of its attempts."""
         self._connected_to = ""
 
     def status(self) -> str:
         """In one line, for people."""
-        held = len(self._attempts)
+        held = len(self.attempts)
         told = [f"{held} attempt{'' if held == 1 else 's'}"]
         told.append(f"connected to {self._connected_to}" if self._connected_to else "no controller answers")
         if self._reluctance.reason:
@@ -94,7 +79,7 @@ class Agent:
 
     async def run(self) -> None:
         """Take up what a former life of the agent left, and keep a session up until `stop` or `leave`."""
-        await self._take_up()
+        await self.attempts.take_up()
         connecting = asyncio.create_task(self._stay_connected())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -108,23 +93,20 @@ class Agent:
         with suppress(asyncio.CancelledError):
             await connecting
         # What was not acknowledged, or not handed back, is the next life's.
-        for attempt in self._attempts.values():
-            attempt.leave()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STOP_S)
+        await self.attempts.leave(STOP_S)
         self._outbox.flush()
         self._outbox.close()
 
     async def _finish(self) -> None:
         """Let work end in the time allowed, hand back what does not, wait a moment for the acknowledgements."""
         haste = asyncio.create_task(self._in_haste.wait())
-        idle = asyncio.create_task(self._idle.wait())
-        if self._attempts:
-            log.info("finishing what is in hand", attempts=len(self._attempts), within_s=self._settings.drain_s)
+        idle = asyncio.create_task(self.attempts.idle.wait())
+        if self.attempts:
+            log.info("finishing what is in hand", attempts=len(self.attempts), within_s=self._settings.drain_s)
             await asyncio.wait([haste, idle], timeout=self._settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
         haste.cancel()
         idle.cancel()
-        self.hand_back("the agent is stopping")
+        self.attempts.hand_back("the agent is stopping")
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await self._outbox.empty.wait()
@@ -141,45 +123,9 @@ class Agent:
         self.leaving = True
         self._stopping.set()
 
-    async def _take_up(self) -> None:
-        """Hold again what was held, and go on with what can go on. Nobody else works in the scratch folder."""
-        for attempt_id in self._outbox.load():
-            held = self._outbox.ledger.get(attempt_id)
-            if held is not None and held.ended is not None:
-                continue
-            lease = left_lease(Workspace(self._means.scratch, attempt_id))
-            if lease is None:
-                self._outbox.forget(attempt_id)
-                continue
-            log.info("attempt taken up again", attempt=attempt_id, job=lease.job_id)
-            self._begin(lease, taken_up=True)
-        for orphan in workspaces(self._means.scratch):
-            if orphan.attempt_id not in self._attempts:
-                await self._remove(orphan)
-        await asyncio.to_thread(self._means.confinement.sweep, tuple(self._attempts))
-
-    async def _remove(self, orphan: Workspace) -> None:
-        """As far as that goes: the agent must start, if only so that there is room again on a full disk."""
-        try:
-            try:
-                await end_steps(orphan.steps)
-            finally:
-                await asyncio.to_thread(orphan.remove)
-        except OSError as error:
-            log.warning("an orphaned workspace resists", attempt=orphan.attempt_id, error=str(error))
-        else:
-            log.info("removed an orphaned workspace", attempt=orphan.attempt_id)
-
-    def hand_back(self, why: str) -> None:
-        """Stop what runs, to be begun anew elsewhere; what is being published is finished. A repeat does no harm."""
-        if self._attempts:
-            log.info("handing back what runs", attempts=list(self._attempts), why=why)
-        for attempt in list(self._attempts.values()):
-            attempt.stop(Reason.AGENT_STOPPING)
-
     def renew(self, means: Means) -> None:
         """The machine can do something else now: attempts to come work with that, and the controller hears of it."""
-        self._means = means
+        self.attempts.means = means
         self._renewed = True
         self._outbox.fresh.set()
 
@@ -298,7 +244,7 @@ class Agent:
     def _status(self) -> pb.AgentStatus:
         return pb.AgentStatus(
             holdings=self._outbox.holdings(),
-            scratch_free_bytes=self._means.room.free_bytes,
+            scratch_free_bytes=self.attempts.means.room.free_bytes,
             draining=bool(self._reluctance.reason),
             drain_reason=self._reluctance.reason,
         )
@@ -310,91 +256,19 @@ class Agent:
                     if not inner.HasField("bundle"):
                         self._handle(inner)
             case "lease":
-                self._lease(frame.lease)
+                # One that comes while it stops is given to others once it is gone.
+                if not self._stopping.is_set():
+                    self.attempts.take(frame.lease, self._hello().capabilities.revision)
             case "stop":
-                self._stop(frame.stop)
+                self.attempts.stop(frame.stop)
             case "publish":
-                if self._outbox.publish(frame.publish.attempt_id) is Effect.PUBLISH:
-                    self._attempts[frame.publish.attempt_id].publish()
+                self.attempts.publish(frame.publish.attempt_id)
             case "acknowledgement":
                 self._outbox.acknowledge(frame.acknowledgement)
             case "collect":
                 self._delivery.ask(frame.collect)
             case "welcome" | None:
                 # Of a protocol this version doesn't know: the controller repeats what matters.
-                pass
-
-    def _lease(self, lease: pb.Lease) -> None:
-        if self._stopping.is_set():
-            # The attempt is handed back with all others, or was never begun.
-            return
-        if wrong := self._unfit(lease):
-            log.info("lease declined", attempt=lease.attempt_id, why=wrong)
-            self._outbox.decline(pb.Decline(attempt_id=lease.attempt_id, message=wrong))
-            return
-        try:
-            effect = self._outbox.lease(lease.attempt_id, lease.incarnation)
-        except OSError as error:
-            self._outbox.decline(pb.Decline(attempt_id=lease.attempt_id, message=f"the agent's disk: {error}"))
-            return
-        if effect is not Effect.START:
-            return
-        log.info("attempt leased", attempt=lease.attempt_id, job=lease.job_id)
-        self._begin(lease, taken_up=False)
-
-    def _begin(self, lease: pb.Lease, *, taken_up: bool) -> None:
-        attempt = Attempt(lease, self._means, self._outbox, taken_up=taken_up)
-        self._attempts[lease.attempt_id] = attempt
-        self._idle.clear()
-        task = attempt.start()
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._ended, lease.attempt_id))
-
-    def _unfit(self, lease: pb.Lease) -> str:
-        """Why a lease that this agent doesn't hold yet can't be taken; empty: it can."""
-        if self._outbox.ledger.get(lease.attempt_id) is not None:
-            return ""
-        if lease.kind not in KINDS:
-            return "this agent's version does not know this kind of task"
-        if lease.capability_revision != self._hello().capabilities.revision and lease.requirements_json:
-            needs = Requirements.from_json(json.loads(lease.requirements_json)).alternatives
-            if choose_binary(self._means.binaries, needs[0]) is None:
-                return "this agent's capabilities have changed, and it lacks what the task needs"
-        return ""
-
-    def _ended(self, attempt_id: str, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if self.leaving:
-            return
-        del self._attempts[attempt_id]
-        if not self._attempts:
-            self._idle.set()
-        held = self._outbox.ledger.get(attempt_id)
-        if held is not None and held.ended is None:
-            # Stopped before its first step, or a defect in its clean-up: the controller waits for an end all the same.
-            report = pb.EndReport(attempt_id=attempt_id, outcome=pb.OUTCOME_STOPPED)
-            error = None if task.cancelled() else task.exception()
-            if error is not None:
-                log.error("attempt ended by a defect", attempt=attempt_id, exc_info=error)
-                # Uses an attempt: what meets a defect once may meet it for ever.
-                report.outcome = pb.OUTCOME_FAILED
-                defect = f"the agent met a defect: {type(error).__name__}"
-                report.failure.CopyFrom(failure_message(MediaFailure(Reason.INTERNAL, defect), ""))
-            self._outbox.conclude(report)
-            self._outbox.end(report)
-        outcome = pb.Outcome.Name(held.ended.outcome) if held is not None and held.ended is not None else "?"
-        log.info("attempt ended", attempt=attempt_id, outcome=outcome)
-        if held is not None and held.ended is not None and held.ended.failure.reason in Reason.__members__:
-            self.on_failure(Reason(held.ended.failure.reason))
-
-    def _stop(self, stop: pb.Stop) -> None:
-        match self._outbox.ledger.stop(stop.attempt_id):
-            case Effect.STOP:
-                log.info("attempt told to stop", attempt=stop.attempt_id, reason=stop.reason)
-                self._attempts[stop.attempt_id].stop(stop.reason, leave_staged=stop.leave_staged)
-            case Effect.REPORT_STOPPED:
-                self._outbox.report_stopped(stop.attempt_id)
-            case _:
                 pass
 
 

@@ -39,7 +39,7 @@ async def watching(
             metadata = await stack.enter_async_context(
                 metadata_at(settings.metadata_url, heed_rebalance=settings.heed_rebalance)
             )
-            heed = Heed(metadata, say=partial(agent.object, "notice"), hand_back=agent.hand_back)
+            heed = Heed(metadata, say=partial(agent.object, "notice"), hand_back=agent.attempts.hand_back)
             looks.append(("notices", heed.look, settings.metadata_interval_s))
             log.info("heeding notices of the host", metadata=settings.metadata_url)
         if lookout is not None:
