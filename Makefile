@@ -12,6 +12,7 @@ help: ## this list
 demo: venv ffmpeg ## process a recording from end to end; your own with INPUT=path
 	@$(PY) tools/demo.py $${INPUT:+"$$INPUT"}
 
+# One worker more than there are cores: many tests wait for processes most of their time.
 test: venv ffmpeg postgres ## every test that can run on this machine
 	@$(PY) -m pytest -m "not soak" -n $$(( $$(nproc) + 1 )) --dist loadfile
 
