@@ -116,16 +116,15 @@ class Outbox:
 
     def lease(self, attempt_id: str, incarnation: str = "") -> Effect:
         """Raises OSError where that can't be written down."""
-        if self.ledger.is_new(attempt_id):
-            first = self._now_us()
-            spool = Spool(self._folder / attempt_id if self._folder else None, attempt_id)
-            spool.begin(incarnation, first)
-            self._spools[attempt_id] = spool
-            self._incarnations[attempt_id] = incarnation
-            self.ledger.lease(attempt_id, first)
-            self.empty.clear()
-            return Effect.START
-        return self.ledger.lease(attempt_id)
+        if not self.ledger.is_new(attempt_id):
+            return Effect.NOTHING
+        first = self._now_us()
+        spool = Spool(self._folder / attempt_id if self._folder else None, attempt_id)
+        spool.begin(incarnation, first)
+        self._spools[attempt_id] = spool
+        self._incarnations[attempt_id] = incarnation
+        self.empty.clear()
+        return self.ledger.lease(attempt_id, first)
 
     def decline(self, refusal: pb.Decline) -> None:
         """Say that a lease can't be taken. It is owed nothing: the lease is repeated until it is answered."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agent.core.reserve import default_reserve
 from agent.core.sizes import in_words
-from agent.workspace import Workspace, free_bytes
+from agent.workspace import Workspace, free_bytes, volume_bytes
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
@@ -32,7 +32,7 @@ class Scratch:
     ) -> None:
         self._root = root
         self._now = now
-        self._kept_bytes = default_reserve(_volume_bytes(root)) if kept_bytes is None else kept_bytes
+        self._kept_bytes = default_reserve(volume_bytes(root)) if kept_bytes is None else kept_bytes
         self._free = free
         self._reserved: dict[str, int] = {}
         self._written: dict[str, int] = {}
@@ -111,10 +111,3 @@ def _size_of(folder: Path) -> int:
         except FileNotFoundError:
             continue
     return total
-
-
-def _volume_bytes(folder: Path) -> int:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    volume = os.statvfs(folder)
-    return volume.f_blocks * volume.f_frsize

@@ -57,11 +57,6 @@ class Workspace:
         """The lease, as it came; the workspace of an attempt that may be taken up again has it."""
         return self.path / "lease.pb"
 
-    @property
-    def agent_log(self) -> Path:
-        """What the agent says of the attempt."""
-        return self.path / "agent.log"
-
     def create(self) -> None:
         """Creates the directories, readable for the agent alone. One that exists already is taken up again.
 
@@ -129,10 +124,20 @@ def workspaces(root: Path) -> list[Workspace]:
 
 def free_bytes(folder: Path) -> int:
     """Bytes the agent may still write on the volume of ``folder``, or of its nearest parent that exists."""
+    volume = _volume(folder)
+    return volume.f_bavail * volume.f_frsize
+
+
+def volume_bytes(folder: Path) -> int:
+    """Bytes of that volume altogether."""
+    volume = _volume(folder)
+    return volume.f_blocks * volume.f_frsize
+
+
+def _volume(folder: Path) -> os.statvfs_result:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    volume = os.statvfs(folder)
-    return volume.f_bavail * volume.f_frsize
+    return os.statvfs(folder)
 
 
 def _remove(directory: Path) -> None:
