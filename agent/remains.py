@@ -99,6 +99,18 @@ class Remains:
                 return 0
             return kept[attempt_id].size if attempt_id in kept else 0
 
+    def kept_bytes(self, attempt_id: str) -> int:
+        """What there is of an attempt; what a crash left half done of it is finished first."""
+        with self._lock:
+            try:
+                if self._hidden(attempt_id).is_dir():
+                    self._finish(attempt_id)
+                kept = self._all().get(attempt_id)
+            except OSError as error:
+                log.warning("what is kept of a failed attempt can't be looked at", attempt=attempt_id, error=str(error))
+                return 0
+            return kept.size if kept else 0
+
     def sweep(self) -> None:
         """Drop what has been kept long enough, and finish or remove what a crash left half done."""
         with self._lock:

@@ -11,9 +11,9 @@ import structlog
 
 from agent.cordon import Cordon
 from agent.lookout import Lookout
+from agent.means import Means
 from agent.session import Agent
 from agent.settings import Settings
-from agent.transform import Means
 
 log = structlog.get_logger()
 

@@ -16,13 +16,13 @@ from structlog.typing import EventDict
 
 from agent import session, watching
 from agent.cordon import Cordon
+from agent.means import Means
 from agent.media.confinement import Confinement
 from agent.remains import Remains
 from agent.scratch import Scratch
 from agent.session import Agent
 from agent.settings import Settings
 from agent.storage import Stores
-from agent.transform import Means
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import fleet_service_pb2
 from presets.reasons import Reason
