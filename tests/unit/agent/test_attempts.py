@@ -92,7 +92,7 @@ async def test_the_end_is_written_once(
         assert held.ended.failure == report.failure
         assert held.ended.kept_bytes == kept
         again.close()
-        means.remains.make_room(1)
+        means.remains.make_room(1, tmp_path)
 
 
 async def test_what_a_crash_left_half_done_counts(
