@@ -17,7 +17,8 @@ from grpc import aio
 
 from mediactl.channel import SERVER_OPTIONS, unix_bind_target
 from mediactl.v1 import fleet_service_pb2_grpc, job_service_pb2_grpc
-from tests.fakes.controller import ENDED, FakeController
+from tests.fakes.controller import FakeController
+from tests.fakes.job_service import ENDED
 
 
 def install(folder: Path) -> None:
