@@ -13,7 +13,7 @@ from ffmpeg.streams.video import VideoStream as FilteredPicture
 
 from presets.document import AudioSpec, ProfileDocument, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
-from presets.formats import CODECS, CONTAINERS
+from presets.formats import CODECS, CONTAINERS, DITHER_METHOD
 from presets.levels import Setting
 from presets.measurement import TAIL_S
 from presets.opening import opened
@@ -150,11 +150,15 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
 
 
 def _sampled(stream: Filtered, spec: AudioSpec, encoder: str) -> tuple[Filtered, dict[str, Any]]:
-    options = {"c:a": encoder, **({"b:a": f"{spec.bitrate_kbps}k"} if spec.bitrate_kbps is not None else {})}
+    options: dict[str, Any] = {"c:a": encoder}
+    if spec.bitrate_kbps is not None:
+        options["b:a"] = f"{spec.bitrate_kbps}k"
+    if spec.vbr_quality is not None:
+        options["q:a"] = spec.vbr_quality
     depth = _depth(spec)
     if depth is None or not CODECS[spec.codec].depths[depth]:
         return stream, options
-    dither = {"dither_method": "triangular"} if depth == 16 else None
+    dither = {"dither_method": DITHER_METHOD} if depth == 16 else None
     sample_format = CODECS[spec.codec].depths[depth]["sample_fmt"]
     return stream.aresample(extra_options=dither).aformat(sample_fmts=sample_format), options
 

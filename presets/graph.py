@@ -22,7 +22,7 @@ from presets.document import (
     VideoSpec,
 )
 from presets.facts import AudioStream, MediaFacts, VideoStream
-from presets.formats import layout_of
+from presets.formats import layout_of, stated_layout
 from presets.intent import Intent
 from presets.opening import opened
 from presets.operations import Extract, Loudness, Operation
@@ -138,12 +138,18 @@ class Graph:
     def opened(self, source: Source) -> Filtered:
         """The start of a graph: an input's stream in float, in step with the file's own clock from 0 on."""
         # Gaps become silence, so that a track keeps step with the picture it was recorded with.
-        return (
+        stream = (
             opened(f"in/{source.input}", self.passes.threads)
             .audio_stream(source.position)
             .aresample(extra_options={"async": 1, "first_pts": 0})
             .aformat(sample_fmts="fltp")
         )
+        channels = source.stream.channels
+        layout = layout_of(source.stream.layout, channels)
+        if layout is None or layout == stated_layout(source.stream.layout, channels):
+            return stream
+        # The same loudspeakers by another name, which not every encoder knows.
+        return stream.pan(args="|".join([layout, *(f"c{n}=c{n}" for n in range(channels))]))
 
     def chain(self, name: str, delivery: AudioSpec) -> Signal | None:
         """What a chain makes for a delivery; None where it is skipped, or all that it takes is."""

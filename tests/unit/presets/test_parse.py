@@ -175,7 +175,7 @@ def test_a_mistake_in_a_preset_is_pointed_at(old: str, new: str, line: int, fiel
         ("bitrate_kbps = 192", "bits = 24", 9, "stream[0].bits", "aac has no bit depth"),
         ("bitrate_kbps = 192\n", "", 5, "stream[0].bitrate_kbps", "aac takes from 8 to 512 kbit/s"),
         ("sample_rate_hz = 48000", "sample_rate_hz = 47999", 10, "stream[0].sample_rate_hz", "aac needs a sample rate"),
-        ('"mono", "stereo"', '"mono", "quad"', 11, "stream[0].layouts", "layout 'quad' is not known"),
+        ('"mono", "stereo"', '"mono", "quod"', 11, "stream[0].layouts", "layout 'quod' is not known"),
         ("ceiling_dbtp = -1.0", "ceiling_dbtp = 1.0", 13, "delivery.ceiling_dbtp", "less than or equal to 0"),
         ("max_encodes = 3", "max_encodes = 0", 14, "delivery.max_encodes", "greater than or equal to 1"),
         ("max_encodes = 3", "max_encode = 3", 14, "delivery.max_encode", "not known"),
