@@ -119,7 +119,8 @@ def resampled(stream: Filtered, rate_hz: int) -> Filtered:
     Of half of the lower rate, the band up to 95 % passes within 0.001 dB and 98 % is 6 dB down; what lies above is
     45 dB down at 100 % and 120 dB from 102 % on, as are images above 97 % of an input's band. Other products stay
     below -140 dB of a full-scale tone. FFmpeg's own defaults lose 0.5 dB at 20 kHz of a CD and let images and aliases
-    through at -10 to -28 dB there. (Measured with tones on 5.1 and 9.0: 96 to 44.1, 44.1 to 48, 16 to 48, 192 to 48 kHz.)
+    through at -10 to -28 dB there. (Measured with tones on 5.1 and 9.0: 96 to 44.1, 44.1 to 48, 16 to 48, 192 to 48
+    kHz.)
     """
     return stream.aresample(sample_rate=rate_hz, extra_options=dict(_RESAMPLER)).aformat(
         sample_fmts="fltp", sample_rates=rate_hz

@@ -68,5 +68,7 @@ def alike(signals: Sequence[Signal]) -> list[Signal]:
         return [reshape(s, sample_rate_hz=rate) for s in signals]
     widest = max(s.channels for s in signals)
     # FFmpeg would convert what has a layout of its own by itself, and not say how.
-    layout = min((name for name in LAYOUTS if LAYOUTS[name] >= widest), key=LAYOUTS.__getitem__, default="7.1")
+    layout = min(
+        (name for name in LAYOUTS if len(LAYOUTS[name]) >= widest), key=lambda name: len(LAYOUTS[name]), default="7.1"
+    )
     return [reshape(s, sample_rate_hz=rate, layout=layout) for s in signals]
