@@ -12,9 +12,10 @@ help: ## this list
 demo: venv ffmpeg ## process a recording from end to end; your own with INPUT=path
 	@$(PY) tools/demo.py $${INPUT:+"$$INPUT"}
 
-# One worker more than there are cores: many tests wait for processes most of their time.
+# One worker more than there are cores: many tests wait for processes most of their time. In the order of
+# tests/conftest.py, the longest first.
 test: venv ffmpeg postgres ## every test that can run on this machine
-	@$(PY) -m pytest -m "not soak" -n $$(( $$(nproc) + 1 )) --dist loadfile
+	@$(PY) -m pytest -m "not soak" -n $$(( $$(nproc) + 1 )) --dist loadfile --no-loadscope-reorder
 
 check: lint types contracts stubs-fresh protos ## everything that is checked without running the product
 
