@@ -26,7 +26,7 @@ from presets.formats import layout_of, stated_layout
 from presets.intent import Intent
 from presets.opening import opened
 from presets.operations import Extract, Loudness, Operation
-from presets.operations.base import Signal, conform
+from presets.operations.base import Signal, conform, conforming
 from presets.passes import Passes
 from presets.picture import PictureSource
 from presets.plan import Decision, StepResult
@@ -123,6 +123,8 @@ class Graph:
         delivery = profile.audio
         signal = self.chain(last, delivery) if last and delivery else None
         if signal is not None and delivery is not None:
+            for choice, because in conforming(signal, delivery):
+                self.decide(f"{last}: conform", choice, because)
             return conform(signal, delivery)
         if profile.video is not None:
             return None
@@ -156,6 +158,16 @@ class Graph:
         if (name, delivery) not in self._made:
             self._made[name, delivery] = self._build(name, delivery)
         return self._made[name, delivery]
+
+    def decide(self, subject: str, choice: str, because: str) -> None:
+        """Note a choice for the plan, once."""
+        decision = Decision(subject, choice, because)
+        if decision not in self.decisions:
+            self.decisions.append(decision)
+
+    def bits_of(self, signal: Signal) -> int | None:
+        """How many bits the samples of a signal have: those of an input that it is unchanged, else None."""
+        return next((s.stream.bits for s in self.sources if self.opened(s) == signal.stream), None)
 
     def _build(self, name: str, delivery: AudioSpec) -> Signal | None:
         chain = self.intent.preset.document.chain[name]
@@ -240,9 +252,7 @@ class Surroundings:
 
     def decide(self, choice: str, because: str) -> None:
         """Note for the plan what this step chose and why."""
-        decision = Decision(f"{self._chain}: {self._step.op}", choice, because)
-        if decision not in self._graph.decisions:
-            self._graph.decisions.append(decision)
+        self._graph.decide(f"{self._chain}: {self._step.op}", choice, because)
 
     def _label(self, signal: Signal) -> str:
         chains = self._graph.intent.preset.document.chain
