@@ -12,6 +12,8 @@ from tests.fakes.postgres import Postgres, PostgresAbsent
 
 # A server that is started as another user is forked, and gRPC's handlers for that can spoil the child's descriptors.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Read once in a process: what gRPC logs of one test's connections would be on the stderr that another one looks at.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 # Other tests share the cores: how long one example took says nothing about the code.
 settings.register_profile("shared-machine", deadline=None)

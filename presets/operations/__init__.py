@@ -6,9 +6,13 @@ from types import MappingProxyType
 from presets.operations.base import Operation
 from presets.operations.channels import Channels
 from presets.operations.conform import Conform
+from presets.operations.duck import Duck
 from presets.operations.extract import Extract
 from presets.operations.fade import Fade
+from presets.operations.fit import Fit
 from presets.operations.highpass import Highpass
+from presets.operations.join import Join
+from presets.operations.level import Level
 from presets.operations.limiter import Limiter
 from presets.operations.loudness import Loudness
 from presets.operations.mix import Mix
@@ -19,9 +23,13 @@ OPERATIONS: Mapping[str, type[Operation]] = MappingProxyType(
     {
         "channels": Channels,
         "conform": Conform,
+        "duck": Duck,
         "extract": Extract,
         "fade": Fade,
+        "fit": Fit,
         "highpass": Highpass,
+        "join": Join,
+        "level": Level,
         "limiter": Limiter,
         "loudness": Loudness,
         "mix": Mix,

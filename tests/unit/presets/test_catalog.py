@@ -19,16 +19,11 @@ def _reason(act: object) -> Reason:
 
 def test_the_shipped_library_is_complete() -> None:
     """What the manual speaks of is there, sorted, and is loaded once."""
-    assert [p.full_name for p in LIBRARY.presets] == [
-        *("convert_v1", "dialogue_clean_v1", "downmix_51_v1", "extract_audio_v1", "loudness_atsc_a85_v1"),
-        *("loudness_ebu_r128_v1", "loudness_podcast_v1", "loudness_streaming_v1", "mono_v1", "stereo_v1"),
-        "video_convert_v1",
-    ]
-    assert [p.full_name for p in LIBRARY.profiles] == [
-        *("aac_192_v1", "aac_surround_384_v1", "ac3_192_v1", "ac3_surround_448_v1", "alac_v1", "audio_only_master_v1"),
-        *("eac3_surround_384_v1", "flac_v1", "h264_mp4_v1", "h264_nvenc_mp4_v1", "hevc_mp4_v1", "mp3_192_v1"),
-        *("mp3_vbr_v1", "opus_96_v1", "opus_surround_256_v1", "vorbis_v1", "wav_16_v1", "wav_float_v1"),
-    ]
+    presets, profiles = ([p.full_name for p in kind] for kind in (LIBRARY.presets, LIBRARY.profiles))
+    assert presets == sorted(presets)
+    assert profiles == sorted(profiles)
+    assert {"convert_v1", "dialogue_clean_v1", "loudness_podcast_v1", "video_convert_v1"} <= set(presets)
+    assert {"aac_192_v1", "audio_only_master_v1", "flac_v1", "h264_mp4_v1"} <= set(profiles)
     assert Catalog.shipped() is LIBRARY
     assert all(p.title and p.description for p in LIBRARY.presets)
 
