@@ -29,6 +29,10 @@ _STATES_DURATION = frozenset(
     {"mov", "mp4", "m4a", "3gp", "matroska", "webm", "wav", "w64", "flac", "aiff", "caf", "avi", "asf", "mxf", "ape"}
 )
 
+#: Codecs, as ffprobe names them, whose frames carry checksums that FFmpeg verifies when told to. Elsewhere it must not
+#: be told: it would then refuse an MP3 that was cut out of a longer one.
+CHECKSUMMED = frozenset({"ac3", "eac3", "flac", "tak", "tta", "wavpack"})
+
 
 def states_duration(format_name: str) -> bool:
     """Whether files of this format (as ffprobe names it) declare their duration."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from ffmpeg.streams.audio import AudioStream as Filtered
+from ffmpeg.streams.av import AVStream
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
 from presets import picture
@@ -22,7 +23,7 @@ from presets.document import (
     VideoSpec,
 )
 from presets.facts import AudioStream, MediaFacts, VideoStream
-from presets.formats import layout_of, stated_layout
+from presets.formats import CHECKSUMMED, layout_of, stated_layout
 from presets.intent import Intent
 from presets.opening import opened
 from presets.operations import Extract, Loudness, Operation
@@ -134,14 +135,13 @@ class Graph:
 
     def shown(self, source: PictureSource, spec: VideoSpec) -> FilteredPicture:
         """The picture as the profile wants it."""
-        opened_file = opened(f"in/{source.input}", self.passes.threads)
-        return picture.shown(opened_file.video_stream(source.position), source.stream, spec)
+        return picture.shown(self._opened(source.input).video_stream(source.position), source.stream, spec)
 
     def opened(self, source: Source) -> Filtered:
         """The start of a graph: an input's stream in float, in step with the file's own clock from 0 on."""
         # Gaps become silence, so that a track keeps step with the picture it was recorded with.
         stream = (
-            opened(f"in/{source.input}", self.passes.threads)
+            self._opened(source.input)
             .audio_stream(source.position)
             .aresample(extra_options={"async": 1, "first_pts": 0})
             .aformat(sample_fmts="fltp")
@@ -152,6 +152,10 @@ class Graph:
             return stream
         # The same loudspeakers by another name, which not every encoder knows.
         return stream.pan(args="|".join([layout, *(f"c{n}=c{n}" for n in range(channels))]))
+
+    def _opened(self, index: int) -> AVStream:
+        checked = any(stream.codec in CHECKSUMMED for stream in self.facts[index].audio)
+        return opened(f"in/{index}", self.passes.threads, checked=checked)
 
     def chain(self, name: str, delivery: AudioSpec) -> Signal | None:
         """What a chain makes for a delivery; None where it is skipped, or all that it takes is."""

@@ -11,7 +11,6 @@ from presets.operations.base import Context, Operation, Signal
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
-
 #: What ffprobe calls streams that FFmpeg 5.1 and 9.0 cannot decode.
 _UNDECODABLE = frozenset({"unknown", "none", "ac4", "mpegh_3d_audio"})
 
