@@ -47,7 +47,8 @@ class Metadata:
 class Packing:
     """How an output is encoded, and where to: FFmpeg's encoders by kind, whose metadata are kept, threads and GPU.
 
-    ``time_base`` is the unit of the picture's timestamps.
+    ``time_base`` is the unit of the picture's timestamps. ``dialnorm`` is what the stream says of its loudness, empty
+    where its codec does not. ``exact``: the sound's samples have no more bits than are delivered.
     """
 
     profile: ProfileDocument
@@ -58,6 +59,8 @@ class Packing:
     metadata: Metadata
     threads: int
     gpu: int | None
+    dialnorm: str = ""
+    exact: bool = False
 
 
 def inspect(stream: Filtered, threads: int) -> tuple[str, ...]:
@@ -124,7 +127,7 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
         streams.append(picture)
         options |= _video_options(profile.video, packing)
     if sound is not None and profile.audio is not None:
-        stream, audio_options = _sampled(sound.stream, profile.audio, packing.audio_encoder)
+        stream, audio_options = _sampled(sound, profile.audio, packing)
         streams.append(stream)
         options |= audio_options
     options |= {
@@ -149,18 +152,22 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
     return _argv(made, packing.threads, before_path=[*kept, *noise])
 
 
-def _sampled(stream: Filtered, spec: AudioSpec, encoder: str) -> tuple[Filtered, dict[str, Any]]:
-    options: dict[str, Any] = {"c:a": encoder}
+def _sampled(sound: Signal, spec: AudioSpec, packing: Packing) -> tuple[Filtered, dict[str, Any]]:
+    codec = CODECS[spec.codec]
+    options: dict[str, Any] = {"c:a": packing.audio_encoder}
     if spec.bitrate_kbps is not None:
         options["b:a"] = f"{spec.bitrate_kbps}k"
     if spec.vbr_quality is not None:
         options["q:a"] = spec.vbr_quality
+    if packing.dialnorm:
+        options["dialnorm"] = packing.dialnorm
+    if sound.channels > 2:
+        options |= codec.surround_options
     depth = _depth(spec)
-    if depth is None or not CODECS[spec.codec].depths[depth]:
-        return stream, options
-    dither = {"dither_method": DITHER_METHOD} if depth == 16 else None
-    sample_format = CODECS[spec.codec].depths[depth]["sample_fmt"]
-    return stream.aresample(extra_options=dither).aformat(sample_fmts=sample_format), options
+    if depth is None or not codec.depths[depth]:
+        return sound.stream, options
+    dither = {"dither_method": DITHER_METHOD} if depth == 16 and not packing.exact else None
+    return sound.stream.aresample(extra_options=dither).aformat(sample_fmts=codec.depths[depth]["sample_fmt"]), options
 
 
 def _depth(spec: AudioSpec) -> int | None:

@@ -7,7 +7,7 @@ gain (and a true-peak limiter where needed), encode, measure the encoded file, c
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
@@ -18,6 +18,7 @@ from presets.document import Hardware, Media, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
 from presets.expectations import expectation
 from presets.facts import MediaFacts
+from presets.formats import CODECS
 from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
 from presets.names import encode_id, path_of, sound_id, verify_id
@@ -109,7 +110,7 @@ class _Job:
     def measure(self, output: OutputRef) -> None:
         """Outputs with one rate and layout share one measurement."""
         signal = self._programme(output)
-        if loudness_of(self.intent) is None or signal is None:
+        if signal is None or (loudness_of(self.intent) is None and not _tells_loudness(output)):
             return
         measured = self.passes.measured(signal, self._expected_s(signal))
         if measured is not None:
@@ -137,7 +138,12 @@ class _Job:
             self._make_levelled(output, signal, goal, measured)
 
     def _make_plain(self, output: OutputRef, signal: Signal | None) -> None:
-        after = self._encode(output, signal, None, 1)
+        lufs: float | None = None
+        if signal is not None and _tells_loudness(output):
+            measured = self.passes.measured(signal, self._expected_s(signal))
+            lufs = measured.loudness.integrated_lufs if measured and measured.loudness else None
+            signal = replace(signal, provisional=signal.provisional or measured is None)
+        after = self._encode(output, signal, None, 1, lufs)
         encoded = self.passes.results.get(encode_id(output, 1))
         if encoded is not None and output.profile.document.video is None:
             self._require_inputs_whole(encoded)
@@ -174,7 +180,9 @@ class _Job:
         setting: levels.Setting | None = latest
         while setting is not None:
             latest = setting
-            after = self._encode(output, signal, setting, len(encodes) + 1)
+            lufs = before.integrated_lufs
+            told = None if lufs is None else min(lufs + setting.gain_db, goal.target_lufs)
+            after = self._encode(output, signal, setting, len(encodes) + 1, told)
             if after is None:
                 break
             encodes.append(levels.Encode(setting, after))
@@ -211,12 +219,22 @@ class _Job:
         self.decisions += decisions.of_left_out(output.name, output.profile.document, self.facts[source.input])
 
     def _encode(
-        self, output: OutputRef, signal: Signal | None, setting: levels.Setting | None, number: int
+        self,
+        output: OutputRef,
+        signal: Signal | None,
+        setting: levels.Setting | None,
+        number: int,
+        lufs: float | None = None,
     ) -> Loudness | None:
-        """Encode and verify; the file's loudness once that has been done."""
+        """Encode and verify; the file's loudness once that has been done. ``lufs`` is what it is going to be."""
         path, shown = path_of(output, number), self._shown(output)
-        argv = command.encode(signal, shown, self._packing(output, path), setting)
         provisional = signal is not None and signal.provisional
+        packing = self._packing(output, path)
+        if not provisional:
+            packing = replace(packing, dialnorm=self._dialnorm(output, lufs))
+        if signal is not None and setting is None:
+            packing = replace(packing, exact=self._is_exact(output, signal))
+        argv = command.encode(signal, shown, packing, setting)
         self.passes.run(
             encode_id(output, number),
             Purpose.ENCODE,
@@ -302,7 +320,23 @@ class _Job:
             metadata=self._metadata(),
             threads=self.passes.threads,
             gpu=self.gpu,
+            dialnorm="{dialnorm}" if _tells_loudness(output) else "",
         )
+
+    def _dialnorm(self, output: OutputRef, lufs: float | None) -> str:
+        """The loudness that the stream tells, in whole LKFS as ATSC A/85 has it; that of silence is the lowest."""
+        if not _tells_loudness(output):
+            return ""
+        loudest, lowest = -1, -31
+        told = lowest if lufs is None else max(lowest, min(loudest, round(lufs)))
+        if lufs is not None:
+            self.graph.decide(f"{output.name}: dialnorm", str(told), f"the programme is delivered at {lufs:.1f} LKFS")
+        return str(told)
+
+    def _is_exact(self, output: OutputRef, signal: Signal) -> bool:
+        """Whether nothing is rounded: dither would only add noise."""
+        audio, bits = output.profile.document.audio, self.graph.bits_of(signal)
+        return audio is not None and audio.bits is not None and bits is not None and bits <= audio.bits
 
     def _encoder(self, output: OutputRef, encoders: Sequence[str]) -> str:
         return encoder_for(output.profile.full_name, encoders, self.binary)
@@ -333,3 +367,8 @@ class _Job:
 
     def _decide(self, subject: str, choice: str, because: str) -> None:
         self.decisions.append(Decision(subject, choice, because))
+
+
+def _tells_loudness(output: OutputRef) -> bool:
+    audio = output.profile.document.audio
+    return audio is not None and CODECS[audio.codec].tells_loudness

@@ -218,9 +218,9 @@ class AudioSpec(Table):
     """An audio stream of a deliverable.
 
     ``encoders`` are FFmpeg's, preferred first. ``bitrate_kbps`` is a ceiling, for lossy codecs; in its place
-    ``vbr_quality`` asks for a constant quality at a bit rate that varies, as MP3's and Vorbis's encoders count it (MP3:
-    0 is best, 9 smallest; Vorbis: 10 is best, -1 smallest). ``bits`` is for lossless ones: 16 are dithered, more are
-    not. ``sample_rate_hz`` left out keeps the source's. A source layout in ``layouts`` is kept, any other
+    ``vbr_quality`` asks for a constant quality at a bit rate that varies, as the encoders count it (MP3: 0 is best, 9
+    smallest; Vorbis: 10 is best, -1 smallest). ``bits`` is for lossless ones: 16 are dithered, more are not.
+    ``sample_rate_hz`` left out keeps the source's. A source layout in ``layouts`` is kept, any other
     is mixed to the last of them.
     """
 

@@ -1,7 +1,7 @@
 """What FFmpeg calls the containers, codecs and layouts that presets speak of, and which inputs it may open."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 #: Demuxers that may open an input. Formats that make FFmpeg read further files or devices (hls, dash, concat, imf,
@@ -28,6 +28,10 @@ PROTOCOL_WHITELIST = "file,pipe"
 _STATES_DURATION = frozenset(
     {"mov", "mp4", "m4a", "3gp", "matroska", "webm", "wav", "w64", "flac", "aiff", "caf", "avi", "asf", "mxf", "ape"}
 )
+
+#: Codecs, as ffprobe names them, whose frames carry checksums that FFmpeg verifies when told to. Elsewhere it must not
+#: be told: it would then refuse an MP3 that was cut out of a longer one.
+CHECKSUMMED = frozenset({"ac3", "eac3", "flac", "tak", "tta", "wavpack"})
 
 
 def states_duration(format_name: str) -> bool:
@@ -117,7 +121,7 @@ class Codec:
 
     ``layouts`` are those that come out as they went in. ``vbr_qualities`` bounds the numbers by which an encoder is
     asked for a constant quality (None: by bits per second only). ``tells_loudness``: the stream says how loud its
-    dialogue is, and players set their level by it.
+    dialogue is, and players set their level by it. ``surround_options`` are the encoder's for more than two channels.
     """
 
     bitrates_kbps: tuple[int, int] | None
@@ -127,13 +131,20 @@ class Codec:
     layouts: frozenset[str] = frozenset(LAYOUTS)
     vbr_qualities: tuple[int, int] | None = None
     tells_loudness: bool = False
+    surround_options: Mapping[str, str] = field(default_factory=dict)
 
 
 _S16 = {16: {"sample_fmt": "s16"}}
 _FLAC = {16: {"sample_fmt": "s16"}, 24: {"sample_fmt": "s32", "bits_per_raw_sample": "24"}}
 _ALAC = {16: {"sample_fmt": "s16p"}, 24: {"sample_fmt": "s32p", "bits_per_raw_sample": "24"}}
 _AAC_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000}
-_AC3_RATES = {32000, 44100, 48000}
+_AC3_RATES = frozenset({32000, 44100, 48000})
+
+# A receiver that plays stereo then mixes as ITU-R BS.775 does; FFmpeg's own choice is -4.5 dB and -6 dB.
+_AC3_SURROUND = {"center_mixlev": "0.707", "surround_mixlev": "0.707"}
+_EAC3_SURROUND = {"dmix_mode": "loro", "loro_cmixlev": "0.707", "loro_surmixlev": "0.707"}
+# The channels' order is that of family 1 either way; saying so also lets libopus spend bits by what masks what.
+_OPUS_SURROUND = {"mapping_family": "1"}
 
 # What FFmpeg's encoders made of each layout on 5.1 and 9.0, without mixing or renaming it on the way.
 _AAC_LAYOUTS = frozenset({"mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1"})
@@ -151,10 +162,16 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
             frozenset({"mono", "stereo"}),
             vbr_qualities=(0, 9),
         ),
-        "opus": Codec((6, 510), frozenset({8000, 12000, 16000, 24000, 48000}), {}, _XIPH_LAYOUTS),
+        "opus": Codec(
+            (6, 510),
+            frozenset({8000, 12000, 16000, 24000, 48000}),
+            {},
+            _XIPH_LAYOUTS,
+            surround_options=_OPUS_SURROUND,
+        ),
         "vorbis": Codec((32, 500), None, {}, _XIPH_LAYOUTS, vbr_qualities=(-1, 10)),
-        "ac3": Codec((32, 640), frozenset(_AC3_RATES), {}, _DOLBY_LAYOUTS, tells_loudness=True),
-        "eac3": Codec((32, 6144), frozenset(_AC3_RATES), {}, _DOLBY_LAYOUTS, tells_loudness=True),
+        "ac3": Codec((32, 640), _AC3_RATES, {}, _DOLBY_LAYOUTS, tells_loudness=True, surround_options=_AC3_SURROUND),
+        "eac3": Codec((32, 6144), _AC3_RATES, {}, _DOLBY_LAYOUTS, tells_loudness=True, surround_options=_EAC3_SURROUND),
         "flac": Codec(None, None, _FLAC),
         "alac": Codec(None, None, _ALAC, _ALAC_LAYOUTS),
         "pcm_s16le": Codec(None, None, _S16),

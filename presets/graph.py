@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from ffmpeg.streams.audio import AudioStream as Filtered
+from ffmpeg.streams.av import AVStream
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
 from presets import picture
@@ -22,11 +23,11 @@ from presets.document import (
     VideoSpec,
 )
 from presets.facts import AudioStream, MediaFacts, VideoStream
-from presets.formats import layout_of, stated_layout
+from presets.formats import CHECKSUMMED, layout_of, stated_layout
 from presets.intent import Intent
 from presets.opening import opened
 from presets.operations import Extract, Loudness, Operation
-from presets.operations.base import Signal, conform
+from presets.operations.base import Signal, conform, conforming
 from presets.passes import Passes
 from presets.picture import PictureSource
 from presets.plan import Decision, StepResult
@@ -123,6 +124,8 @@ class Graph:
         delivery = profile.audio
         signal = self.chain(last, delivery) if last and delivery else None
         if signal is not None and delivery is not None:
+            for choice, because in conforming(signal, delivery):
+                self.decide(f"{last}: conform", choice, because)
             return conform(signal, delivery)
         if profile.video is not None:
             return None
@@ -132,14 +135,13 @@ class Graph:
 
     def shown(self, source: PictureSource, spec: VideoSpec) -> FilteredPicture:
         """The picture as the profile wants it."""
-        opened_file = opened(f"in/{source.input}", self.passes.threads)
-        return picture.shown(opened_file.video_stream(source.position), source.stream, spec)
+        return picture.shown(self._opened(source.input).video_stream(source.position), source.stream, spec)
 
     def opened(self, source: Source) -> Filtered:
         """The start of a graph: an input's stream in float, in step with the file's own clock from 0 on."""
         # Gaps become silence, so that a track keeps step with the picture it was recorded with.
         stream = (
-            opened(f"in/{source.input}", self.passes.threads)
+            self._opened(source.input)
             .audio_stream(source.position)
             .aresample(extra_options={"async": 1, "first_pts": 0})
             .aformat(sample_fmts="fltp")
@@ -151,11 +153,25 @@ class Graph:
         # The same loudspeakers by another name, which not every encoder knows.
         return stream.pan(args="|".join([layout, *(f"c{n}=c{n}" for n in range(channels))]))
 
+    def _opened(self, index: int) -> AVStream:
+        checked = any(stream.codec in CHECKSUMMED for stream in self.facts[index].audio)
+        return opened(f"in/{index}", self.passes.threads, checked=checked)
+
     def chain(self, name: str, delivery: AudioSpec) -> Signal | None:
         """What a chain makes for a delivery; None where it is skipped, or all that it takes is."""
         if (name, delivery) not in self._made:
             self._made[name, delivery] = self._build(name, delivery)
         return self._made[name, delivery]
+
+    def decide(self, subject: str, choice: str, because: str) -> None:
+        """Note a choice for the plan, once."""
+        decision = Decision(subject, choice, because)
+        if decision not in self.decisions:
+            self.decisions.append(decision)
+
+    def bits_of(self, signal: Signal) -> int | None:
+        """How many bits the samples of a signal have: those of an input that it is unchanged, else None."""
+        return next((s.stream.bits for s in self.sources if self.opened(s) == signal.stream), None)
 
     def _build(self, name: str, delivery: AudioSpec) -> Signal | None:
         chain = self.intent.preset.document.chain[name]
@@ -240,9 +256,7 @@ class Surroundings:
 
     def decide(self, choice: str, because: str) -> None:
         """Note for the plan what this step chose and why."""
-        decision = Decision(f"{self._chain}: {self._step.op}", choice, because)
-        if decision not in self._graph.decisions:
-            self._graph.decisions.append(decision)
+        self._graph.decide(f"{self._chain}: {self._step.op}", choice, because)
 
     def _label(self, signal: Signal) -> str:
         chains = self._graph.intent.preset.document.chain

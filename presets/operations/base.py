@@ -1,7 +1,7 @@
 """What an operation is: typed parameters, a revision, the filters it needs, and how it extends the filter graph."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
@@ -119,8 +119,7 @@ def resampled(stream: Filtered, rate_hz: int) -> Filtered:
     Of half of the lower rate, the band up to 95 % passes within 0.001 dB and 98 % is 6 dB down; what lies above is
     45 dB down at 100 % and 120 dB from 102 % on, as are images above 97 % of an input's band. Other products stay
     below -140 dB of a full-scale tone. FFmpeg's own defaults lose 0.5 dB at 20 kHz of a CD and let images and aliases
-    through at -10 to -28 dB there. (Measured with tones on 5.1 and 9.0: 96 to 44.1, 44.1 to 48, 16 to 48, 192 to 48
-    kHz.)
+    through at -10 to -28 dB there. (Tones from 96 to 44.1, 44.1 to 48, 16 to 48 and 192 to 48 kHz; FFmpeg 5.1, 9.0.)
     """
     return stream.aresample(sample_rate=rate_hz, extra_options=dict(_RESAMPLER)).aformat(
         sample_fmts="fltp", sample_rates=rate_hz
@@ -150,6 +149,18 @@ def conform(signal: Signal, delivery: AudioSpec) -> Signal:
     """The signal at the delivery's sample rate and layout: kept where the profile lists it, else the last listed."""
     layout = signal.layout if signal.layout in delivery.layouts else delivery.layouts[-1]
     return reshape(signal, sample_rate_hz=delivery.sample_rate_hz, layout=layout)
+
+
+def conforming(signal: Signal, delivery: AudioSpec) -> Iterator[tuple[str, str]]:
+    """What :func:`conform` changes and why, in words."""
+    made, takes = conform(signal, delivery), ", ".join(delivery.layouts)
+    if made.layout != signal.layout:
+        was = signal.layout or f"{signal.channels} channels"
+        how = "mixed down to" if made.channels < signal.channels else "put into"
+        because = f"the profile takes {takes}; before anything is measured, since what is delivered is what counts"
+        yield f"{was} {how} {made.layout}", because
+    if made.sample_rate_hz != signal.sample_rate_hz:
+        yield f"resampled from {signal.sample_rate_hz} to {made.sample_rate_hz} Hz", "the profile's rate"
 
 
 def gain(signal: Signal, gain_db: float | str) -> Signal:

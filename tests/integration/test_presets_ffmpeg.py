@@ -117,7 +117,7 @@ def _measured(path: Path) -> dict[Measure, float]:
     peak = max(pyebur128.get_true_peak(state, channel) for channel in range(stream.channels))
     return seen | {
         Measure.INTEGRATED_LUFS: pyebur128.get_loudness_global(state),
-        Measure.TRUE_PEAK_DBTP: 20 * math.log10(peak) if peak else -math.inf,
+        Measure.TRUE_PEAK_DBTP: 20 * math.log10(peak) if peak else -200.0,
         Measure.DURATION_S: frames / stream.sample_rate_hz,
         Measure.CHANNELS: stream.channels,
         Measure.SAMPLE_RATE_HZ: stream.sample_rate_hz,
