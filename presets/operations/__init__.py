@@ -6,6 +6,7 @@ from types import MappingProxyType
 from presets.operations.base import Operation
 from presets.operations.channels import Channels
 from presets.operations.conform import Conform
+from presets.operations.denoise import Denoise
 from presets.operations.extract import Extract
 from presets.operations.fade import Fade
 from presets.operations.highpass import Highpass
@@ -19,6 +20,7 @@ OPERATIONS: Mapping[str, type[Operation]] = MappingProxyType(
     {
         "channels": Channels,
         "conform": Conform,
+        "denoise": Denoise,
         "extract": Extract,
         "fade": Fade,
         "highpass": Highpass,
