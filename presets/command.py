@@ -72,8 +72,8 @@ def measure(signal: Signal, threads: int, file: str) -> tuple[str, ...]:
 
 def survey(signal: Signal, threads: int, file: str, key: str | None) -> tuple[str, ...]:
     """Write what the meters among a signal's filters say into ``file``: all of it, or only the value called ``key``."""
-    only = {} if key is None else {"key": key}
-    return _argv(_discarded(signal.stream.ametadata(mode="print", file=file, **only)), threads)
+    only = None if key is None else {"key": key}
+    return _argv(_discarded(signal.stream.ametadata(mode="print", file=file, extra_options=only)), threads)
 
 
 def render(signal: Signal, threads: int, path: str) -> tuple[str, ...]:
@@ -208,7 +208,7 @@ def _argv(made: OutputStream, threads: int, before_path: Sequence[str] = ()) -> 
 
 
 def _opening_too(argv: tuple[str, ...], path: str, threads: int) -> tuple[str, ...]:
-    """The command with one more input behind the others: for its metadata, where its sound comes from a rendered file."""
+    """The command with one more input behind the others: for its metadata, where its sound is in rendered files."""
     behind = max(index for index, argument in enumerate(argv) if argument == "-i") + 2
     options = [argument for key, value in input_options(threads).items() for argument in (f"-{key}", str(value))]
     return (*argv[:behind], *options, "-i", path, *argv[behind:])

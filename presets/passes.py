@@ -76,7 +76,7 @@ class Passes:
         made = self.run(
             id_, Purpose.SURVEY, argv, media_s=signal.length_s, measure=file, provisional=signal.provisional
         )
-        return None if made is None else made.survey or Survey()
+        return None if made is None else replace(made.survey or Survey(), length_s=made.out_time_s)
 
     def rendered(self, signal: Signal, label: str, *, endless: bool = False) -> Signal:
         """The signal from a file that another invocation writes, sample for sample; ``endless``: again and again.

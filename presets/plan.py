@@ -41,7 +41,7 @@ class Survey:
     ``loudness_lufs`` is integrated (None: nothing above the gate of ITU-R BS.1770-4). ``pause_s`` is from where to
     where the quietest passage lasts and ``pause_lufs`` how loud it is; None where there is none. ``levels_db`` are RMS
     levels of the signal's blocks in dBFS, ``silences_s`` where silences start and end; one that lasts until the end
-    ends at None. Times are in seconds.
+    ends at None. Times are in seconds; ``length_s`` is how long all of it lasts.
     """
 
     loudness_lufs: float | None = None
@@ -49,6 +49,7 @@ class Survey:
     pause_lufs: float | None = None
     levels_db: tuple[float, ...] = ()
     silences_s: tuple[tuple[float, float | None], ...] = ()
+    length_s: float | None = None
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:

@@ -6,9 +6,9 @@ from itertools import pairwise
 from math import log10
 from typing import Annotated, ClassVar, Literal
 
-import ffmpeg
 from pydantic import Field
 
+from presets import survey
 from presets.operations.base import Context, Operation, Signal, decimal, split_at
 from presets.plan import Survey
 
@@ -16,13 +16,13 @@ from presets.plan import Survey
 _CENTRES_HZ = (80, 120, 180, 270, 410, 620, 930, 1400, 2100, 3150, 4750, 7100, 10700, 16000, 24000)
 _EDGES_HZ = tuple(round((low * high) ** 0.5, 1) for low, high in pairwise(_CENTRES_HZ))
 
-#: The rate at which a pause is analysed: it holds every band.
-_ANALYSED_HZ = 48_000
-
 #: How far the noise is taken to be above what was measured in one pause, in dB: there it fluctuates, and what sticks
 #: out of the profile is heard as chirping ("musical noise"). With real speech at 15 dB above pink and white noise, 0
 #: leaves a residue of twice the kurtosis of the noise, 4 leaves the noise's own; the voice loses 0.1 dB by that.
 _ABOVE_DB = 4.0
+
+#: By how much less than it is told afftdn lowers noise in pauses, in dB.
+_FALLS_SHORT_DB = 1.0
 
 #: What afftdn takes: the noise's density as the level of white noise, and how far a band may be from the mean.
 _FLOOR_DB, _HIGHEST_DB, _SPREAD_DB = -80.0, -20.0, 24.0
@@ -42,10 +42,7 @@ class Denoise(Operation):
     """
 
     revision: ClassVar[int] = 1
-    filters: ClassVar[tuple[str, ...]] = (
-        *("acrossover", "aformat", "afftdn", "ametadata", "apad", "aresample", "asetnsamples", "asetpts", "astats"),
-        *("atrim", "concat", "ebur128", "pan"),
-    )
+    filters: ClassVar[tuple[str, ...]] = ("acrossover", "afftdn", *survey.PAUSE_FILTERS)
     keeps_level: ClassVar[bool] = True
 
     op: Literal["denoise"] = "denoise"
@@ -64,7 +61,8 @@ class Denoise(Operation):
             context.decide("left as it is", left or "")
             return signal
         start_s, end_s = surveyed.pause_s
-        heard = context.heard(_analysed(signal, start_s, end_s))
+        pause, samples = survey.pause(signal, surveyed.pause_s)
+        heard = context.heard(survey.levels(split_at(pause, _EDGES_HZ, order="8th"), samples))
         if heard is None:
             return _reduced(signal, self.reduction_db, None, context)
         profile = _profile(heard.levels_db, signal.sample_rate_hz)
@@ -93,30 +91,11 @@ def _left_alone(surveyed: Survey) -> str | None:
     return None
 
 
-def _analysed(signal: Signal, start_s: float, end_s: float) -> Signal:
-    """A pause's 15 bands one after the other, as blocks whose levels are measured."""
-    power = "+".join(f"{signal.channels**-0.5:.6f}*c{channel}" for channel in range(signal.channels))
-    samples = round((end_s - start_s) * _ANALYSED_HZ)
-    pause = (
-        signal.stream.atrim(start=decimal(start_s), end=decimal(end_s))
-        .asetpts(expr="PTS-STARTPTS")
-        .pan(args=f"mono|c0={power}")
-        .aresample(sample_rate=_ANALYSED_HZ)
-        .apad(whole_len=samples)
-        .atrim(end_sample=samples)
-    )
-    bands = split_at(pause, _EDGES_HZ, order="8th")
-    joined = ffmpeg.filters.concat(*bands, n=len(bands), v=0, a=1)
-    blocks = joined.audio(0).asetnsamples(nb_out_samples=samples)
-    metered = blocks.astats(metadata=True, reset=1, measure_perchannel="none", measure_overall="RMS_level")
-    return replace(signal, stream=metered, sample_rate_hz=_ANALYSED_HZ, channels=1, layout="mono", length_s=end_s)
-
-
 def _profile(levels_db: Sequence[float], sample_rate_hz: int) -> tuple[float, ...]:
     """The noise's density in each band, as the level of white noise that is as dense, in dBFS."""
     nyquist = sample_rate_hz / 2
     profile: list[float] = []
-    for level, low, high in zip(levels_db, (0.0, *_EDGES_HZ), (*_EDGES_HZ, _ANALYSED_HZ / 2), strict=True):
+    for level, low, high in zip(levels_db, (0.0, *_EDGES_HZ), (*_EDGES_HZ, survey.ANALYSED_HZ / 2), strict=True):
         if profile and high > nyquist:  # which holds a part of the band, or nothing
             profile.append(profile[-1])
         else:
@@ -133,10 +112,11 @@ def _reduced(signal: Signal, reduction_db: float, profile: Sequence[float] | Non
         mean = sum(profile) / len(profile)
         floor = decimal(min(max(mean + _ABOVE_DB, _FLOOR_DB), _HIGHEST_DB))
         bands = " ".join(f"{density - mean:.1f}" for density in profile)
+    reduction = decimal(reduction_db + _FALLS_SHORT_DB)
     # It puts out what it takes in two steps of an 80th of a second later, in every version.
     delay = 2 * (signal.sample_rate_hz // 80)
     stream = (
-        signal.stream.afftdn(noise_reduction=decimal(reduction_db), noise_floor=floor, noise_type="c", band_noise=bands)
+        signal.stream.afftdn(noise_reduction=reduction, noise_floor=floor, noise_type="c", band_noise=bands)
         .apad(pad_len=delay)
         .atrim(start_sample=delay)
         .asetpts(expr="PTS-STARTPTS")
