@@ -1,5 +1,8 @@
 """How loud a file is over its time, as FFmpeg measures it: its waveform's envelope and its loudness after EBU R128."""
 
+import json
+import math
+import os
 import subprocess
 import tempfile
 from bisect import bisect_right
@@ -12,9 +15,11 @@ from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST
 from presets.measurement import TAIL_BYTES, TAIL_S, parse_loudness
 from presets.plan import Loudness
 
-#: A block of the envelope at 48 kHz, in samples: finer than a picture's columns for all that lasts ten seconds.
+#: The envelope is taken at this rate, in blocks of 10 ms, or as long that there are this many: more than a picture
+#: has columns.
+_RATE_HZ: Final = 48_000
 _BLOCK: Final = 480
-_BLOCK_S: Final = _BLOCK / 48_000
+_MOST_BLOCKS: Final = 4000
 #: An EBU meter reads every 100 ms; a reading is of what has passed when it is taken.
 _READING_S: Final = 0.1
 _MOMENTARY_S: Final = 0.4
@@ -61,16 +66,17 @@ def measure(path: Path) -> Levels | None:
     """
     safe = ["-protocol_whitelist", PROTOCOL_WHITELIST, "-format_whitelist", FORMAT_WHITELIST]
     source = f"file:{path.absolute()}"
-    kinds = _ran(
-        ["ffprobe", *safe, "-select_streams", "a", "-show_entries", "stream=codec_type", "-of", "csv=p=0", source]
-    )
-    if not kinds.strip():
+    asked = ["-select_streams", "a", "-show_entries", "stream=codec_type:format=duration", "-of", "json", source]
+    probed = json.loads(_ran(["ffprobe", *safe, *asked]))
+    if not probed.get("streams"):
         return None
+    duration_s = float(probed["format"].get("duration", 0))
+    block = max(_BLOCK, math.ceil(duration_s * _RATE_HZ / _MOST_BLOCKS))
     # A track that begins late in a video is shown late; the sum of all channels' extremes is the envelope.
-    whole = "aresample=48000:async=1:first_pts=0,aformat=sample_fmts=fltp"
+    whole = f"aresample={_RATE_HZ}:async=1:first_pts=0,aformat=sample_fmts=fltp"
     readings = f"{whole},apad=pad_dur={TAIL_S},ebur128=peak=true:metadata=1,ametadata=mode=print:file=readings:direct=1"
     extremes = (
-        f"{whole},asetnsamples=n={_BLOCK}:p=0,astats=metadata=1:reset=1:measure_perchannel=none"
+        f"{whole},asetnsamples=n={block}:p=0,astats=metadata=1:reset=1:measure_perchannel=none"
         ":measure_overall=Min_level+Max_level,ametadata=mode=print:file=extremes:direct=1"
     )
     outputs = [
@@ -78,7 +84,13 @@ def measure(path: Path) -> Levels | None:
     ]
     with tempfile.TemporaryDirectory(prefix="mediactl-levels-") as folder:
         _ran(["ffmpeg", "-nostdin", *safe, "-i", source, *outputs], Path(folder))
-        return _read((Path(folder) / "readings").read_text(), (Path(folder) / "extremes").read_text())
+        envelope = [*_envelope(Path(folder) / "extremes")]
+        end_s = envelope[-1][0] + block / _RATE_HZ if envelope else 0.0
+        meter = [*_meter(Path(folder) / "readings", end_s)]
+        with (Path(folder) / "readings").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            loudness = parse_loudness(file.read().decode())
+    return Levels(end_s, envelope, meter, loudness)
 
 
 def _ran(command: Sequence[str], folder: Path | None = None) -> str:
@@ -98,34 +110,35 @@ def _ran(command: Sequence[str], folder: Path | None = None) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-def _read(readings: str, extremes: str) -> Levels:
-    blocks = [
-        (time_s, values.get("lavfi.astats.Overall.Min_level", 0.0), values.get("lavfi.astats.Overall.Max_level", 0.0))
-        for time_s, values in _blocks(extremes)
-    ]
-    duration_s = blocks[-1][0] + _BLOCK_S if blocks else 0.0
-    meter = []
-    for time_s, values in _blocks(readings):
-        now = round(time_s + _READING_S, 3)
-        if now <= duration_s + _READING_S / 2:
-            momentary = values.get("lavfi.r128.M", _QUIET) if now >= _MOMENTARY_S else None
-            short_term = values.get("lavfi.r128.S", _QUIET) if now >= _SHORT_TERM_S else None
-            meter.append(Reading(now, momentary, short_term))
-    return Levels(duration_s, blocks, meter, parse_loudness(readings[-TAIL_BYTES:]))
+def _envelope(printed: Path) -> Iterator[tuple[float, float, float]]:
+    overall = "lavfi.astats.Overall."
+    for time_s, values in _blocks(printed):
+        yield time_s, values.get(f"{overall}Min_level", 0.0), values.get(f"{overall}Max_level", 0.0)
 
 
-def _blocks(printed: str) -> Iterator[tuple[float, Mapping[str, float]]]:
+def _meter(printed: Path, end_s: float) -> Iterator[Reading]:
+    for time_s, values in _blocks(printed):
+        now_s = round(time_s + _READING_S, 3)
+        # Behind the end there is padding.
+        if now_s <= end_s + _READING_S / 2:
+            momentary = values.get("lavfi.r128.M", _QUIET) if now_s >= _MOMENTARY_S else None
+            short_term = values.get("lavfi.r128.S", _QUIET) if now_s >= _SHORT_TERM_S else None
+            yield Reading(now_s, momentary, short_term)
+
+
+def _blocks(printed: Path) -> Iterator[tuple[float, Mapping[str, float]]]:
     time_s, values = 0.0, dict[str, float]()
-    for line in printed.splitlines():
-        if line.startswith("frame:"):
-            if values:
-                yield time_s, values
-            time_s, values = float(line.rpartition("pts_time:")[2]), {}
-        else:
-            key, _, value = line.partition("=")
-            try:
-                values[key] = float(value)
-            except ValueError:
-                continue
+    with printed.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("frame:"):
+                if values:
+                    yield time_s, values
+                time_s, values = float(line.rpartition("pts_time:")[2]), {}
+            else:
+                key, _, value = line.partition("=")
+                number = float(value)
+                # Files of floating point may hold infinities, which no picture can show.
+                if math.isfinite(number):
+                    values[key] = number
     if values:
         yield time_s, values

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Final
 
 from ctl.levels import Levels, Reading
-from ctl.render import duration
+from ctl.render import duration, plain
 
 _WIDTH: Final = 880
 _LEFT: Final = 74
@@ -57,7 +58,7 @@ def draw(title: str, sounds: Sequence[Sound], target_lufs: float | None) -> str:
     top_db = _top_db(sounds)
     colours = _colours(sounds)
     # A picture of many is no larger a file than one of two.
-    column = max(2, math.ceil(0.7 * len(sounds)))
+    column = max(2, len(sounds))
     parts: list[str] = []
     y = _HEAD
     for sound, colour in zip(sounds, colours, strict=True):
@@ -67,10 +68,10 @@ def draw(title: str, sounds: Sequence[Sound], target_lufs: float | None) -> str:
     y += _METER
     parts += _time_axis(y, span_s)
     height = y + 34
-    made = ", ".join(f"{sound.name}: {_figures(sound.levels)}" for sound in sounds)
+    told = ", ".join(f"{sound.name}: {_figures(sound.levels)}" for sound in sounds)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" '
-        f'height="{height}" role="img">\n<title>{escape(title)}</title>\n<desc>{escape(made)}</desc>\n'
+        f'height="{height}" role="img">\n<title>{_text(title)}</title>\n<desc>{_text(told)}</desc>\n'
         f'<style>\n{_STYLE}</style>\n<rect class="paper" width="{_WIDTH}" height="{height}"/>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
@@ -200,9 +201,14 @@ def _head(y: int, name: str, colour: str, figures: str) -> str:
     mark = f'<rect class="{colour}" x="{_LEFT}" y="{y - 16}" width="10" height="10" rx="2"/>' if colour else ""
     x = _LEFT + (16 if colour else 0)
     return (
-        f'{mark}<text class="head" x="{x}" y="{y - 7}">{escape(name)}</text>'
-        f'<text class="figures" x="{_LEFT + _PLOT}" y="{y - 7}" text-anchor="end">{escape(figures)}</text>'
+        f'{mark}<text class="head" x="{x}" y="{y - 7}">{_text(name)}</text>'
+        f'<text class="figures" x="{_LEFT + _PLOT}" y="{y - 7}" text-anchor="end">{_text(figures)}</text>'
     )
+
+
+def _text(text: str) -> str:
+    # XML has no place for control characters, however they are written.
+    return escape(plain(text))
 
 
 def _panel(y: int, height: int, span_s: float) -> str:
@@ -241,16 +247,13 @@ def _tenths(value: float) -> str:
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:
-    # Relative, in tenths of a pixel: half the size of absolute places, and rounding never adds up.
+    # Relative, in tenths of a pixel, without what SVG can do without: half the size of the plain form.
     tenths = [(round(x * 10), round(y * 10)) for x, y in points]
-    first, *rest = tenths
-    steps = [f"M{_tenth(first[0])} {_tenth(first[1])}l"]
-    at = first
-    for point in rest:
-        steps.append(f"{_tenth(point[0] - at[0])} {_tenth(point[1] - at[1])}")
-        at = point
-    return steps[0] + " ".join(steps[1:])
+    moves = [(x - was_x, y - was_y) for (was_x, was_y), (x, y) in pairwise(tenths)]
+    steps = " ".join(f"{_tenth(dx)} {_tenth(dy)}" for dx, dy in moves)
+    return f"M{_tenth(tenths[0][0])} {_tenth(tenths[0][1])}l{steps.replace(' -', '-')}"
 
 
 def _tenth(value: int) -> str:
-    return f"{value / 10:g}"
+    text = f"{value / 10:g}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text

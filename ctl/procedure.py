@@ -109,9 +109,11 @@ def _setting(name: str, value: object, document: PresetDocument) -> str:
             default = plain(document.parameters[value[1:]].default)
             return f"parameter `{value[1:]}`, by default {f'{prose(default)}{unit(name)}' if default else 'empty'}"
         case dict():
-            return ", ".join(f"`{key}` {_setting(name, one, document)}" for key, one in value.items())
+            # Of { bed = -6 } the setting names the unit, of { hz = 100 } the key does.
+            named = {key: _setting(key if unit(key) else name, one, document) for key, one in value.items()}
+            return ", ".join(f"`{key}` {one}" for key, one in named.items())
         case list() | tuple():
-            return ", ".join(_setting(name, one, document) for one in value)
+            return "; ".join(_setting(name, one, document) for one in value)
         case _:
             return f"{prose(plain(value))}{unit(name)}"
 
