@@ -223,14 +223,10 @@ def _picture(spec: VideoSpec | None) -> str:
 def _sound(spec: AudioSpec | None) -> str:
     if spec is None:
         return ""
-    parts = [
-        spec.codec,
-        f"{spec.bitrate_kbps} kbit/s" if spec.bitrate_kbps else "",
-        f"{spec.bits} bit" if spec.bits else "",
-        f"{spec.sample_rate_hz / 1000:g} kHz" if spec.sample_rate_hz else "the source's rate",
-        " or ".join(spec.layouts),
-    ]
-    return ", ".join(part for part in parts if part)
+    set_ = spec.model_dump(exclude={"kind", "codec", "encoders", "layouts"}, exclude_none=True)
+    traits = [f"{unitless(name)} {plain(value)}{unit(name)}" for name, value in set_.items()]
+    kept = [] if spec.sample_rate_hz else ["the source's sample rate"]
+    return ", ".join([spec.codec, *traits, *kept, " / ".join(spec.layouts)])
 
 
 def _ceiling(profile: Profile) -> str:

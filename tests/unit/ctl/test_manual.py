@@ -163,4 +163,5 @@ def test_the_index_tells_how_profiles_pack() -> None:
     house = Profile.from_text(SHIPPED.profile("flac").text.replace('name = "flac"', 'name = "house"'))
     told = manual.index(Catalog({}, {}).with_documents([EVERYTHING], [house.text, SHIPPED.profile("flac").text]))
     assert "| [`everything_v3`](everything_v3.md) | Voice \\*over\\* \\<music> | `voice`, `music` (optional)" in told
-    assert "| `house_v1` | FLAC 48 kHz, 24 bit | .flac |  | flac, 24 bit, 48 kHz, mono or stereo | -1 dBTP |" in told
+    packed = "flac, bits 24, sample rate 48000 Hz, mono / stereo"
+    assert f"| `house_v1` | FLAC 48 kHz, 24 bit | .flac |  | {packed} | -1 dBTP |" in told
