@@ -20,6 +20,8 @@ _HEAD: Final = 26
 _GAP: Final = 14
 _STEPS_S: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 _MOST_TICKS: Final = 13
+#: How many times as long as the result time goes on, at most.
+_MOST_BEYOND: Final = 1.5
 #: How far the meter's scale goes down from its top, in LU: pauses fall below it.
 _METER_SPAN_LU: Final = 36
 
@@ -52,9 +54,10 @@ class Sound:
 def draw(title: str, sounds: Sequence[Sound], target_lufs: float | None) -> str:
     """An SVG of these sounds, in that order: each one's waveform, and all their loudness with the target's line.
 
-    It adapts to dark and light surroundings and has a background of its own.
+    What goes in is cut off half of the result's length behind the result's end. The picture adapts to dark and light
+    surroundings and has a background of its own.
     """
-    span_s = max((sound.levels.duration_s for sound in sounds), default=0.0) or 1.0
+    span_s = _span_s(sounds)
     top_db = _top_db(sounds)
     colours = _colours(sounds)
     # A picture of many is no larger a file than one of two.
@@ -76,6 +79,13 @@ def draw(title: str, sounds: Sequence[Sound], target_lufs: float | None) -> str:
         + "\n".join(parts)
         + "\n</svg>\n"
     )
+
+
+def _span_s(sounds: Sequence[Sound]) -> float:
+    longest = max((sound.levels.duration_s for sound in sounds), default=0.0)
+    made = max((sound.levels.duration_s for sound in sounds if sound.made), default=0.0)
+    # A long bed under a short voice would leave no room for what came out; its figures tell how long it is.
+    return min(longest, made * _MOST_BEYOND or longest) or 1.0
 
 
 def _colours(sounds: Sequence[Sound]) -> list[str]:
@@ -175,7 +185,7 @@ def _curve(
     columns: dict[int, tuple[float, float]] = {}
     for reading in readings:
         lufs = value(reading)
-        if lufs is not None:
+        if lufs is not None and reading.time_s <= span_s + 1e-6:
             x = _LEFT + reading.time_s / span_s * _PLOT
             at = min(down(lufs), floor)
             key = int(x / column)

@@ -70,6 +70,19 @@ def test_waveforms_share_their_scale_of_time() -> None:
     assert short_to - short_from == pytest.approx((long_to - long_from) / 2, abs=3)
 
 
+def test_a_long_bed_leaves_room_for_the_result() -> None:
+    """Time goes on for half of the result's length behind its end; nothing is drawn outside."""
+    svg = draw("t", [_sound(seconds=600), _sound(seconds=20, made=True)], None)
+    texts = _texts(svg)
+    assert "30 s" in texts
+    assert not {"40 s", "1:00"} & {*texts}
+    bed, result = _paths(svg, "wave")
+    right = max(x for path in (bed, *_paths(svg, "short")) for x, _ in _points(path))
+    assert right <= texts["30 s"][0]
+    left = texts["0 s"][0]
+    assert max(x for x, _ in _points(result)) - left == pytest.approx((right - left) * 2 / 3, abs=3)
+
+
 @pytest.mark.parametrize(("peak", "top"), [(0.5, "−6 dBFS"), (1.0, "0 dBFS"), (0.05, "−24 dBFS"), (1.9, "6 dBFS")])
 def test_the_scale_of_level_fits_the_loudest(peak: float, top: str) -> None:
     """Its top is a multiple of 6 dB at or above the highest peak, also beyond full scale."""
