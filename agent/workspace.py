@@ -48,6 +48,11 @@ class Workspace:
         return self.path / "steps"
 
     @property
+    def intermediates(self) -> Path:
+        """What steps write for later ones."""
+        return self.path / "work"
+
+    @property
     def journal(self) -> Path:
         """What the attempt has learnt and done so far, a JSON line for each."""
         return self.path / "journal.jsonl"
@@ -63,7 +68,7 @@ class Workspace:
         :raises OSError: no space or no permission.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        for directory in (self.path, self.inputs, self.outputs, self.steps):
+        for directory in (self.path, self.inputs, self.outputs, self.intermediates, self.steps):
             directory.mkdir(mode=0o700, exist_ok=True)
 
     def record(self, entry: Mapping[str, object]) -> None:
@@ -97,7 +102,7 @@ class Workspace:
 
         :raises OSError: something resists.
         """
-        for folder in (self.steps, self.outputs):
+        for folder in (self.steps, self.intermediates, self.outputs):
             _remove(folder)
             folder.mkdir(mode=0o700)
 

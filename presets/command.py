@@ -14,9 +14,9 @@ from ffmpeg.streams.video import VideoStream as FilteredPicture
 from presets.document import AudioSpec, ProfileDocument, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
 from presets.formats import CODECS, CONTAINERS
-from presets.graph import Graph, Source, input_options
 from presets.levels import Setting
 from presets.measurement import TAIL_S
+from presets.opening import opened
 from presets.operations.base import Signal, decimal, gain
 from presets.operations.limiter import limit
 from presets.plan import Invocation
@@ -60,9 +60,9 @@ class Packing:
     gpu: int | None
 
 
-def inspect(graph: Graph, source: Source) -> tuple[str, ...]:
+def inspect(stream: Filtered, threads: int) -> tuple[str, ...]:
     """Decode one input's stream to its end and keep nothing."""
-    return _argv(_discarded(graph.opened(source)), graph.threads)
+    return _argv(_discarded(stream), threads)
 
 
 def measure(signal: Signal, threads: int, file: str) -> tuple[str, ...]:
@@ -70,15 +70,21 @@ def measure(signal: Signal, threads: int, file: str) -> tuple[str, ...]:
     return _argv(_discarded(_metered(signal, file)), threads)
 
 
+def render(signal: Signal, threads: int, path: str) -> tuple[str, ...]:
+    """Write a signal as it is into a file for later invocations: float samples, which neither round nor clip."""
+    options = {**_BITEXACT, "c:a": "pcm_f32le", "rf64": "auto", "f": "wav", "map_metadata": -1}
+    return _argv(signal.stream.output(filename=path, extra_options=options), threads)
+
+
 def verify(path: str, threads: int, file: str) -> tuple[str, ...]:
     """Decode a finished output's sound to its end and measure its loudness into ``file``."""
-    stream = ffmpeg.input(path, extra_options=input_options(threads)).audio_stream(0)
+    stream = opened(path, threads).audio_stream(0)
     return _argv(_discarded(_metered(Signal("output", stream, 0, 0, None), file)), threads)
 
 
 def verify_picture(path: str, threads: int) -> tuple[str, ...]:
     """Decode a finished output's picture to its end; its progress counts the frames."""
-    stream = ffmpeg.input(path, extra_options=input_options(threads)).video_stream(0)
+    stream = opened(path, threads).video_stream(0)
     options = {**_VIDEO_ONLY, "fps_mode": "passthrough", "f": "null"}
     return _argv(stream.output(filename="-", extra_options=options), threads)
 

@@ -20,14 +20,14 @@ from presets.expectations import expectation
 from presets.facts import MediaFacts
 from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
-from presets.names import encode_id, measure_id, path_of, sound_id, verify_id
+from presets.names import encode_id, path_of, sound_id, verify_id
 from presets.needs import encoder_for, usable_encoders
 from presets.operations.base import Signal
+from presets.passes import Passes
 from presets.picture import PictureSource
 from presets.plan import (
     Decision,
     Expectation,
-    Invocation,
     Loudness,
     OutputReport,
     Plan,
@@ -37,8 +37,7 @@ from presets.plan import (
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
-#: Work per second of media, relative to decoding and measuring it; a picture is that many times more.
-_WEIGHTS = {Purpose.INSPECT: 0.4, Purpose.MEASURE: 1.0, Purpose.ENCODE: 1.5, Purpose.VERIFY: 0.6}
+#: How much more work a picture is than sound.
 _PICTURE_WEIGHT = 20
 
 
@@ -61,17 +60,19 @@ def compile(  # noqa: A001 -- the name this step has everywhere; the module is i
     :raises MediaFailure: the media cannot be processed as asked: INPUT_NO_AUDIO, INPUT_NO_VIDEO, INPUT_CORRUPT,
         INPUT_TRUNCATED, LOUDNESS_UNREACHABLE, UNSUPPORTED_COMBINATION.
     """
-    job = _Job(intent, Graph(intent, facts, threads), facts, binary, results, threads, gpu)
-    sources = job.graph.sources
+    passes, decided = Passes(results, threads), list[Decision]()
+    graph = Graph(intent, facts, passes, decided)
+    job = _Job(intent, graph, passes, facts, binary, gpu, decided)
+    sources = graph.sources
     job.describe(sources)
-    if len(sources) > 1:
+    if len(sources) > 1 or not graph.keeps_length:
         for source in sources:
             job.inspect(source)
     for output in intent.outputs:
         job.measure(output)
     for output in intent.outputs:
         job.make(output)
-    invocations = (command.verbose(i) if verbose else i for i in job.invocations.values())
+    invocations = (command.verbose(i) if verbose else i for i in passes.invocations.values())
     return Plan(tuple(invocations), tuple(job.decisions), tuple(job.expectations), tuple(job.reports))
 
 
@@ -81,13 +82,11 @@ class _Job:
 
     intent: Intent
     graph: Graph
+    passes: Passes
     facts: Sequence[MediaFacts]
     binary: Binary
-    results: Mapping[str, StepResult]
-    threads: int
     gpu: int | None
-    invocations: dict[str, Invocation] = field(default_factory=dict)
-    decisions: list[Decision] = field(default_factory=list)
+    decisions: list[Decision]
     expectations: list[Expectation] = field(default_factory=list)
     reports: list[OutputReport] = field(default_factory=list)
 
@@ -100,25 +99,21 @@ class _Job:
         self._decide("FFmpeg", version, "the newest that can do this job, and of those the quickest to start")
 
     def inspect(self, source: Source) -> None:
-        """With several streams no other pass shows where each of them ends."""
+        """With several streams, or steps that change lengths, no other pass shows where each stream ends."""
         id_ = f"inspect.{source.input}.{source.position}"
-        argv = command.inspect(self.graph, source)
-        self._run(id_, Purpose.INSPECT, argv, media_s=declared_s(self.facts[source.input], source.stream))
-        if id_ in self.results:
-            require_whole(self.results[id_].out_time_s, self._taken(source))
+        argv = command.inspect(self.graph.opened(source), self.passes.threads)
+        media_s = declared_s(self.facts[source.input], source.stream) or self._expected_s()
+        if (seen := self.passes.run(id_, Purpose.INSPECT, argv, media_s=media_s)) is not None:
+            require_whole(seen.out_time_s, self._taken(source))
 
     def measure(self, output: OutputRef) -> None:
         """Outputs with one rate and layout share one measurement."""
         signal = self._programme(output)
         if loudness_of(self.intent) is None or signal is None:
             return
-        id_ = measure_id(signal)
-        if id_ in self.invocations:
-            return
-        file = f"{id_}.txt"
-        self._run(id_, Purpose.MEASURE, command.measure(signal, self.threads, file), measure=file)
-        if id_ in self.results:
-            require_whole(self.results[id_].out_time_s, self._taken(*self.graph.sources))
+        measured = self.passes.measured(signal, self._expected_s(signal))
+        if measured is not None:
+            self._require_inputs_whole(measured)
 
     def make(self, output: OutputRef) -> None:
         spec = output.profile.document.video
@@ -135,7 +130,7 @@ class _Job:
             step.over_peaks,
             step.max_reduction_db,
         )
-        measured = self.results.get(measure_id(signal))
+        measured = self.passes.measured(signal, self._expected_s(signal))
         if measured is None:
             self._make_provisionally(output, signal, goal)
         else:
@@ -143,9 +138,9 @@ class _Job:
 
     def _make_plain(self, output: OutputRef, signal: Signal | None) -> None:
         after = self._encode(output, signal, None, 1)
-        encoded = self.results.get(encode_id(output, 1))
+        encoded = self.passes.results.get(encode_id(output, 1))
         if encoded is not None and output.profile.document.video is None:
-            require_whole(encoded.out_time_s, self._taken(*self.graph.sources))
+            self._require_inputs_whole(encoded)
         ceiling = output.profile.document.delivery.ceiling_dbtp
         if after is not None and ceiling is not None and (after.true_peak_dbtp or ceiling) > ceiling:
             self._decide(
@@ -159,7 +154,8 @@ class _Job:
     def _make_provisionally(self, output: OutputRef, signal: Signal, goal: levels.Goal) -> None:
         path = path_of(output, 1)
         argv = command.encode_provisionally(signal, self._shown(output), self._packing(output, path))
-        self._run(encode_id(output, 1), Purpose.ENCODE, argv, writes=(path,), provisional=True)
+        media_s = self._expected_s(signal)
+        self.passes.run(encode_id(output, 1), Purpose.ENCODE, argv, media_s=media_s, writes=(path,), provisional=True)
         self._verify(output, signal, 1, provisional=True)
         self._decide(
             f"{output.name}: level",
@@ -220,69 +216,68 @@ class _Job:
         """Encode and verify; the file's loudness once that has been done."""
         path, shown = path_of(output, number), self._shown(output)
         argv = command.encode(signal, shown, self._packing(output, path), setting)
-        times = 1 if shown is None else _PICTURE_WEIGHT
-        self._run(encode_id(output, number), Purpose.ENCODE, argv, writes=(path,), times=times)
-        self._verify(output, signal, number)
+        provisional = signal is not None and signal.provisional
+        self.passes.run(
+            encode_id(output, number),
+            Purpose.ENCODE,
+            argv,
+            media_s=self._expected_s(signal),
+            writes=(path,),
+            provisional=provisional,
+            times=1 if shown is None else _PICTURE_WEIGHT,
+        )
+        self._verify(output, signal, number, provisional=provisional)
         if shown is not None:
             self._require_whole(output, signal, number)
-        verified = self.results.get(sound_id(output, number)) if signal is not None else None
+        verified = self.passes.results.get(sound_id(output, number)) if signal is not None else None
         return None if verified is None else verified.loudness or Loudness(None, None, None)
 
     def _verify(self, output: OutputRef, signal: Signal | None, number: int, *, provisional: bool = False) -> None:
         """Picture and sound each by itself: together they would not show where each ends."""
         path = path_of(output, number)
         if output.profile.document.video is not None:
-            argv = command.verify_picture(path, self.threads)
+            argv = command.verify_picture(path, self.passes.threads)
             id_ = verify_id(output, number)
-            self._run(id_, Purpose.VERIFY, argv, provisional=provisional, times=_PICTURE_WEIGHT)
+            self.passes.run(
+                id_,
+                Purpose.VERIFY,
+                argv,
+                media_s=self._expected_s(signal),
+                provisional=provisional,
+                times=_PICTURE_WEIGHT,
+            )
         if signal is not None:
             id_ = sound_id(output, number)
             file = f"{id_}.txt"
-            argv = command.verify(path, self.threads, file)
-            self._run(id_, Purpose.VERIFY, argv, measure=file, provisional=provisional)
+            argv = command.verify(path, self.passes.threads, file)
+            media_s = self._expected_s(signal)
+            self.passes.run(id_, Purpose.VERIFY, argv, media_s=media_s, measure=file, provisional=provisional)
 
     def _require_whole(self, output: OutputRef, signal: Signal | None, number: int) -> None:
         """Both streams of a file with a picture end where the input's headers say."""
-        encoded, shown = self.results.get(encode_id(output, number)), self._taken(self.graph.picture)
+        encoded, shown = self.passes.results.get(encode_id(output, number)), self._taken(self.graph.picture)
         if encoded is not None and encoded.frames == 0:
             require_whole(None, shown)
-        if (seen := self.results.get(verify_id(output, number))) is not None:
+        if (seen := self.passes.results.get(verify_id(output, number))) is not None:
             require_whole(seen.out_time_s, shown)
-        heard = self.results.get(sound_id(output, number))
+        heard = self.passes.results.get(sound_id(output, number))
         if signal is not None and heard is not None:
+            self._require_inputs_whole(heard)
+
+    def _require_inputs_whole(self, heard: StepResult) -> None:
+        """Of the pass that goes through the programme; where that has another length, the inspections show it."""
+        if self.graph.keeps_length:
             require_whole(heard.out_time_s, self._taken(*self.graph.sources))
 
-    def _run(
-        self,
-        id_: str,
-        purpose: Purpose,
-        argv: tuple[str, ...],
-        *,
-        writes: tuple[str, ...] = (),
-        measure: str | None = None,
-        media_s: float | None = None,
-        provisional: bool = False,
-        times: int = 1,
-    ) -> None:
-        media_s = media_s or self._expected_s()
-        self.invocations[id_] = Invocation(
-            id=id_,
-            purpose=purpose,
-            argv=argv,
-            writes=(*writes, measure) if measure else writes,
-            measure=measure,
-            media_s=media_s,
-            weight=_WEIGHTS[purpose] * times,
-            provisional=provisional,
-        )
-
     def _expect(self, output: OutputRef, number: int, encoded_s: float | None) -> None:
-        self.expectations.append(expectation(output, self.graph, self.results, number, encoded_s))
+        self.expectations.append(expectation(output, self.graph, self.passes.results, number, encoded_s))
 
     def _taken(self, *sources: Source | PictureSource) -> Iterator[Taken]:
         return ((self.facts[source.input], source.stream) for source in sources)
 
-    def _expected_s(self) -> float | None:
+    def _expected_s(self, signal: Signal | None = None) -> float | None:
+        if signal is not None and not self.graph.keeps_length:
+            return signal.length_s
         sources: list[Source | PictureSource] = [*self.graph.sources]
         if any(output.profile.document.video is not None for output in self.intent.outputs):
             sources.append(self.graph.picture)
@@ -305,7 +300,7 @@ class _Job:
             video_encoder=self._video_encoder(output, video) if video is not None else "",
             time_base=picture.time_base(self.graph.picture.stream) if video is not None else "",
             metadata=self._metadata(),
-            threads=self.threads,
+            threads=self.passes.threads,
             gpu=self.gpu,
         )
 

@@ -46,6 +46,8 @@ class Estimate:
         expected = self.measurement_bytes
         if step.purpose is Purpose.ENCODE:
             expected = self.encodes[step.id.split(".")[1]]
+        elif step.purpose is Purpose.RENDER:
+            expected = step.renders_bytes or max(self.encodes.values())
         return _OUT_OF_HAND * expected + _OUT_OF_HAND_BYTES
 
 
@@ -70,7 +72,8 @@ def estimate(intent: Intent, facts: Sequence[MediaFacts], plan: Plan) -> Estimat
     measurement = int(duration_s * (_MEASURED_BYTES_PER_S + channels * _MEASURED_BYTES_PER_S_AND_CHANNEL))
     # As many verifications again as there are second encodes.
     passes = sum(1 for step in plan.invocations if step.measure is not None) + len(encodes)
-    return Estimate(total + passes * measurement, encodes, measurement)
+    rendered = sum(step.renders_bytes for step in plan.invocations)
+    return Estimate(total + rendered + passes * measurement, encodes, measurement)
 
 
 def _bytes_per_s(spec: AudioSpec, expected: ExpectedStream) -> float:

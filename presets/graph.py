@@ -1,15 +1,14 @@
 """A preset's chains as an FFmpeg filter graph over the inputs in the workspace."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, assert_never
+from dataclasses import dataclass, field, replace
+from typing import assert_never
 
-import ffmpeg
 from ffmpeg.streams.audio import AudioStream as Filtered
-from ffmpeg.streams.av import AVStream
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
 from presets import picture
+from presets.completeness import declared_s
 from presets.document import (
     AudioSpec,
     Chain,
@@ -23,11 +22,14 @@ from presets.document import (
     VideoSpec,
 )
 from presets.facts import AudioStream, MediaFacts, VideoStream
-from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST, layout_of
+from presets.formats import layout_of
 from presets.intent import Intent
-from presets.operations import Extract, Loudness
+from presets.opening import opened
+from presets.operations import Extract, Loudness, Operation
 from presets.operations.base import Signal, conform
+from presets.passes import Passes
 from presets.picture import PictureSource
+from presets.plan import Decision, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.semantics import last_chain
@@ -53,11 +55,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The chains of an intent over its probed inputs, with which every invocation begins."""
+    """The chains of an intent over its probed inputs, with which every invocation begins.
+
+    What steps have to find out first they have run by ``passes``, and what they choose goes to ``decisions``.
+    """
 
     intent: Intent
     facts: Sequence[MediaFacts]
-    threads: int
+    passes: Passes
+    decisions: list[Decision]
     _made: dict[tuple[str, AudioSpec], Signal | None] = field(default_factory=dict)
 
     @property
@@ -75,6 +81,17 @@ class Graph:
                 for source in self._taken(role, self._extract(name)):
                     found.setdefault((source.input, source.position), source)
         return tuple(found[key] for key in sorted(found))
+
+    @property
+    def keeps_length(self) -> bool:
+        """Whether what is delivered is as long as the longest input, whatever that is."""
+        document, parameters = self.intent.preset.document, self.intent.parameters
+        return all(
+            operation.keeps_length
+            for name, chain in document.chain.items()
+            if chain.media is Media.AUDIO and self._wanted(chain)
+            for operation in operations(document, name, parameters)
+        )
 
     @property
     def picture(self) -> PictureSource:
@@ -104,7 +121,7 @@ class Graph:
         """
         last = last_chain(self.intent.preset.document, Media.AUDIO)
         delivery = profile.audio
-        signal = self._chain(last, delivery) if last and delivery else None
+        signal = self.chain(last, delivery) if last and delivery else None
         if signal is not None and delivery is not None:
             return conform(signal, delivery)
         if profile.video is not None:
@@ -115,22 +132,21 @@ class Graph:
 
     def shown(self, source: PictureSource, spec: VideoSpec) -> FilteredPicture:
         """The picture as the profile wants it."""
-        return picture.shown(self._input(source.input).video_stream(source.position), source.stream, spec)
+        opened_file = opened(f"in/{source.input}", self.passes.threads)
+        return picture.shown(opened_file.video_stream(source.position), source.stream, spec)
 
     def opened(self, source: Source) -> Filtered:
         """The start of a graph: an input's stream in float, in step with the file's own clock from 0 on."""
-        opened = self._input(source.input)
         # Gaps become silence, so that a track keeps step with the picture it was recorded with.
         return (
-            opened.audio_stream(source.position)
+            opened(f"in/{source.input}", self.passes.threads)
+            .audio_stream(source.position)
             .aresample(extra_options={"async": 1, "first_pts": 0})
             .aformat(sample_fmts="fltp")
         )
 
-    def _input(self, index: int) -> AVStream:
-        return ffmpeg.input(f"in/{index}", extra_options=input_options(self.threads))
-
-    def _chain(self, name: str, delivery: AudioSpec) -> Signal | None:
+    def chain(self, name: str, delivery: AudioSpec) -> Signal | None:
+        """What a chain makes for a delivery; None where it is skipped, or all that it takes is."""
         if (name, delivery) not in self._made:
             self._made[name, delivery] = self._build(name, delivery)
         return self._made[name, delivery]
@@ -144,13 +160,14 @@ class Graph:
         for source in chain.from_:
             if source in self.intent.preset.document.roles:
                 signals += [self._signal(taken) for taken in self._taken(source, extract)]
-            elif (made := self._chain(source, delivery)) is not None:
-                signals.append(Signal(source, made.stream, made.sample_rate_hz, made.channels, made.layout))
+            elif (made := self.chain(source, delivery)) is not None:
+                signals.append(replace(made, name=source))
         if not signals:
             return None
         for operation in operations(self.intent.preset.document, name, self.intent.parameters):
-            signals = [operation.apply(signals, delivery)]
-        return signals[0]
+            surroundings = Surroundings(self, name, operation, delivery)
+            signals = [operation.apply(signals, surroundings)]
+        return replace(signals[0], name=name)
 
     def _extract(self, chain: str) -> Extract:
         made = operations(self.intent.preset.document, chain, self.intent.parameters)
@@ -170,7 +187,8 @@ class Graph:
     def _signal(self, source: Source) -> Signal:
         stream = source.stream
         layout = layout_of(stream.layout, stream.channels)
-        return Signal(source.role, self.opened(source), stream.sample_rate_hz, stream.channels, layout)
+        length_s = declared_s(self.facts[source.input], stream) or self.facts[source.input].duration_s
+        return Signal(source.role, self.opened(source), stream.sample_rate_hz, stream.channels, layout, length_s)
 
     def _wanted(self, chain: Chain) -> bool:
         given = {ref.role for ref in self.intent.inputs}
@@ -193,13 +211,36 @@ class Graph:
                 assert_never(chain.when)
 
 
-def input_options(threads: int) -> dict[str, Any]:
-    """Options before ``-i``: which formats and protocols FFmpeg may open, and decoder threads."""
-    return {
-        "threads": threads,
-        "protocol_whitelist": PROTOCOL_WHITELIST,
-        "format_whitelist": FORMAT_WHITELIST,
-    }
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What one step of a chain sees of the job; see :class:`presets.operations.base.Context`."""
+
+    _graph: Graph
+    _chain: str
+    _step: Operation
+    delivery: AudioSpec
+
+    def of(self, chain: str) -> Signal | None:
+        """What another chain makes; None where it is skipped."""
+        return self._graph.chain(chain, self.delivery)
+
+    def measured(self, signal: Signal) -> StepResult | None:
+        """The signal's length and loudness; None until they have been measured."""
+        return self._graph.passes.measured(signal, signal.length_s, self._label(signal))
+
+    def rendered(self, signal: Signal, *, endless: bool = False) -> Signal:
+        """The signal from a file that an invocation of its own writes before."""
+        return self._graph.passes.rendered(signal, self._label(signal), endless=endless)
+
+    def decide(self, choice: str, because: str) -> None:
+        """Note for the plan what this step chose and why."""
+        decision = Decision(f"{self._chain}: {self._step.op}", choice, because)
+        if decision not in self._graph.decisions:
+            self._graph.decisions.append(decision)
+
+    def _label(self, signal: Signal) -> str:
+        chains = self._graph.intent.preset.document.chain
+        return signal.name if signal.name in chains else self._chain
 
 
 def _may_be_silent(document: PresetDocument, role: str) -> bool:

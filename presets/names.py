@@ -1,12 +1,6 @@
 """What invocations of a plan and the files of a workspace are called: the same in every compilation of one job."""
 
 from presets.intent import OutputRef
-from presets.operations.base import Signal
-
-
-def measure_id(signal: Signal) -> str:
-    """Of the measurement of a programme: those of one rate and layout are one."""
-    return f"measure.{signal.sample_rate_hz}.{signal.channels}ch"
 
 
 def encode_id(output: OutputRef, number: int) -> str:

@@ -11,6 +11,7 @@ class Purpose(StrEnum):
 
     INSPECT = "inspect"
     MEASURE = "measure"
+    RENDER = "render"
     ENCODE = "encode"
     VERIFY = "verify"
 
@@ -62,7 +63,8 @@ class Invocation:
     ``argv`` follows the binary's path; every path in it is relative to the workspace. ``writes`` are the files it
     leaves, ``measure`` the one of them that holds loudness metadata. ``media_s`` is how many seconds of media it
     goes through and ``weight`` its share of the plan's work, both for progress. A ``provisional`` invocation still
-    contains placeholders in braces and must not be run.
+    contains placeholders in braces and must not be run. ``renders_bytes`` is the size of the intermediate file that it
+    leaves, as far as that can be told beforehand.
     """
 
     id: str
@@ -73,6 +75,7 @@ class Invocation:
     media_s: float | None
     weight: float
     provisional: bool
+    renders_bytes: int = 0
 
     @property
     def title(self) -> str:
@@ -82,7 +85,9 @@ class Invocation:
             case Purpose.INSPECT:
                 return f"decode input {subject} to its end"
             case Purpose.MEASURE:
-                return "measure the loudness"
+                return "measure the loudness" + ("" if subject.isdecimal() else f" of {subject}")
+            case Purpose.RENDER:
+                return f"render {subject}"
             case Purpose.ENCODE | Purpose.VERIFY:
                 tries = {"2": " (2nd try)", "3": " (3rd try)"}
                 part = " (sound)" if "sound" in rest else ""

@@ -163,7 +163,7 @@ def _sources(document: PresetDocument) -> Iterator[Finding]:
                 )
             elif source in chain.from_[:index]:
                 yield ("chain", name, "from", index), f"{source!r} is named twice"
-    cycle = _cycle(document.chain)
+    cycle = _cycle({name: [*chain.from_, *_heard_by(document, chain)] for name, chain in document.chain.items()})
     if cycle:
         yield ("chain", cycle[0], "from"), f"chains must not form a circle: {' -> '.join(cycle)}"
     elif sound:
@@ -176,21 +176,40 @@ def _sources(document: PresetDocument) -> Iterator[Finding]:
                 )
 
 
-def _cycle(chains: Mapping[str, Chain]) -> list[str]:
+def _heard_by(document: PresetDocument, chain: Chain) -> Iterator[str]:
+    """Chains that the steps of a chain depend on without taking them in."""
+    for step in chain.steps:
+        operation = OPERATIONS.get(str(step.get("op")))
+        if operation is not None:
+            yield from _heard(operation, step, document.parameters)
+
+
+def _heard(operation: type[Operation], step: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> tuple[str, ...]:
+    """The chains that a step names in its parameters; none where these are not valid, which is found elsewhere."""
+    defaults = {name: declared.default for name, declared in parameters.items()}
+    if any(name not in defaults for name in references(step)):
+        return ()
+    try:
+        return operation.model_validate(substitute(dict(step), defaults)).hears()
+    except ValidationError:
+        return ()
+
+
+def _cycle(sources: Mapping[str, Sequence[str]]) -> list[str]:
     finished: set[str] = set()
 
     def visit(name: str, trail: list[str]) -> list[str]:
         if name in trail:
             return [*trail[trail.index(name) :], name]
-        if name in finished or name not in chains:
+        if name in finished or name not in sources:
             return []
-        for source in chains[name].from_:
+        for source in sources[name]:
             if circle := visit(source, [*trail, name]):
                 return circle
         finished.add(name)
         return []
 
-    return next((circle for name in chains if (circle := visit(name, []))), [])
+    return next((circle for name in sources if (circle := visit(name, []))), [])
 
 
 def _conditions(document: PresetDocument) -> Iterator[Finding]:
@@ -244,6 +263,8 @@ def _steps(document: PresetDocument) -> Iterator[Finding]:
                 yield (*at, "op"), f"{op} must be the first step of its chain"
             if operation is Extract and (index > 0 or any(s not in document.roles for s in chain.from_)):
                 yield (*at, "op"), "extract must be the first step of a chain whose from names roles"
+            for heard in _heard(operation, step, document.parameters):
+                yield from _known(at, "chain", heard, document.chain)
             if operation is Loudness and ((name,) != last or index + 1 < len(chain.steps)):
                 yield (*at, "op"), "loudness must be the last step of the last chain"
             yield from _values(at, operation, step, chain, document.parameters)

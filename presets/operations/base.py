@@ -1,14 +1,15 @@
 """What an operation is: typed parameters, a revision, the filters it needs, and how it extends the filter graph."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 from ffmpeg.streams.audio import AudioStream as Filtered
 
 from presets.document import AudioSpec, Table
 from presets.formats import LAYOUTS
+from presets.plan import StepResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Signal:
     """Audio at some point of the filter graph: what made it, and its rate and layout there.
 
     ``layout`` is a name in :data:`presets.formats.LAYOUTS`, or None where FFmpeg's layout is none of them.
+    ``length_s`` is how many seconds it lasts, as far as headers or measurements tell. A ``provisional`` one depends on
+    measurements that are not made yet: its filters still contain placeholders in braces.
     """
 
     name: str
@@ -23,6 +26,36 @@ class Signal:
     sample_rate_hz: int
     channels: int
     layout: str | None
+    length_s: float | None = None
+    provisional: bool = False
+
+
+class Context(Protocol):
+    """What surrounds a step: the delivery, other chains, and what can be found out about signals beforehand."""
+
+    @property
+    def delivery(self) -> AudioSpec:
+        """The audio stream that is delivered."""
+        ...
+
+    def of(self, chain: str) -> Signal | None:
+        """What another chain makes; None where it is skipped. The step must name it in :meth:`Operation.hears`."""
+        ...
+
+    def measured(self, signal: Signal) -> StepResult | None:
+        """The signal's length and loudness, found by an invocation of its own before; None as long as that is to come.
+
+        A step that is answered None makes a ``provisional`` signal.
+        """
+        ...
+
+    def rendered(self, signal: Signal, *, endless: bool = False) -> Signal:
+        """The signal from a file that an invocation of its own writes before; ``endless``: again and again."""
+        ...
+
+    def decide(self, choice: str, because: str) -> None:
+        """Note for the plan what this step chose and why, in words a media engineer can check."""
+        ...
 
 
 class Operation(Table, ABC):
@@ -40,8 +73,20 @@ class Operation(Table, ABC):
     op: str
 
     @abstractmethod
-    def apply(self, signals: Sequence[Signal], delivery: AudioSpec) -> Signal:
-        """Extend the graph behind ``signals``: one, or for an operation that joins, one or more."""
+    def apply(self, signals: Sequence[Signal], context: Context) -> Signal:
+        """Extend the graph behind ``signals``: one, or for an operation that joins, one or more.
+
+        :raises MediaFailure: these signals cannot be processed so.
+        """
+
+    @property
+    def keeps_length(self) -> bool:
+        """Whether what comes out is as long as the longest signal that goes in."""
+        return True
+
+    def hears(self) -> tuple[str, ...]:
+        """The other chains that this step depends on without taking them in."""
+        return ()
 
     def unknown_sources(self, sources: Sequence[str]) -> tuple[str, ...]:
         """Names in this operation's parameters that are none of its chain's ``sources``."""
@@ -62,9 +107,9 @@ def reshape(signal: Signal, *, sample_rate_hz: int | None = None, layout: str | 
     stream = signal.stream.aresample(sample_rate=rate, extra_options={"rematrix_maxval": 1})
     if wanted is None:
         stream = stream.aformat(sample_fmts="fltp", sample_rates=rate)
-        return Signal(signal.name, stream, rate, signal.channels, None)
+        return replace(signal, stream=stream, sample_rate_hz=rate)
     stream = stream.aformat(sample_fmts="fltp", sample_rates=rate, channel_layouts=wanted)
-    return Signal(signal.name, stream, rate, LAYOUTS[wanted], wanted)
+    return replace(signal, stream=stream, sample_rate_hz=rate, channels=LAYOUTS[wanted], layout=wanted)
 
 
 def conform(signal: Signal, delivery: AudioSpec) -> Signal:
@@ -76,15 +121,16 @@ def conform(signal: Signal, delivery: AudioSpec) -> Signal:
 def gain(signal: Signal, gain_db: float | str) -> Signal:
     """The signal louder by ``gain_db`` decibels and otherwise unchanged; a string is a placeholder in braces."""
     amount = gain_db if isinstance(gain_db, str) else decimal(gain_db)
-    return replaced(signal, signal.stream.volume(volume=f"{amount}dB", precision="double"))
-
-
-def replaced(signal: Signal, stream: Filtered) -> Signal:
-    """The same signal behind another filter that changes neither rate nor layout."""
-    return Signal(signal.name, stream, signal.sample_rate_hz, signal.channels, signal.layout)
+    return replace(signal, stream=signal.stream.volume(volume=f"{amount}dB", precision="double"))
 
 
 def decimal(value: float) -> str:
     """A number as FFmpeg reads it, never in exponent notation, to a millionth."""
     text = f"{value:.6f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
+
+
+def longest(signals: Iterable[Signal]) -> float | None:
+    """How many seconds the longest lasts; None where one of them does not say."""
+    lengths = [signal.length_s for signal in signals]
+    return None if None in lengths else max(length for length in lengths if length is not None)

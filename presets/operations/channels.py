@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from presets.document import AudioSpec
-from presets.operations.base import Operation, Signal, reshape
+from presets.operations.base import Context, Operation, Signal, reshape
 
 
 class Channels(Operation):
@@ -16,6 +15,6 @@ class Channels(Operation):
     op: Literal["channels"] = "channels"
     layout: Literal["mono", "stereo", "5.1", "7.1"]
 
-    def apply(self, signals: Sequence[Signal], delivery: AudioSpec) -> Signal:
+    def apply(self, signals: Sequence[Signal], context: Context) -> Signal:
         """Mix, unless the layout is there already."""
         return reshape(signals[0], layout=self.layout)

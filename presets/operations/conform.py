@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from presets.document import AudioSpec
 from presets.operations import base
 
 
@@ -18,6 +17,6 @@ class Conform(base.Operation):
 
     op: Literal["conform"] = "conform"
 
-    def apply(self, signals: Sequence[base.Signal], delivery: AudioSpec) -> base.Signal:
+    def apply(self, signals: Sequence[base.Signal], context: base.Context) -> base.Signal:
         """Resample and mix as the profile says."""
-        return base.conform(signals[0], delivery)
+        return base.conform(signals[0], context.delivery)

@@ -5,9 +5,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from presets.document import AudioSpec
 from presets.facts import AudioStream, MediaFacts
-from presets.operations.base import Operation, Signal
+from presets.operations.base import Context, Operation, Signal
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
@@ -26,7 +25,7 @@ class Extract(Operation):
     track: Annotated[int, Field(ge=0, le=255)] = 0
     language: Annotated[str, Field(max_length=100)] = ""
 
-    def apply(self, signals: Sequence[Signal], delivery: AudioSpec) -> Signal:
+    def apply(self, signals: Sequence[Signal], context: Context) -> Signal:
         """Nothing is left to do: the compiler opened the stream that :meth:`choose` named."""
         return signals[0]
 

@@ -1,12 +1,12 @@
 """``highpass``: remove rumble below the programme."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from presets.document import AudioSpec
-from presets.operations.base import Operation, Signal, decimal, replaced
+from presets.operations.base import Context, Operation, Signal, decimal
 
 #: Quality factors of the second-order sections that make a Butterworth filter of that slope.
 _SECTIONS: dict[int, tuple[float, ...]] = {12: (0.707107,), 24: (0.541196, 1.306563)}
@@ -22,12 +22,10 @@ class Highpass(Operation):
     hz: Annotated[float, Field(ge=10, le=2000)]
     slope_db: Literal[12, 24] = 12
 
-    def apply(self, signals: Sequence[Signal], delivery: AudioSpec) -> Signal:
+    def apply(self, signals: Sequence[Signal], context: Context) -> Signal:
         """One second-order section per 12 dB."""
         signal = signals[0]
         for quality in _SECTIONS[self.slope_db]:
-            signal = replaced(
-                signal,
-                signal.stream.highpass(frequency=decimal(self.hz), width_type="q", width=decimal(quality)),
-            )
+            stream = signal.stream.highpass(frequency=decimal(self.hz), width_type="q", width=decimal(quality))
+            signal = replace(signal, stream=stream)
         return signal

@@ -1,12 +1,12 @@
 """``limiter``: hold true peaks below a ceiling."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from presets.document import AudioSpec
-from presets.operations.base import Operation, Signal, decimal, replaced
+from presets.operations.base import Context, Operation, Signal, decimal
 
 #: Four times 48 kHz: ITU-R BS.1770-4 annex 2 estimates true peaks at this rate, so limiting samples there limits them.
 _OVERSAMPLED_HZ = 192_000
@@ -29,7 +29,7 @@ class Limiter(Operation):
     attack_ms: Annotated[float, Field(ge=0.1, le=80)] = 5.0
     release_ms: Annotated[float, Field(ge=1, le=8000)] = 80.0
 
-    def apply(self, signals: Sequence[Signal], delivery: AudioSpec) -> Signal:
+    def apply(self, signals: Sequence[Signal], context: Context) -> Signal:
         """Limit at four times the rate of 48 kHz and return to the signal's rate."""
         return limit(signals[0], self.ceiling_dbtp, attack=decimal(self.attack_ms), release=decimal(self.release_ms))
 
@@ -48,4 +48,4 @@ def limit(signal: Signal, ceiling_dbtp: float | str, *, attack: str = "5", relea
     stream = stream.aresample(sample_rate=signal.sample_rate_hz).aformat(
         sample_fmts="fltp", sample_rates=signal.sample_rate_hz
     )
-    return replaced(signal, stream)
+    return replace(signal, stream=stream)

@@ -6,8 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from presets.document import AudioSpec
-from presets.operations.base import Operation, Signal
+from presets.operations.base import Context, Operation, Signal
 
 
 class OverPeaks(StrEnum):
@@ -39,6 +38,6 @@ class Loudness(Operation):
     over_peaks: Annotated[OverPeaks, Field(strict=False)] = OverPeaks.LIMIT
     max_reduction_db: Annotated[float, Field(ge=0, le=30)] = 8.0
 
-    def apply(self, signals: Sequence[Signal], delivery: AudioSpec) -> Signal:
+    def apply(self, signals: Sequence[Signal], context: Context) -> Signal:
         """Nothing by itself: it takes several invocations, which the compiler makes."""
         return signals[0]

@@ -1,13 +1,13 @@
 """``mix``: add several signals."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import ffmpeg
 from pydantic import Field
 
-from presets.document import AudioSpec
-from presets.operations.base import Operation, Signal, gain, reshape
+from presets.operations.base import Context, Operation, Signal, gain, longest, reshape
 
 
 class Mix(Operation):
@@ -28,7 +28,7 @@ class Mix(Operation):
         """Gains for something that is no source of the chain."""
         return tuple(name for name in self.gains_db if name not in sources)
 
-    def apply(self, signals: Sequence[Signal], delivery: AudioSpec) -> Signal:
+    def apply(self, signals: Sequence[Signal], context: Context) -> Signal:
         """Gains, equal rates and layouts, one sum."""
         rate = max(s.sample_rate_hz for s in signals)
         widest = max(signals, key=lambda s: s.channels)
@@ -39,4 +39,11 @@ class Mix(Operation):
         if len(level) == 1:
             return level[0]
         stream = ffmpeg.filters.amix(*(s.stream for s in level), duration="longest", normalize=False)
-        return Signal("mix", stream, rate, widest.channels, widest.layout)
+        return replace(
+            widest,
+            name="mix",
+            stream=stream,
+            sample_rate_hz=rate,
+            length_s=longest(signals),
+            provisional=any(s.provisional for s in signals),
+        )

@@ -5,8 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from presets.document import AudioSpec
-from presets.operations.base import Operation, Signal, reshape
+from presets.operations.base import Context, Operation, Signal, reshape
 
 
 class Resample(Operation):
@@ -18,6 +17,6 @@ class Resample(Operation):
     op: Literal["resample"] = "resample"
     rate_hz: Annotated[int, Field(ge=8000, le=192_000)]
 
-    def apply(self, signals: Sequence[Signal], delivery: AudioSpec) -> Signal:
+    def apply(self, signals: Sequence[Signal], context: Context) -> Signal:
         """Resample, unless the rate is there already."""
         return reshape(signals[0], sample_rate_hz=self.rate_hz)

@@ -61,6 +61,7 @@ def carry_out(
     """
     (workspace / "in").mkdir(parents=True)
     (workspace / "out").mkdir()
+    (workspace / "work").mkdir()
     for number, path in enumerate(inputs):
         (workspace / "in" / str(number)).symlink_to(path)
     ways = [a for a in requirements(intent).alternatives if (a.resources.encoder_sessions > 0) is (gpu is not None)]

@@ -1,0 +1,22 @@
+"""How FFmpeg opens a file of the workspace."""
+
+from typing import Any
+
+import ffmpeg
+from ffmpeg.streams.av import AVStream
+
+from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST
+
+
+def opened(path: str, threads: int, *, endless: bool = False) -> AVStream:
+    """A file in the workspace, decoded by ``threads`` threads; ``endless``: from the start again at its end."""
+    return ffmpeg.input(path, extra_options={**({"stream_loop": -1} if endless else {}), **input_options(threads)})
+
+
+def input_options(threads: int) -> dict[str, Any]:
+    """Options before ``-i``: which formats and protocols FFmpeg may open, and decoder threads."""
+    return {
+        "threads": threads,
+        "protocol_whitelist": PROTOCOL_WHITELIST,
+        "format_whitelist": FORMAT_WHITELIST,
+    }

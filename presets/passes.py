@@ -1,0 +1,103 @@
+"""The invocations of one compilation, in the order in which they are run, and what those that ran reported."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from presets import command
+from presets.opening import opened
+from presets.operations.base import Signal
+from presets.plan import Invocation, Purpose, StepResult
+
+#: Work per second of media, relative to decoding and measuring it.
+_WEIGHTS = {
+    Purpose.INSPECT: 0.4,
+    Purpose.MEASURE: 1.0,
+    Purpose.RENDER: 0.6,
+    Purpose.ENCODE: 1.5,
+    Purpose.VERIFY: 0.6,
+}
+
+#: Of one sample in a file between two invocations: 32-bit float, so that nothing is lost or clipped on the way.
+_RENDERED_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What is run, by id. Ids are deterministic, so that results found once serve every later compilation."""
+
+    results: Mapping[str, StepResult]
+    threads: int
+    invocations: dict[str, Invocation] = field(default_factory=dict)
+
+    def run(
+        self,
+        id_: str,
+        purpose: Purpose,
+        argv: tuple[str, ...],
+        *,
+        media_s: float | None,
+        writes: tuple[str, ...] = (),
+        measure: str | None = None,
+        provisional: bool = False,
+        times: int = 1,
+        renders_bytes: int = 0,
+    ) -> StepResult | None:
+        """Have an invocation run, and its result where it has been; ``times`` is its work relative to sound's."""
+        self.invocations[id_] = Invocation(
+            id=id_,
+            purpose=purpose,
+            argv=argv,
+            writes=(*writes, measure) if measure else writes,
+            measure=measure,
+            media_s=media_s,
+            weight=_WEIGHTS[purpose] * times,
+            provisional=provisional,
+            renders_bytes=renders_bytes,
+        )
+        return None if provisional else self.results.get(id_)
+
+    def measured(self, signal: Signal, media_s: float | None, label: str = "") -> StepResult | None:
+        """Length and loudness of a signal; None until it has been measured.
+
+        What comes out the same is measured once. ``label`` says in ids what it is; the programme has none.
+        """
+        id_, file, argv = self._new(
+            Purpose.MEASURE, label, signal, "{}.txt", lambda file: command.measure(signal, self.threads, file)
+        )
+        return self.run(id_, Purpose.MEASURE, argv, media_s=media_s, measure=file, provisional=signal.provisional)
+
+    def rendered(self, signal: Signal, label: str, *, endless: bool = False) -> Signal:
+        """The signal from a file that another invocation writes, sample for sample; ``endless``: again and again.
+
+        For what must be heard more than once, or is too slow to be made by every invocation that needs it.
+        """
+        id_, path, argv = self._new(
+            Purpose.RENDER, label, signal, "work/{}.wav", lambda path: command.render(signal, self.threads, path)
+        )
+        samples = (signal.length_s or 0.0) * signal.sample_rate_hz * signal.channels
+        made = self.run(
+            id_,
+            Purpose.RENDER,
+            argv,
+            media_s=signal.length_s,
+            writes=(path,),
+            provisional=signal.provisional,
+            renders_bytes=int(samples * _RENDERED_BYTES),
+        )
+        stream = opened(path, self.threads, endless=endless).audio_stream(0).aformat(sample_fmts="fltp")
+        length_s = None if endless else signal.length_s if made is None else made.out_time_s
+        return replace(signal, stream=stream, length_s=length_s, provisional=made is None)
+
+    def _new(
+        self, purpose: Purpose, label: str, signal: Signal, file: str, argv_of: Callable[[str], tuple[str, ...]]
+    ) -> tuple[str, str, tuple[str, ...]]:
+        """An id, a file and a command: those of an equal signal, or else ones that are not taken."""
+        stem = ".".join(filter(None, [purpose, label, str(signal.sample_rate_hz), f"{signal.channels}ch"]))
+        for number in count(1):
+            id_ = stem if number == 1 else f"{stem}.{number}"
+            path = file.format(id_)
+            argv = argv_of(path)
+            if id_ not in self.invocations or self.invocations[id_].argv == argv:
+                return id_, path, argv
+        raise AssertionError("count never ends")
