@@ -7,7 +7,7 @@ gain (and a true-peak limiter where needed), encode, measure the encoded file, c
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
@@ -18,11 +18,12 @@ from presets.document import Hardware, Media, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
 from presets.expectations import expectation
 from presets.facts import MediaFacts
+from presets.formats import CODECS
 from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
 from presets.names import encode_id, path_of, sound_id, verify_id
 from presets.needs import encoder_for, usable_encoders
-from presets.operations.base import Signal
+from presets.operations.base import Signal, gain
 from presets.passes import Passes
 from presets.picture import PictureSource
 from presets.plan import (
@@ -36,6 +37,8 @@ from presets.plan import (
 )
 from presets.problems import MediaFailure
 from presets.reasons import Reason
+
+_SILENCE = Loudness(None, None, None)
 
 #: How much more work a picture is than sound.
 _PICTURE_WEIGHT = 20
@@ -111,7 +114,7 @@ class _Job:
         signal = self._programme(output)
         if loudness_of(self.intent) is None or signal is None:
             return
-        measured = self.passes.measured(signal, self._expected_s(signal))
+        measured = self._measured(signal)
         if measured is not None:
             self._require_inputs_whole(measured)
 
@@ -120,17 +123,18 @@ class _Job:
         if spec is not None:
             self._explain_picture(output, spec)
         step, signal = loudness_of(self.intent), self._programme(output)
-        if step is None or signal is None:
+        target_lufs = step.target_for(signal.channels) if step is not None and signal is not None else None
+        if step is None or signal is None or target_lufs is None:
             self._make_plain(output, signal)
             return
         ceilings = [step.ceiling_dbtp, output.profile.document.delivery.ceiling_dbtp]
         goal = levels.Goal(
-            step.target_lufs,
+            target_lufs,
             min(c for c in ceilings if c is not None),
             step.over_peaks,
             step.max_reduction_db,
         )
-        measured = self.passes.measured(signal, self._expected_s(signal))
+        measured = self._measured(signal)
         if measured is None:
             self._make_provisionally(output, signal, goal)
         else:
@@ -149,7 +153,9 @@ class _Job:
                 f"the preset changes no levels, although the profile's ceiling is {ceiling:g} dBTP",
             )
         self._expect(output, 1, encoded.out_time_s if encoded else None)
-        self.reports.append(OutputReport(output.name, None, after, None, None, None, None, 1 if encoded else 0))
+        measured = None if signal is None or loudness_of(self.intent) is None else self._measured(signal)
+        before = None if measured is None else measured.loudness
+        self.reports.append(OutputReport(output.name, before, after, None, None, None, None, 1 if encoded else 0))
 
     def _make_provisionally(self, output: OutputRef, signal: Signal, goal: levels.Goal) -> None:
         path = path_of(output, 1)
@@ -166,20 +172,36 @@ class _Job:
         self.reports.append(OutputReport(output.name, None, None, goal.target_lufs, None, None, None, 0))
 
     def _make_levelled(self, output: OutputRef, signal: Signal, goal: levels.Goal, measured: StepResult) -> None:
-        before = measured.loudness or Loudness(None, None, None)
+        before = measured.loudness or _SILENCE
+        louder_db = levels.closer_look(goal, before)
+        if louder_db is not None:
+            closer = self._measured(gain(signal, louder_db), "louder_programme")
+            if closer is None:
+                self._make_provisionally(output, signal, goal)
+                return
+            peak = levels.shifted(closer.loudness or _SILENCE, -louder_db).true_peak_dbtp
+            before = replace(before, true_peak_dbtp=peak)
+        rehearsals: list[levels.Trial] = []
+        while (rehearsed := levels.next_rehearsal(goal, before, rehearsals)) is not None:
+            heard = self._measured(command.levelled(signal, rehearsed), "limited_programme")
+            if heard is None:
+                self._make_provisionally(output, signal, goal)
+                return
+            rehearsals.append(levels.Trial(rehearsed, heard.loudness or _SILENCE))
         max_encodes = output.profile.document.delivery.max_encodes
-        encodes: list[levels.Encode] = []
-        latest = levels.first_setting(goal, before)
-        self.decisions += decisions.of_first_setting(output.name, goal, before, latest)
+        encodes: list[levels.Trial] = []
+        latest = levels.first_encode(goal, before, rehearsals)
+        self.decisions += decisions.of_first_encode(output.name, goal, before, rehearsals, latest)
         setting: levels.Setting | None = latest
         while setting is not None:
             latest = setting
-            after = self._encode(output, signal, setting, len(encodes) + 1)
+            known = levels.foretold(before, rehearsals, setting) if self._lossless(output) else None
+            after = self._encode(output, signal, setting, len(encodes) + 1, known)
             if after is None:
                 break
-            encodes.append(levels.Encode(setting, after))
-            setting = levels.next_setting(goal, before, encodes, max_encodes)
-            self.decisions.append(decisions.of_encode(output.name, goal, encodes, setting))
+            encodes.append(levels.Trial(setting, after))
+            setting = levels.next_setting(goal, before, rehearsals, encodes, max_encodes)
+            self.decisions.append(decisions.of_encode(output.name, goal, encodes, setting, known=known is not None))
         done = bool(encodes) and setting is None
         chosen = levels.best(goal, encodes) if done else None
         number = len(encodes) + 1 if chosen is None else chosen + 1
@@ -211,9 +233,14 @@ class _Job:
         self.decisions += decisions.of_left_out(output.name, output.profile.document, self.facts[source.input])
 
     def _encode(
-        self, output: OutputRef, signal: Signal | None, setting: levels.Setting | None, number: int
+        self,
+        output: OutputRef,
+        signal: Signal | None,
+        setting: levels.Setting | None,
+        number: int,
+        known: Loudness | None = None,
     ) -> Loudness | None:
-        """Encode and verify; the file's loudness once that has been done."""
+        """Encode and verify; the file's loudness once that has been done, measured unless it is ``known``."""
         path, shown = path_of(output, number), self._shown(output)
         argv = command.encode(signal, shown, self._packing(output, path), setting)
         provisional = signal is not None and signal.provisional
@@ -226,13 +253,21 @@ class _Job:
             provisional=provisional,
             times=1 if shown is None else _PICTURE_WEIGHT,
         )
-        self._verify(output, signal, number, provisional=provisional)
+        self._verify(output, signal, number, provisional=provisional, metered=known is None)
         if shown is not None:
             self._require_whole(output, signal, number)
         verified = self.passes.results.get(sound_id(output, number)) if signal is not None else None
-        return None if verified is None else verified.loudness or Loudness(None, None, None)
+        return None if verified is None else known or verified.loudness or _SILENCE
 
-    def _verify(self, output: OutputRef, signal: Signal | None, number: int, *, provisional: bool = False) -> None:
+    def _verify(
+        self,
+        output: OutputRef,
+        signal: Signal | None,
+        number: int,
+        *,
+        provisional: bool = False,
+        metered: bool = True,
+    ) -> None:
         """Picture and sound each by itself: together they would not show where each ends."""
         path = path_of(output, number)
         if output.profile.document.video is not None:
@@ -248,8 +283,9 @@ class _Job:
             )
         if signal is not None:
             id_ = sound_id(output, number)
-            file = f"{id_}.txt"
-            argv = command.verify(path, self.passes.threads, file)
+            file = f"{id_}.txt" if metered else None
+            threads = self.passes.threads
+            argv = command.decode(path, threads) if file is None else command.verify(path, threads, file)
             media_s = self._expected_s(signal)
             self.passes.run(id_, Purpose.VERIFY, argv, media_s=media_s, measure=file, provisional=provisional)
 
@@ -282,6 +318,13 @@ class _Job:
         if any(output.profile.document.video is not None for output in self.intent.outputs):
             sources.append(self.graph.picture)
         return expected_s(self._taken(*sources))
+
+    def _measured(self, signal: Signal, label: str = "") -> StepResult | None:
+        return self.passes.measured(signal, self._expected_s(signal), label)
+
+    def _lossless(self, output: OutputRef) -> bool:
+        audio = output.profile.document.audio
+        return audio is not None and CODECS[audio.codec].lossless
 
     def _programme(self, output: OutputRef) -> Signal | None:
         return self.graph.programme(output.profile.document)

@@ -75,6 +75,11 @@ class Codec:
     #: Bits per sample -> options that make the encoder use them.
     depths: Mapping[int, Mapping[str, str]]
 
+    @property
+    def lossless(self) -> bool:
+        """Whether what is decoded is what was encoded, to the sample."""
+        return self.bitrates_kbps is None
+
 
 _S16 = {16: {"sample_fmt": "s16"}}
 _FLAC = {16: {"sample_fmt": "s16"}, 24: {"sample_fmt": "s32", "bits_per_raw_sample": "24"}}
