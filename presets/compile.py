@@ -158,11 +158,7 @@ class _Job:
         self.reports.append(OutputReport(output.name, before, after, None, None, None, None, 1 if encoded else 0))
 
     def _make_provisionally(self, output: OutputRef, signal: Signal, goal: levels.Goal) -> None:
-        path = path_of(output, 1)
-        argv = command.encode_provisionally(signal, self._shown(output), self._packing(output, path))
-        media_s = self._expected_s(signal)
-        self.passes.run(encode_id(output, 1), Purpose.ENCODE, argv, media_s=media_s, writes=(path,), provisional=True)
-        self._verify(output, signal, 1, provisional=True)
+        self._encode_provisionally(output, signal, 1)
         self._decide(
             f"{output.name}: level",
             f"to {goal.target_lufs:g} LUFS, at most {goal.ceiling_dbtp:g} dBTP",
@@ -182,28 +178,25 @@ class _Job:
             peak = levels.shifted(closer.loudness or _SILENCE, -louder_db).true_peak_dbtp
             before = replace(before, true_peak_dbtp=peak)
         rehearsals: list[levels.Trial] = []
-        while (rehearsed := levels.next_rehearsal(goal, before, rehearsals)) is not None:
-            heard = self._measured(command.levelled(signal, rehearsed), "limited_programme")
-            if heard is None:
-                self._make_provisionally(output, signal, goal)
-                return
-            rehearsals.append(levels.Trial(rehearsed, heard.loudness or _SILENCE))
-        max_encodes = output.profile.document.delivery.max_encodes
         encodes: list[levels.Trial] = []
-        latest = levels.first_encode(goal, before, rehearsals)
-        self.decisions += decisions.of_first_encode(output.name, goal, before, rehearsals, latest)
-        setting: levels.Setting | None = latest
-        while setting is not None:
-            latest = setting
-            known = levels.foretold(before, rehearsals, setting) if self._lossless(output) else None
-            after = self._encode(output, signal, setting, len(encodes) + 1, known)
+        aim: levels.Goal | None = goal
+        latest: levels.Setting | None = None
+        while aim is not None:
+            if not self._rehearse(signal, aim, before, rehearsals, len(encodes)):
+                self._encode_provisionally(output, signal, len(encodes) + 1)
+                latest = None
+                break
+            latest = levels.next_encode(aim, before, rehearsals)
+            if not encodes:
+                self.decisions += decisions.of_first_encode(output.name, goal, before, rehearsals, latest)
+            known = levels.foretold(before, rehearsals, latest) if self._lossless(output) else None
+            after = self._encode(output, signal, latest, len(encodes) + 1, known)
             if after is None:
                 break
-            encodes.append(levels.Trial(setting, after))
-            setting = levels.next_setting(goal, before, rehearsals, encodes, max_encodes)
-            self.decisions.append(decisions.of_encode(output.name, goal, encodes, setting, known=known is not None))
-        done = bool(encodes) and setting is None
-        chosen = levels.best(goal, encodes) if done else None
+            encodes.append(levels.Trial(latest, after))
+            aim = levels.next_aim(goal, before, rehearsals, encodes, output.profile.document.delivery.max_encodes)
+            self.decisions.append(decisions.of_encode(output.name, goal, encodes, aim, known=known is not None))
+        chosen = levels.best(goal, encodes) if aim is None else None
         number = len(encodes) + 1 if chosen is None else chosen + 1
         final = latest if chosen is None else encodes[chosen].setting
         file = None if chosen is None else encodes[chosen].after
@@ -217,12 +210,23 @@ class _Job:
                 before=before,
                 after=file,
                 target_lufs=goal.target_lufs,
-                gain_db=final.gain_db,
-                limited_by_db=final.limited_by_db,
+                gain_db=final.gain_db if final else None,
+                limited_by_db=final.limited_by_db if final else None,
                 missed_by_lu=missed,
                 encodes=len(encodes),
             )
         )
+
+    def _rehearse(
+        self, signal: Signal, aim: levels.Goal, before: Loudness, rehearsals: list[levels.Trial], encodes: int
+    ) -> bool:
+        """Measure what the limiter leaves until the gain for ``aim`` is known; False as long as a result is missing."""
+        while (setting := levels.next_rehearsal(aim, before, rehearsals, encodes)) is not None:
+            heard = self._measured(command.levelled(signal, setting), "limited_programme")
+            if heard is None:
+                return False
+            rehearsals.append(levels.Trial(setting, heard.loudness or _SILENCE))
+        return True
 
     def _explain_picture(self, output: OutputRef, spec: VideoSpec) -> None:
         source = self.graph.picture
@@ -258,6 +262,13 @@ class _Job:
             self._require_whole(output, signal, number)
         verified = self.passes.results.get(sound_id(output, number)) if signal is not None else None
         return None if verified is None else known or verified.loudness or _SILENCE
+
+    def _encode_provisionally(self, output: OutputRef, signal: Signal, number: int) -> None:
+        path, media_s = path_of(output, number), self._expected_s(signal)
+        argv = command.encode_provisionally(signal, self._shown(output), self._packing(output, path))
+        id_ = encode_id(output, number)
+        self.passes.run(id_, Purpose.ENCODE, argv, media_s=media_s, writes=(path,), provisional=True)
+        self._verify(output, signal, number, provisional=True)
 
     def _verify(
         self,

@@ -107,15 +107,15 @@ def of_encode(
     output: str,
     goal: levels.Goal,
     encodes: Sequence[levels.Trial],
-    following: levels.Setting | None,
+    aim: levels.Goal | None,
     *,
     known: bool,
 ) -> Decision:
     """Whether the latest encode is delivered."""
     after = encodes[-1].after
     loudness = "no loudness" if after.integrated_lufs is None else f"{after.integrated_lufs:.2f} LUFS"
-    if following is not None:
-        choice = f"encode again at {following.gain_db:+.2f} dB, ceiling {following.ceiling_dbtp:.2f} dBTP"
+    if aim is not None:
+        choice = f"encode again, aiming at {aim.target_lufs:.2f} LUFS and {aim.ceiling_dbtp:.2f} dBTP before the codec"
     elif levels.overshoot(goal, encodes[-1]) > levels.TOLERANCE_DB:
         choice = "no further encode is allowed; the best is delivered"
     else:

@@ -27,32 +27,43 @@ TOLERANCE_DB = 0.04
 #: tolerance for programmes whose exact normalisation is not practicable.
 UNREACHED_LU = 0.5
 
-#: Taken off the ceiling beyond a measured overshoot, for each encode made so far: dB, and that share of the overshoot.
-#: Codecs overshoot anew, and the more the more is limited.
-_MARGIN_DB = 0.1
-_MARGIN_SHARE = 0.25
+#: Taken off the ceiling beyond a measured overshoot, after the first encode and later: dB, and a share of it. Codecs
+#: overshoot anew, and the more the more is limited; the last encode had better keep the ceiling.
+_MARGINS = ((0.1, 0.25), (0.5, 0.5))
+
+#: What is limited by more than this, in dB, overshoots the more the lower its ceiling is. The last encode of it is the
+#: one before, lower as a whole.
+_HEAVY_DB = 12.0
 
 #: A meter prints peaks as amplitudes with three digits behind the point: below this, in dBTP, that is more than 0.1 dB.
 _FAINT_DBTP = -30.0
 
-#: How often a limited programme is measured at most before it is encoded.
-_MOST_REHEARSALS = 4
+#: How far below the ceiling the peaks of a rehearsal may be, in dB: else it was one for another ceiling.
+_LOW_DB = 0.1
 
-#: What a limiter costs as a first guess, in LU, of a programme whose peaks it lowers by 1 dB. It grows with the square:
-#: of speech and music 0.01 to 0.06.
+#: How often a limited programme is measured at most before it is encoded, and how often again before another encode.
+_MOST_REHEARSALS = 4
+_MORE_REHEARSALS = 2
+
+#: What a limiter costs as a first guess, in LU, where it lowers peaks by 1 dB: of speech and music 0.01 to 0.06. It
+#: grows with the square until the knee, and then steadily.
 _USUAL_COST = 0.025
+_USUAL_KNEE_DB = 10.0
 
 #: How much of each further dB a limiter takes away at most, in LU: measured on speech of which every syllable is
 #: limited. Beyond what was rehearsed it counts as growing no further.
 _STEEPEST = 0.8
 
 #: No peak is lowered by more, in dB: little is left of the programme by then, and loudness no longer follows.
-_MOST_LIMITED_DB = 24.0
+_MOST_LIMITED_DB = 36.0
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The loudness asked for: LUFS, dBTP, and how much a limiter may take off before ``over_peaks`` decides."""
+    """The loudness asked for: LUFS, dBTP, and how much a limiter may take off before ``over_peaks`` decides.
+
+    Also what is aimed at before a codec, so that what comes out behind it is what was asked for.
+    """
 
     target_lufs: float
     ceiling_dbtp: float
@@ -116,39 +127,65 @@ def first_setting(goal: Goal, before: Loudness) -> Setting:
     return _towards(goal, before, (), unlimited, goal.ceiling_dbtp)
 
 
-def next_rehearsal(goal: Goal, before: Loudness, rehearsals: Sequence[Trial]) -> Setting | None:
-    """The setting to rehearse next; None where nothing is limited, or the last rehearsal serves, or no more helps.
+def next_rehearsal(aim: Goal, before: Loudness, rehearsals: Sequence[Trial], encodes: int) -> Setting | None:
+    """The setting to rehearse next; None where nothing is limited, or a rehearsal serves, or no more helps.
 
+    :param encodes: how many were made, each of which may have brought a new aim.
     :raises MediaFailure: as :func:`first_setting`.
     """
+    first = first_setting(aim, before)
+    if first.limited_by_db == 0 or before.integrated_lufs is None:
+        return None
     if not rehearsals:
-        first = first_setting(goal, before)
-        return first if first.limited_by_db > 0 and before.integrated_lufs is not None else None
-    last = rehearsals[-1]
-    serves = _settled(goal, before, last, _REHEARSED_LU) and overshoot(goal, last) <= TOLERANCE_DB
-    if serves or len(rehearsals) >= _MOST_REHEARSALS:
+        return first
+    nearest = rehearsals[_nearest(aim, rehearsals)]
+    serves = _settled(aim, before, nearest, _REHEARSED_LU) and -_LOW_DB <= overshoot(aim, nearest) <= TOLERANCE_DB
+    if serves or len(rehearsals) >= _MOST_REHEARSALS + _MORE_REHEARSALS * encodes:
         return None
-    following = _corrected(goal, before, rehearsals, last, 0)
-    return None if following == last.setting else following
+    last = rehearsals[-1]
+    # Between two samples of its own rate the limiter lets a little through.
+    leak = (last.after.true_peak_dbtp or 0.0) - last.setting.ceiling_dbtp
+    ceiling = aim.ceiling_dbtp - (leak if leak > TOLERANCE_DB else 0.0)
+    following = _towards(aim, before, rehearsals, last, ceiling)
+    return None if any(trial.setting == following for trial in rehearsals) else following
 
 
-def first_encode(goal: Goal, before: Loudness, rehearsals: Sequence[Trial]) -> Setting:
-    """The setting of the first encode: of the rehearsal that went best, where there was one.
+def next_encode(aim: Goal, before: Loudness, rehearsals: Sequence[Trial]) -> Setting:
+    """The setting to encode with: of the rehearsal that came nearest, where something is limited.
 
     :raises MediaFailure: as :func:`first_setting`.
     """
-    return rehearsals[_nearest(goal, rehearsals)].setting if rehearsals else first_setting(goal, before)
+    first = first_setting(aim, before)
+    limited = first.limited_by_db > 0 and rehearsals
+    return rehearsals[_nearest(aim, rehearsals)].setting if limited else first
 
 
-def next_setting(
+def next_aim(
     goal: Goal, before: Loudness, rehearsals: Sequence[Trial], encodes: Sequence[Trial], max_encodes: int
-) -> Setting | None:
-    """The setting of the next encode; None when the last one serves, or no more may be made."""
+) -> Goal | None:
+    """Where to aim before the codec, so that the next file is on the goal; None when the last one serves, or no more
+    may be made."""
     last = encodes[-1]
-    serves = _settled(goal, before, last, TOLERANCE_LU) and overshoot(goal, last) <= TOLERANCE_DB
-    if serves or len(encodes) >= max_encodes:
+    over = overshoot(goal, last)
+    if (_settled(goal, before, last, TOLERANCE_LU) and over <= TOLERANCE_DB) or len(encodes) >= max_encodes:
         return None
-    return _corrected(goal, before, rehearsals, last, len(encodes))
+    ceiling, target = last.setting.ceiling_dbtp, goal.target_lufs
+    heard = foretold(before, rehearsals, last.setting)
+    if heard is not None and heard.integrated_lufs is not None and last.after.integrated_lufs is not None:
+        target -= last.after.integrated_lufs - heard.integrated_lufs
+    if over > TOLERANCE_DB and len(encodes) == max_encodes - 1 and last.setting.limited_by_db > _HEAVY_DB:
+        lower_db = over + _MARGINS[0][0]
+        ceiling -= lower_db
+        target -= _error(goal, last) + lower_db
+    elif over > TOLERANCE_DB:
+        # Where nothing was limited the peaks themselves are the ceiling that was kept.
+        peak = before.true_peak_dbtp
+        reached = ceiling if peak is None else min(ceiling, peak + last.setting.gain_db)
+        margin_db, share = _MARGINS[min(len(encodes), len(_MARGINS)) - 1]
+        ceiling = reached - over - margin_db - share * over
+    # Whether so much may be limited was decided when the goal was set.
+    over_peaks = OverPeaks.LOWER if goal.over_peaks is OverPeaks.FAIL else goal.over_peaks
+    return Goal(round(target, 3), round(ceiling, 3), over_peaks, goal.max_reduction_db)
 
 
 def foretold(before: Loudness, rehearsals: Sequence[Trial], setting: Setting) -> Loudness | None:
@@ -205,18 +242,6 @@ def _settled(goal: Goal, before: Loudness, trial: Trial, tolerance_lu: float) ->
     return abs(error) <= tolerance_lu or (error > 0 and trial.setting.gain_db >= highest - tolerance_lu)
 
 
-def _corrected(goal: Goal, before: Loudness, rehearsals: Sequence[Trial], last: Trial, encodes: int) -> Setting:
-    over, ceiling = overshoot(goal, last), last.setting.ceiling_dbtp
-    if over > TOLERANCE_DB:
-        # Where nothing was limited the peaks themselves are the ceiling that was kept.
-        peak = before.true_peak_dbtp
-        reached = ceiling if peak is None else min(ceiling, peak + last.setting.gain_db)
-        ceiling = reached - over - encodes * (_MARGIN_DB + _MARGIN_SHARE * over)
-    if before.integrated_lufs is None:
-        return _setting(before, last.setting.gain_db, ceiling)
-    return _towards(goal, before, rehearsals, last, ceiling)
-
-
 def _towards(goal: Goal, before: Loudness, rehearsals: Sequence[Trial], last: Trial, ceiling_dbtp: float) -> Setting:
     """The gain that meets the target below a ceiling, if a limiter costs what it did in rehearsals."""
     curve = _curve(before, rehearsals)
@@ -248,7 +273,8 @@ def _curve(before: Loudness, rehearsals: Sequence[Trial]) -> list[tuple[float, f
 def _cost(curve: Sequence[tuple[float, float]], limited_db: float) -> float:
     """LU that a limiter takes away: from nothing with the square, between rehearsals straight, beyond them steadily."""
     if len(curve) == 1:
-        return min(_USUAL_COST * limited_db, _STEEPEST) * limited_db
+        square = min(limited_db, _USUAL_KNEE_DB)
+        return _USUAL_COST * square * (2 * limited_db - square)
     (first, cost), (last, most) = curve[1], curve[-1]
     if limited_db <= first:
         return cost * (limited_db / first) ** 2

@@ -51,6 +51,10 @@ def test_measurements_make_the_plan_concrete_until_the_file_fits() -> None:
     results[rehearsal.id] = measured(-16.02, -1.0, 13.91)
     results["encode.aac_192.1"] = StepResult(13.91, None)
     results["verify.aac_192.1"] = measured(-16.5, -0.8, 13.93)
+    again = compile_plan(made, [AUSTEN], BINARY, results).next(results)
+    assert again is not None
+    assert again.id == "measure.limited_programme.48000.1ch.2"
+    results[again.id] = measured(-15.53, -1.35, 13.91)
     plan = compile_plan(made, [AUSTEN], BINARY, results)
     golden("podcast_corrected", plan)
     assert [i.id for i in plan.invocations if i.id not in results] == ["encode.aac_192.2", "verify.aac_192.2"]

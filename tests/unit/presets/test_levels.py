@@ -12,11 +12,11 @@ from presets.levels import (
     Trial,
     best,
     closer_look,
-    first_encode,
     first_setting,
     foretold,
+    next_aim,
+    next_encode,
     next_rehearsal,
-    next_setting,
 )
 from presets.operations.loudness import OverPeaks
 from presets.plan import Loudness
@@ -35,13 +35,13 @@ def _programme(lufs: float | None, dbtp: float | None) -> Loudness:
 def test_a_gain_that_fits_needs_neither_limiter_nor_rehearsal() -> None:
     """Peaks below the ceiling after the gain: one factor and nothing else."""
     for before, setting in ((_programme(-23, -10), Setting(7, -1, 0)), (_programme(-8, 1), Setting(-8, -1, 0))):
-        assert next_rehearsal(LIMIT, before, []) is None
-        assert first_encode(LIMIT, before, []) == setting
+        assert next_rehearsal(LIMIT, before, [], 0) is None
+        assert next_encode(LIMIT, before, []) == setting
 
 
 def test_peaks_above_the_ceiling_are_limited_and_that_is_rehearsed() -> None:
     """The reduction is what the gain puts above the ceiling, and the gain a little more than without a limiter."""
-    setting = next_rehearsal(LIMIT, _programme(-27.9, -7.4), [])
+    setting = next_rehearsal(LIMIT, _programme(-27.9, -7.4), [], 0)
     assert setting is not None
     assert 11.9 < setting.gain_db < 13.5
     assert setting.limited_by_db == pytest.approx(-7.4 + setting.gain_db + 1)
@@ -61,19 +61,19 @@ def test_a_rehearsal_that_may_have_no_more_gain_is_the_last() -> None:
     """Whoever wants to stay below the target is not measured again for what nobody may change."""
     spiky = _programme(-36, -5)
     quiet = Trial(Setting(12, -1, 8), _programme(-24.5, -1))
-    assert next_rehearsal(LOWER, spiky, [quiet]) is None
-    assert first_encode(LOWER, spiky, [quiet]) == quiet.setting
+    assert next_rehearsal(LOWER, spiky, [quiet], 0) is None
+    assert next_encode(LOWER, spiky, [quiet]) == quiet.setting
 
 
 @pytest.mark.parametrize("goal", [LIMIT, LOWER, FAIL])
 def test_silence_gets_no_gain_but_keeps_its_ceiling(goal: Goal) -> None:
     """Nothing above the gate has no loudness to bring anywhere; a click in it may still be too high."""
-    assert first_encode(goal, _programme(None, None), []) == Setting(0, -1, 0)
-    assert first_encode(goal, _programme(None, 0.5), []) == Setting(0, -1, 1.5)
-    assert next_rehearsal(goal, _programme(None, 0.5), []) is None
+    assert next_encode(goal, _programme(None, None), []) == Setting(0, -1, 0)
+    assert next_encode(goal, _programme(None, 0.5), []) == Setting(0, -1, 1.5)
+    assert next_rehearsal(goal, _programme(None, 0.5), [], 0) is None
     assert closer_look(goal, _programme(None, None)) is None
     silent = Trial(Setting(0, -1, 0), _programme(None, -40))
-    assert next_setting(goal, _programme(None, -40), [], [silent], 3) is None
+    assert next_aim(goal, _programme(None, -40), [], [silent], 3) is None
 
 
 @pytest.mark.parametrize(
@@ -99,25 +99,59 @@ def test_a_lossless_file_need_not_be_measured() -> None:
 def test_an_encode_within_tolerance_is_the_last() -> None:
     """A tenth of a LU and a few hundredths of a dB are no reason for another one."""
     done = Trial(Setting(7, -1, 0), _programme(-16 + 0.99 * TOLERANCE_LU, -1 + 0.99 * TOLERANCE_DB))
-    assert next_setting(LIMIT, _programme(-23, -10), [], [done], 3) is None
+    assert next_aim(LIMIT, _programme(-23, -10), [], [done], 3) is None
 
 
 def test_an_overshoot_lowers_the_ceiling_and_not_the_gain() -> None:
     """A codec's overshoot on a linear encode is answered with a limiter just below the peaks that were."""
     before = _programme(-23, -8.1)
     over = Trial(Setting(7, -1, 0), _programme(-16, -0.7))
-    following = next_setting(LIMIT, before, [], [over], 3)
+    aim = next_aim(LIMIT, before, [], [over], 3)
+    assert aim is not None
+    following = next_rehearsal(aim, before, [], 1)
     assert following is not None
     assert 7 <= following.gain_db < 7.05
     assert following.ceiling_dbtp < -1.1 - 0.3
     assert following.limited_by_db > 0
 
 
+def test_what_a_codec_does_to_loudness_is_added_before_it() -> None:
+    """A quarter of a LU lost in the file is aimed at more before it; what was rehearsed is not forgotten."""
+    before = _programme(-23, -6)
+    rehearsal = Trial(Setting(7.1, -1, 2.1), _programme(-16.02, -1))
+    lost = Trial(rehearsal.setting, _programme(-16.27, -1.2))
+    aim = next_aim(LIMIT, before, [rehearsal], [lost], 3)
+    assert aim == Goal(-15.75, -1, OverPeaks.LIMIT, 8)
+    following = next_rehearsal(aim, before, [rehearsal], 1)
+    assert following is not None
+    assert 7.35 < following.gain_db < 7.5
+
+
+def test_the_last_encode_of_a_heavily_limited_programme_is_lower_as_a_whole() -> None:
+    """A lower ceiling would be overshot by more; the same shape at a lower level is not."""
+    before = _programme(-22, 0)
+    rehearsals = [
+        Trial(Setting(13.5, -1, 14.5), _programme(-16.1, -1)),
+        Trial(Setting(20, -2.5, 22.5), _programme(-15, -2.5)),
+    ]
+    first, second = (
+        Trial(trial.setting, _programme(lufs, dbtp))
+        for trial, (lufs, dbtp) in zip(rehearsals, ((-17, -0.2), (-16.1, -0.7)), strict=True)
+    )
+    aim = next_aim(LIMIT, before, rehearsals, [first, second], 3)
+    assert aim is not None
+    assert aim.ceiling_dbtp == pytest.approx(-2.9)
+    lower = next_rehearsal(aim, before, rehearsals, 2)
+    assert lower is not None
+    assert lower.gain_db == pytest.approx(20 - 0.4, abs=0.01)
+    assert lower.limited_by_db == pytest.approx(22.5, abs=0.01)
+
+
 def test_no_more_encodes_than_allowed() -> None:
     """The profile's max_encodes ends the corrections, whatever was reached."""
     bad = Trial(Setting(7, -1, 0), _programme(-18, 1))
-    assert next_setting(LIMIT, _programme(-23, -10), [], [bad] * 3, 3) is None
-    assert next_setting(LIMIT, _programme(-23, -10), [], [bad] * 2, 3) is not None
+    assert next_aim(LIMIT, _programme(-23, -10), [], [bad] * 3, 3) is None
+    assert next_aim(LIMIT, _programme(-23, -10), [], [bad] * 2, 3) is not None
 
 
 def test_the_best_encode_keeps_the_ceiling_first() -> None:
@@ -172,18 +206,19 @@ def test_corrections_converge(
         return _programme(lufs + setting.gain_db - cost, min(lufs + crest + setting.gain_db, setting.ceiling_dbtp))
 
     rehearsals: list[Trial] = []
-    while (rehearsed := next_rehearsal(goal, before, rehearsals)) is not None:
-        rehearsals.append(Trial(rehearsed, limited(rehearsed)))
-    assert len(rehearsals) <= 4
     encodes: list[Trial] = []
-    setting: Setting | None = first_encode(goal, before, rehearsals)
-    while setting is not None:
+    aim: Goal | None = goal
+    while aim is not None:
+        while (setting := next_rehearsal(aim, before, rehearsals, len(encodes))) is not None:
+            rehearsals.append(Trial(setting, limited(setting)))
+        assert len(rehearsals) <= 4 + 2 * len(encodes)
+        setting = next_encode(aim, before, rehearsals)
         heard = limited(setting)
         assert heard.integrated_lufs is not None
         assert heard.true_peak_dbtp is not None
         file = _programme(heard.integrated_lufs + codec_lu, heard.true_peak_dbtp + overshoot)
         encodes.append(Trial(setting, file))
-        setting = next_setting(goal, before, rehearsals, encodes, 3)
+        aim = next_aim(goal, before, rehearsals, encodes, 3)
     chosen = encodes[best(goal, encodes)]
     assert chosen.after.true_peak_dbtp is not None
     assert chosen.after.true_peak_dbtp <= goal.ceiling_dbtp + TOLERANCE_DB
