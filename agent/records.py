@@ -124,6 +124,8 @@ def redo_record(
                 gain_db=report.gain_db,
                 limited_db=report.limited_by_db or 0.0,
                 encodes=report.encodes,
+                target_lufs=report.target_lufs,
+                missed_by_lu=report.missed_by_lu,
             )
         )
     return pb.RedoRecord(artifact=artifact, staged_uri=staged.staged_uri, overwrite=intent.overwrite)

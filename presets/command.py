@@ -85,8 +85,13 @@ def render(signal: Signal, threads: int, path: str) -> tuple[str, ...]:
     return _argv(signal.stream.output(filename=path, extra_options=options), threads)
 
 
+def decode(path: str, threads: int) -> tuple[str, ...]:
+    """Decode a finished output's sound to its end, where its loudness is known."""
+    return _argv(_discarded(opened(path, threads).audio_stream(0)), threads)
+
+
 def verify(path: str, threads: int, file: str) -> tuple[str, ...]:
-    """Decode a finished output's sound to its end and measure its loudness into ``file``."""
+    """As :func:`decode`, and measure its loudness into ``file``."""
     stream = opened(path, threads).audio_stream(0)
     return _argv(_discarded(_metered(Signal("output", stream, 0, 0, None), file)), threads)
 

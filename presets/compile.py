@@ -23,7 +23,7 @@ from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
 from presets.names import encode_id, path_of, sound_id, verify_id
 from presets.needs import encoder_for, usable_encoders
-from presets.operations.base import Signal
+from presets.operations.base import Signal, gain
 from presets.passes import Passes
 from presets.picture import PictureSource
 from presets.plan import (
@@ -37,6 +37,8 @@ from presets.plan import (
 )
 from presets.problems import MediaFailure
 from presets.reasons import Reason
+
+_SILENCE = Loudness(None, None, None)
 
 #: How much more work a picture is than sound.
 _PICTURE_WEIGHT = 20
@@ -110,9 +112,9 @@ class _Job:
     def measure(self, output: OutputRef) -> None:
         """Outputs with one rate and layout share one measurement."""
         signal = self._programme(output)
-        if signal is None or (loudness_of(self.intent) is None and not _tells_loudness(output)):
+        if signal is None or not self._is_measured(output):
             return
-        measured = self.passes.measured(signal, self._expected_s(signal))
+        measured = self._measured(signal)
         if measured is not None:
             self._require_inputs_whole(measured)
 
@@ -121,29 +123,31 @@ class _Job:
         if spec is not None:
             self._explain_picture(output, spec)
         step, signal = loudness_of(self.intent), self._programme(output)
-        if step is None or signal is None:
+        target_lufs = step.target_for(signal.channels) if step is not None and signal is not None else None
+        if step is None or signal is None or target_lufs is None:
             self._make_plain(output, signal)
             return
         ceilings = [step.ceiling_dbtp, output.profile.document.delivery.ceiling_dbtp]
         goal = levels.Goal(
-            step.target_lufs,
+            target_lufs,
             min(c for c in ceilings if c is not None),
             step.over_peaks,
             step.max_reduction_db,
         )
-        measured = self.passes.measured(signal, self._expected_s(signal))
+        measured = self._measured(signal)
         if measured is None:
             self._make_provisionally(output, signal, goal)
         else:
             self._make_levelled(output, signal, goal, measured)
 
     def _make_plain(self, output: OutputRef, signal: Signal | None) -> None:
-        lufs: float | None = None
-        if signal is not None and _tells_loudness(output):
-            measured = self.passes.measured(signal, self._expected_s(signal))
-            lufs = measured.loudness.integrated_lufs if measured and measured.loudness else None
-            signal = replace(signal, provisional=signal.provisional or measured is None)
-        after = self._encode(output, signal, None, 1, lufs)
+        before: Loudness | None = None
+        if signal is not None and self._is_measured(output):
+            measured = self._measured(signal)
+            before = measured.loudness if measured is not None else None
+            if _tells_loudness(output):
+                signal = replace(signal, provisional=signal.provisional or measured is None)
+        after = self._encode(output, signal, None, 1, lufs=before.integrated_lufs if before is not None else None)
         encoded = self.passes.results.get(encode_id(output, 1))
         if encoded is not None and output.profile.document.video is None:
             self._require_inputs_whole(encoded)
@@ -155,14 +159,10 @@ class _Job:
                 f"the preset changes no levels, although the profile's ceiling is {ceiling:g} dBTP",
             )
         self._expect(output, 1, encoded.out_time_s if encoded else None)
-        self.reports.append(OutputReport(output.name, None, after, None, None, None, None, 1 if encoded else 0))
+        self.reports.append(OutputReport(output.name, before, after, None, None, None, None, 1 if encoded else 0))
 
     def _make_provisionally(self, output: OutputRef, signal: Signal, goal: levels.Goal) -> None:
-        path = path_of(output, 1)
-        argv = command.encode_provisionally(signal, self._shown(output), self._packing(output, path))
-        media_s = self._expected_s(signal)
-        self.passes.run(encode_id(output, 1), Purpose.ENCODE, argv, media_s=media_s, writes=(path,), provisional=True)
-        self._verify(output, signal, 1, provisional=True)
+        self._encode_provisionally(output, signal, 1)
         self._decide(
             f"{output.name}: level",
             f"to {goal.target_lufs:g} LUFS, at most {goal.ceiling_dbtp:g} dBTP",
@@ -172,24 +172,37 @@ class _Job:
         self.reports.append(OutputReport(output.name, None, None, goal.target_lufs, None, None, None, 0))
 
     def _make_levelled(self, output: OutputRef, signal: Signal, goal: levels.Goal, measured: StepResult) -> None:
-        before = measured.loudness or Loudness(None, None, None)
-        max_encodes = output.profile.document.delivery.max_encodes
-        encodes: list[levels.Encode] = []
-        latest = levels.first_setting(goal, before)
-        self.decisions += decisions.of_first_setting(output.name, goal, before, latest)
-        setting: levels.Setting | None = latest
-        while setting is not None:
-            latest = setting
+        before = measured.loudness or _SILENCE
+        louder_db = levels.closer_look(goal, before)
+        if louder_db is not None:
+            closer = self._measured(gain(signal, louder_db), "louder_programme")
+            if closer is None:
+                self._make_provisionally(output, signal, goal)
+                return
+            peak = levels.shifted(closer.loudness or _SILENCE, -louder_db).true_peak_dbtp
+            before = replace(before, true_peak_dbtp=peak)
+        rehearsals: list[levels.Trial] = []
+        encodes: list[levels.Trial] = []
+        aim: levels.Goal | None = goal
+        latest: levels.Setting | None = None
+        while aim is not None:
+            if not self._rehearse(signal, aim, before, rehearsals, len(encodes)):
+                self._encode_provisionally(output, signal, len(encodes) + 1)
+                latest = None
+                break
+            latest = levels.next_encode(aim, before, rehearsals)
+            if not encodes:
+                self.decisions += decisions.of_first_encode(output.name, goal, before, rehearsals, latest)
+            known = levels.foretold(before, rehearsals, latest) if self._lossless(output) else None
             lufs = before.integrated_lufs
-            told = None if lufs is None else min(lufs + setting.gain_db, goal.target_lufs)
-            after = self._encode(output, signal, setting, len(encodes) + 1, told)
+            told = None if lufs is None else min(lufs + latest.gain_db, goal.target_lufs)
+            after = self._encode(output, signal, latest, len(encodes) + 1, known=known, lufs=told)
             if after is None:
                 break
-            encodes.append(levels.Encode(setting, after))
-            setting = levels.next_setting(goal, before, encodes, max_encodes)
-            self.decisions.append(decisions.of_encode(output.name, goal, encodes, setting))
-        done = bool(encodes) and setting is None
-        chosen = levels.best(goal, encodes) if done else None
+            encodes.append(levels.Trial(latest, after))
+            aim = levels.next_aim(goal, before, rehearsals, encodes, output.profile.document.delivery.max_encodes)
+            self.decisions.append(decisions.of_encode(output.name, goal, encodes, aim, known=known is not None))
+        chosen = levels.best(goal, encodes) if aim is None else None
         number = len(encodes) + 1 if chosen is None else chosen + 1
         final = latest if chosen is None else encodes[chosen].setting
         file = None if chosen is None else encodes[chosen].after
@@ -203,12 +216,23 @@ class _Job:
                 before=before,
                 after=file,
                 target_lufs=goal.target_lufs,
-                gain_db=final.gain_db,
-                limited_by_db=final.limited_by_db,
+                gain_db=final.gain_db if final else None,
+                limited_by_db=final.limited_by_db if final else None,
                 missed_by_lu=missed,
                 encodes=len(encodes),
             )
         )
+
+    def _rehearse(
+        self, signal: Signal, aim: levels.Goal, before: Loudness, rehearsals: list[levels.Trial], encodes: int
+    ) -> bool:
+        """Measure what the limiter leaves until the gain for ``aim`` is known; False as long as a result is missing."""
+        while (setting := levels.next_rehearsal(aim, before, rehearsals, encodes)) is not None:
+            heard = self._measured(command.levelled(signal, setting), "limited_programme")
+            if heard is None:
+                return False
+            rehearsals.append(levels.Trial(setting, heard.loudness or _SILENCE))
+        return True
 
     def _explain_picture(self, output: OutputRef, spec: VideoSpec) -> None:
         source = self.graph.picture
@@ -224,9 +248,14 @@ class _Job:
         signal: Signal | None,
         setting: levels.Setting | None,
         number: int,
+        *,
+        known: Loudness | None = None,
         lufs: float | None = None,
     ) -> Loudness | None:
-        """Encode and verify; the file's loudness once that has been done. ``lufs`` is what it is going to be."""
+        """Encode and verify; the file's loudness once that has been done, measured unless it is ``known``.
+
+        ``lufs`` is what it is going to be, for formats that tell it.
+        """
         path, shown = path_of(output, number), self._shown(output)
         provisional = signal is not None and signal.provisional
         packing = self._packing(output, path)
@@ -244,13 +273,28 @@ class _Job:
             provisional=provisional,
             times=1 if shown is None else _PICTURE_WEIGHT,
         )
-        self._verify(output, signal, number, provisional=provisional)
+        self._verify(output, signal, number, provisional=provisional, metered=known is None)
         if shown is not None:
             self._require_whole(output, signal, number)
         verified = self.passes.results.get(sound_id(output, number)) if signal is not None else None
-        return None if verified is None else verified.loudness or Loudness(None, None, None)
+        return None if verified is None else known or verified.loudness or _SILENCE
 
-    def _verify(self, output: OutputRef, signal: Signal | None, number: int, *, provisional: bool = False) -> None:
+    def _encode_provisionally(self, output: OutputRef, signal: Signal, number: int) -> None:
+        path, media_s = path_of(output, number), self._expected_s(signal)
+        argv = command.encode_provisionally(signal, self._shown(output), self._packing(output, path))
+        id_ = encode_id(output, number)
+        self.passes.run(id_, Purpose.ENCODE, argv, media_s=media_s, writes=(path,), provisional=True)
+        self._verify(output, signal, number, provisional=True)
+
+    def _verify(
+        self,
+        output: OutputRef,
+        signal: Signal | None,
+        number: int,
+        *,
+        provisional: bool = False,
+        metered: bool = True,
+    ) -> None:
         """Picture and sound each by itself: together they would not show where each ends."""
         path = path_of(output, number)
         if output.profile.document.video is not None:
@@ -266,8 +310,9 @@ class _Job:
             )
         if signal is not None:
             id_ = sound_id(output, number)
-            file = f"{id_}.txt"
-            argv = command.verify(path, self.passes.threads, file)
+            file = f"{id_}.txt" if metered else None
+            threads = self.passes.threads
+            argv = command.decode(path, threads) if file is None else command.verify(path, threads, file)
             media_s = self._expected_s(signal)
             self.passes.run(id_, Purpose.VERIFY, argv, media_s=media_s, measure=file, provisional=provisional)
 
@@ -300,6 +345,17 @@ class _Job:
         if any(output.profile.document.video is not None for output in self.intent.outputs):
             sources.append(self.graph.picture)
         return expected_s(self._taken(*sources))
+
+    def _measured(self, signal: Signal, label: str = "") -> StepResult | None:
+        return self.passes.measured(signal, self._expected_s(signal), label)
+
+    def _is_measured(self, output: OutputRef) -> bool:
+        """Whether anything depends on how loud the programme is before it is encoded."""
+        return loudness_of(self.intent) is not None or _tells_loudness(output)
+
+    def _lossless(self, output: OutputRef) -> bool:
+        audio = output.profile.document.audio
+        return audio is not None and CODECS[audio.codec].lossless
 
     def _programme(self, output: OutputRef) -> Signal | None:
         return self.graph.programme(output.profile.document)

@@ -70,8 +70,12 @@ def of_left_out(output: str, profile: ProfileDocument, facts: MediaFacts) -> Ite
         yield Decision(f"{output}: {' and '.join(kinds)}", "left out", "profiles have audio and video streams only")
 
 
-def of_first_setting(
-    output: str, goal: levels.Goal, before: Loudness, setting: levels.Setting
+def of_first_encode(
+    output: str,
+    goal: levels.Goal,
+    before: Loudness,
+    rehearsals: Sequence[levels.Trial],
+    setting: levels.Setting,
 ) -> tuple[Decision, Decision]:
     """The gain and the limiter of the first encode."""
     if before.integrated_lufs is None:
@@ -82,6 +86,9 @@ def of_first_setting(
             f"the programme measures {before.integrated_lufs:.1f} LUFS and {_dbtp(before)}, "
             f"{goal.target_lufs:g} LUFS is asked for"
         )
+        if rehearsals:
+            times = "once" if len(rehearsals) == 1 else f"{len(rehearsals)} times"
+            because += f"; the limited programme was measured {times} to make up for what the limiter takes away"
         if before.integrated_lufs + setting.gain_db < goal.target_lufs - levels.TOLERANCE_LU:
             short = goal.target_lufs - before.integrated_lufs - setting.gain_db
             because += f"; {short:.1f} dB less, as at most {goal.max_reduction_db:g} dB may be limited"
@@ -89,24 +96,32 @@ def of_first_setting(
     if setting.limited_by_db > 0:
         choice = f"true peaks to {setting.ceiling_dbtp:g} dBTP, by up to {setting.limited_by_db:.1f} dB"
         because = "with this gain the peaks would be above the ceiling"
+        if setting.limited_by_db > goal.max_reduction_db:
+            because += f"; over_peaks is {goal.over_peaks} where it takes more than {goal.max_reduction_db:g} dB"
     else:
         choice, because = "none", "the peaks have room for the gain, so it is linear"
     return gain, Decision(f"{output}: limiter", choice, because)
 
 
 def of_encode(
-    output: str, goal: levels.Goal, encodes: Sequence[levels.Encode], following: levels.Setting | None
+    output: str,
+    goal: levels.Goal,
+    encodes: Sequence[levels.Trial],
+    aim: levels.Goal | None,
+    *,
+    known: bool,
 ) -> Decision:
     """Whether the latest encode is delivered."""
     after = encodes[-1].after
     loudness = "no loudness" if after.integrated_lufs is None else f"{after.integrated_lufs:.2f} LUFS"
-    if following is not None:
-        choice = f"encode again at {following.gain_db:+.2f} dB, ceiling {following.ceiling_dbtp:.2f} dBTP"
+    if aim is not None:
+        choice = f"encode again, aiming at {aim.target_lufs:.2f} LUFS and {aim.ceiling_dbtp:.2f} dBTP before the codec"
     elif levels.overshoot(goal, encodes[-1]) > levels.TOLERANCE_DB:
         choice = "no further encode is allowed; the best is delivered"
     else:
         choice = "delivered" if len(encodes) == 1 else "the best is delivered"
-    return Decision(f"{output}: encode {len(encodes)}", choice, f"the file measures {loudness}, {_dbtp(after)}")
+    measures = "the file is lossless, so what was measured before is in it:" if known else "the file measures"
+    return Decision(f"{output}: encode {len(encodes)}", choice, f"{measures} {loudness}, {_dbtp(after)}")
 
 
 def _dbtp(loudness: Loudness) -> str:

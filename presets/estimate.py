@@ -13,6 +13,8 @@ from presets.plan import ExpectedPicture, ExpectedStream, Invocation, Plan, Purp
 _OVER_BIT_RATE = 1.1
 #: Encodes of an output that lie in the workspace at once, where its loudness is corrected: a third one is rare.
 _ENCODES = 2
+#: Measurements of a limited programme before it is encoded: a fourth one is rare.
+_REHEARSALS = 3
 #: A measurement writes ten blocks of text a second: bytes a second, and more for each channel (FFmpeg 5.1 and 9.0).
 _MEASURED_BYTES_PER_S = 2400
 _MEASURED_BYTES_PER_S_AND_CHANNEL = 300
@@ -72,6 +74,8 @@ def estimate(intent: Intent, facts: Sequence[MediaFacts], plan: Plan) -> Estimat
     measurement = int(duration_s * (_MEASURED_BYTES_PER_S + channels * _MEASURED_BYTES_PER_S_AND_CHANNEL))
     # As many verifications again as there are second encodes.
     passes = sum(1 for step in plan.invocations if step.measure is not None) + len(encodes)
+    if any(report.target_lufs is not None for report in plan.measured):
+        passes += _REHEARSALS
     rendered = sum(step.renders_bytes for step in plan.invocations)
     return Estimate(total + rendered + passes * measurement, encodes, measurement)
 

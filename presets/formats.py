@@ -133,6 +133,11 @@ class Codec:
     tells_loudness: bool = False
     surround_options: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def lossless(self) -> bool:
+        """Whether what is decoded is what was encoded, to the sample."""
+        return self.bitrates_kbps is None
+
 
 _S16 = {16: {"sample_fmt": "s16"}}
 _FLAC = {16: {"sample_fmt": "s16"}, 24: {"sample_fmt": "s32", "bits_per_raw_sample": "24"}}

@@ -1,7 +1,8 @@
 """``limiter``: hold true peaks below a ceiling."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -10,6 +11,15 @@ from presets.operations.base import Context, Operation, Signal, decimal
 
 #: Four times 48 kHz: ITU-R BS.1770-4 annex 2 estimates true peaks at this rate, so limiting samples there limits them.
 _OVERSAMPLED_HZ = 192_000
+
+#: Towards it with few taps and up to half the rate, as true-peak meters do: with a steep filter the limiter would not
+#: see peaks that they see in bright noise. At 48 kHz this costs 0.2 dB at 20 kHz.
+_TOWARDS: Mapping[str, str] = MappingProxyType(
+    {"filter_size": "16", "cutoff": "1", "filter_type": "kaiser", "kaiser_beta": "5.4"}
+)
+
+#: And back steeply and up to half the rate: what is cut off there would make new peaks.
+_BACK: Mapping[str, str] = MappingProxyType({"filter_size": "64", "cutoff": "1"})
 
 #: The lowest ceiling FFmpeg's alimiter can be set to, in dBFS.
 LOWEST_CEILING_DBTP = -24.0
@@ -21,7 +31,7 @@ class Limiter(Operation):
     A look-ahead of ``attack_ms`` bends the gain down before a peak, ``release_ms`` lets it return.
     """
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     filters: ClassVar[tuple[str, ...]] = ("aresample", "aformat", "alimiter")
 
     op: Literal["limiter"] = "limiter"
@@ -42,10 +52,10 @@ def limit(signal: Signal, ceiling_dbtp: float | str, *, attack: str = "5", relea
     ceiling = (
         ceiling_dbtp if isinstance(ceiling_dbtp, str) else decimal(10 ** (max(ceiling_dbtp, LOWEST_CEILING_DBTP) / 20))
     )
-    stream = signal.stream.aresample(sample_rate=_OVERSAMPLED_HZ).alimiter(
+    stream = signal.stream.aresample(sample_rate=_OVERSAMPLED_HZ, extra_options=dict(_TOWARDS)).alimiter(
         limit=ceiling, attack=attack, release=release, level=False, latency=True
     )
-    stream = stream.aresample(sample_rate=signal.sample_rate_hz).aformat(
+    stream = stream.aresample(sample_rate=signal.sample_rate_hz, extra_options=dict(_BACK)).aformat(
         sample_fmts="fltp", sample_rates=signal.sample_rate_hz
     )
     return replace(signal, stream=stream)

@@ -21,6 +21,7 @@ class Measured:
 
     integrated_lufs: float
     true_peak_dbtp: float
+    range_lu: float
     duration_s: float
     late_s: float
     channels: int
@@ -62,7 +63,8 @@ def measured(path: Path, track: int = 0) -> Measured:
     document = described(path)
     stream = _audio(document)[track]
     channels, rate = int(stream["channels"]), int(stream["sample_rate"])
-    mode = pyebur128.MeasurementMode.MODE_I | pyebur128.MeasurementMode.MODE_TRUE_PEAK
+    modes = pyebur128.MeasurementMode
+    mode = modes.MODE_I | modes.MODE_LRA | modes.MODE_TRUE_PEAK
     state = pyebur128.R128State(channels, rate, mode)
     frames = 0
     for samples in _decoded(path, track, channels * rate):
@@ -73,6 +75,7 @@ def measured(path: Path, track: int = 0) -> Measured:
     return Measured(
         integrated_lufs=pyebur128.get_loudness_global(state) if frames else -math.inf,
         true_peak_dbtp=20 * math.log10(peak) if peak else -math.inf,
+        range_lu=pyebur128.get_loudness_range(state) if frames else 0.0,
         duration_s=frames / rate,
         late_s=float(stream.get("start_time", 0)) - float(document["format"].get("start_time", 0)),
         channels=channels,

@@ -388,19 +388,29 @@ class LoudnessReport(_message.Message):
     GAIN_DB_FIELD_NUMBER: _builtins.int
     LIMITED_DB_FIELD_NUMBER: _builtins.int
     ENCODES_FIELD_NUMBER: _builtins.int
+    TARGET_LUFS_FIELD_NUMBER: _builtins.int
+    MISSED_BY_LU_FIELD_NUMBER: _builtins.int
     gain_db: _builtins.float
     """The gain applied, in dB. Unset where no gain was applied."""
     limited_db: _builtins.float
     """By how many dB the limiter had to lower the highest peak. 0: linear."""
     encodes: _builtins.int
     """How many encodes it took to meet target and ceiling."""
+    target_lufs: _builtins.float
+    """The integrated loudness asked for, in LUFS. Unset where none was."""
+    missed_by_lu: _builtins.float
+    """How far the delivered file is from it, in LU: negative is too quiet. Unset where nothing was above -70 LUFS, so
+    that there was no loudness to bring to a target.
+    """
     @_builtins.property
     def before(self) -> Global___Loudness:
         """Of the programme before the gain, on the delivered layout."""
 
     @_builtins.property
     def after(self) -> Global___Loudness:
-        """Of the delivered file, decoded."""
+        """Of the delivered file, decoded. A lossless file of a programme that was measured after its gain and limiter, or
+        only needed a gain, is that programme: it is decoded to its end and not measured again.
+        """
 
     def __init__(
         self,
@@ -410,14 +420,25 @@ class LoudnessReport(_message.Message):
         gain_db: _builtins.float | None = ...,
         limited_db: _builtins.float = ...,
         encodes: _builtins.int = ...,
+        target_lufs: _builtins.float | None = ...,
+        missed_by_lu: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gain_db", b"_gain_db", "after", b"after", "before", b"before", "gain_db", b"gain_db"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gain_db", b"_gain_db", "_missed_by_lu", b"_missed_by_lu", "_target_lufs", b"_target_lufs", "after", b"after", "before", b"before", "gain_db", b"gain_db", "missed_by_lu", b"missed_by_lu", "target_lufs", b"target_lufs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gain_db", b"_gain_db", "after", b"after", "before", b"before", "encodes", b"encodes", "gain_db", b"gain_db", "limited_db", b"limited_db"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gain_db", b"_gain_db", "_missed_by_lu", b"_missed_by_lu", "_target_lufs", b"_target_lufs", "after", b"after", "before", b"before", "encodes", b"encodes", "gain_db", b"gain_db", "limited_db", b"limited_db", "missed_by_lu", b"missed_by_lu", "target_lufs", b"target_lufs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gain_db: _TypeAlias = _typing.Literal["gain_db"]  # noqa: Y015
     _WhichOneofArgType__gain_db: _TypeAlias = _typing.Literal["_gain_db", b"_gain_db"]  # noqa: Y015
+    _WhichOneofReturnType__missed_by_lu: _TypeAlias = _typing.Literal["missed_by_lu"]  # noqa: Y015
+    _WhichOneofArgType__missed_by_lu: _TypeAlias = _typing.Literal["_missed_by_lu", b"_missed_by_lu"]  # noqa: Y015
+    _WhichOneofReturnType__target_lufs: _TypeAlias = _typing.Literal["target_lufs"]  # noqa: Y015
+    _WhichOneofArgType__target_lufs: _TypeAlias = _typing.Literal["_target_lufs", b"_target_lufs"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gain_db) -> _WhichOneofReturnType__gain_db | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__missed_by_lu) -> _WhichOneofReturnType__missed_by_lu | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_lufs) -> _WhichOneofReturnType__target_lufs | None: ...
 
 Global___LoudnessReport: _TypeAlias = LoudnessReport  # noqa: Y015
 

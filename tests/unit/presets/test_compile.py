@@ -8,7 +8,7 @@ from presets.capabilities import Binary
 from presets.catalog import Catalog
 from presets.compile import compile as compile_plan
 from presets.facts import AudioStream, MediaFacts, OtherStream, VideoStream
-from presets.plan import Purpose, StepResult
+from presets.plan import Loudness, Purpose, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from tests.unit.presets.samples import BINARY, audio, golden, intent, measured, media, passes, video
@@ -16,6 +16,17 @@ from tests.unit.presets.test_parse import PRESET
 
 MIXED = Catalog.shipped().with_documents([PRESET], [])
 WITH_MUSIC = (("voice", "file:///m/v.wav"), ("music", "file:///m/m.wav"))
+LOUD = """
+name = "loud"
+version = 1
+default_profile = "audio_only_master_v1"
+[roles]
+programme = { media = "audio", default = true }
+[chain.out]
+from = ["programme"]
+steps = [{ op = "loudness", target_lufs = -16 }]
+"""
+PROGRAMME = (("", "file:///m/programme.wav"),)
 AUSTEN = media(audio(rate=16_000, channels=1, duration_s=13.910063), format_name="ogg")
 
 
@@ -31,11 +42,19 @@ def test_before_anything_is_measured_the_whole_way_is_shown() -> None:
 
 
 def test_measurements_make_the_plan_concrete_until_the_file_fits() -> None:
-    """Measure, encode, verify, correct, encode, verify: each result brings the next step."""
+    """Measure, rehearse, encode, verify, correct, encode, verify: each result brings the next step."""
     made = intent()
     results = {"measure.48000.1ch": measured(-27.91, -7.45, 13.91)}
+    rehearsal = compile_plan(made, [AUSTEN], BINARY, results).next(results)
+    assert rehearsal is not None
+    assert rehearsal.id == "measure.limited_programme.48000.1ch"
+    results[rehearsal.id] = measured(-16.02, -1.0, 13.91)
     results["encode.aac_192.1"] = StepResult(13.91, None)
     results["verify.aac_192.1"] = measured(-16.5, -0.8, 13.93)
+    again = compile_plan(made, [AUSTEN], BINARY, results).next(results)
+    assert again is not None
+    assert again.id == "measure.limited_programme.48000.1ch.2"
+    results[again.id] = measured(-15.53, -1.35, 13.91)
     plan = compile_plan(made, [AUSTEN], BINARY, results)
     golden("podcast_corrected", plan)
     assert [i.id for i in plan.invocations if i.id not in results] == ["encode.aac_192.2", "verify.aac_192.2"]
@@ -62,6 +81,51 @@ def test_an_encode_with_room_is_linear() -> None:
     graph = " ".join(plan.invocations[1].argv)
     assert "volume=volume=7dB" in graph
     assert "alimiter" not in graph
+
+
+def test_a_lossless_file_of_a_known_level_is_decoded_and_not_measured() -> None:
+    """What gain alone makes of a measured programme is reckoned; that the file is whole is still seen."""
+    made = intent("loudness_ebu_r128", profiles=("flac", "aac_192"))
+    results = {"measure.48000.2ch": measured(-30.0, -20.0)}
+    steps = {i.id: i for i in compile_plan(made, [media()], BINARY, results).invocations}
+    assert steps["verify.flac.1"].measure is None
+    assert steps["verify.aac_192.1"].measure == "verify.aac_192.1.txt"
+    for name in ("flac", "aac_192"):
+        results[f"encode.{name}.1"] = StepResult(60.0, None)
+    results |= {"verify.flac.1": StepResult(60.0, None), "verify.aac_192.1": measured(-23.05, -12.8)}
+    done = compile_plan(made, [media()], BINARY, results)
+    assert done.finished(results)
+    assert [report.after for report in done.measured] == [Loudness(-23.0, -13.0, 3.0), Loudness(-23.05, -12.8, 3.0)]
+    assert any("lossless" in d.because for d in done.decisions if d.subject.startswith("flac: encode"))
+
+
+def test_a_limited_programme_is_rehearsed_once_for_all_outputs_of_one_format() -> None:
+    """Three profiles of one rate and layout, one measurement of what the limiter leaves."""
+    made = intent(profiles=("aac_192", "flac", "opus_96"))
+    results = {"measure.48000.2ch": measured(-27.91, -7.45)}
+    plan = compile_plan(made, [media()], BINARY, results)
+    assert passes(plan, Purpose.MEASURE) == ["measure.48000.2ch", "measure.limited_programme.48000.2ch"]
+
+
+def test_mono_is_brought_lower_where_that_is_asked_for() -> None:
+    """Two speakers play one channel 3 LU louder than it measures; a stereo programme is none of that."""
+    text = LOUD.replace("target_lufs = -16", "target_lufs = -16, mono_offset_lu = -3")
+    for channels, target in ((1, -19), (2, -16)):
+        made = intent("loud", catalog=Catalog.shipped().with_documents([text], []), inputs=PROGRAMME)
+        plan = compile_plan(made, [media(audio(channels=channels))], BINARY, {})
+        assert plan.measured[0].target_lufs == target
+
+
+def test_loudness_without_a_target_is_measured_and_left() -> None:
+    """Before and after are reported, no gain is applied and nothing waits for the measurement."""
+    text = LOUD.replace(", target_lufs = -16", "")
+    made = intent("loud", catalog=Catalog.shipped().with_documents([text], []), inputs=PROGRAMME)
+    results = {"measure.48000.2ch": measured(-27.91, 0.5)}
+    plan = compile_plan(made, [media()], BINARY, results)
+    assert not any(i.provisional for i in plan.invocations)
+    assert not any("volume" in " ".join(i.argv) for i in plan.invocations)
+    assert plan.measured[0].before == Loudness(-27.91, 0.5, 3.0)
+    assert plan.measured[0].target_lufs is None
 
 
 def test_extraction_encodes_at_once() -> None:
@@ -105,9 +169,9 @@ def test_outputs_of_one_format_share_a_measurement_and_others_do_not() -> None:
 def test_the_stricter_ceiling_wins() -> None:
     """A profile that allows less than the preset does decides."""
     made = intent(params={"profile.ceiling_dbtp": "-3"})
-    results = {"measure.48000.2ch": measured(-20, -5)}
+    results = {"measure.48000.2ch": measured(-20, -5), "measure.limited_programme.48000.2ch": measured(-16, -3)}
     plan = compile_plan(made, [media()], BINARY, results)
-    assert any("true peaks to -3 dBTP, by up to 2.0 dB" in d.choice for d in plan.decisions)
+    assert any("true peaks to -3 dBTP, by up to 2.1 dB" in d.choice for d in plan.decisions)
 
 
 def test_silence_is_encoded_as_it_is_and_the_plan_says_why() -> None:

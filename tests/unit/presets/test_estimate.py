@@ -46,7 +46,7 @@ def test_a_corrected_loudness_takes_two_encodes_and_measurements() -> None:
     encode = plain.encodes["audio_only_master"]
     assert levelled.encodes == plain.encodes
     assert plain.total_bytes == ASIDE + encode + 2 * plain.measurement_bytes
-    assert levelled.total_bytes == ASIDE + 2 * encode + 3 * levelled.measurement_bytes
+    assert levelled.total_bytes == ASIDE + 2 * encode + (3 + 3) * levelled.measurement_bytes
     # Ten blocks of text a second: what FFmpeg wrote of an hour of stereo was 9.7 MB.
     assert 9_700_000 <= levelled.measurement_bytes <= 12_000_000
 
@@ -72,6 +72,7 @@ def test_what_is_out_of_hand_is_far_beyond_the_estimate() -> None:
     facts = hours(1)
     found = estimate(made, [facts], compile_plan(made, [facts], GPU_BINARY if facts.video else BINARY, {}))
     results = {"measure.48000.2ch": measured(-27.91, -7.45, HOUR_S)}
+    results["measure.limited_programme.48000.2ch"] = measured(-16, -1, HOUR_S)
     for name in ("aac_192", "audio_only_master"):
         results |= {f"encode.{name}.1": StepResult(HOUR_S, None), f"verify.{name}.1": measured(-16.9, -0.3, HOUR_S)}
     plan = compile_plan(made, [facts], BINARY, results)

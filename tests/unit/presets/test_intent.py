@@ -42,7 +42,7 @@ def test_a_request_is_filled_in() -> None:
         outputs=[("", "file:///out/"), ("mp3_192", "file:///out/x.mp3")],
     )
     assert (made.preset.full_name, made.inputs[0].role) == ("loudness_podcast_v1", "programme")
-    assert dict(made.parameters) == {"target_lufs": -19.5, "over_peaks": "limit"}
+    assert dict(made.parameters) == {"target_lufs": -19.5, "over_peaks": "limit", "mono_offset_lu": 0.0}
     assert [(o.profile.full_name, o.uri, o.name) for o in made.outputs] == [
         ("aac_192_v1", "file:///out/talk.aac_192.m4a", "aac_192"),
         ("mp3_192_v1", "file:///out/x.mp3", "mp3_192"),
