@@ -16,7 +16,7 @@ from presets.encoders import VIDEO_ENCODERS
 from presets.formats import CODECS, CONTAINERS, DITHER_METHOD
 from presets.levels import Setting
 from presets.measurement import TAIL_S
-from presets.opening import opened
+from presets.opening import input_options, opened
 from presets.operations.base import Signal, decimal, gain
 from presets.operations.limiter import limit
 from presets.plan import Invocation
@@ -71,6 +71,12 @@ def inspect(stream: Filtered, threads: int) -> tuple[str, ...]:
 def measure(signal: Signal, threads: int, file: str) -> tuple[str, ...]:
     """Measure the loudness of a signal into ``file``."""
     return _argv(_discarded(_metered(signal, file)), threads)
+
+
+def survey(signal: Signal, threads: int, file: str, key: str | None) -> tuple[str, ...]:
+    """Write what the meters among a signal's filters say into ``file``: all of it, or only the value called ``key``."""
+    only = None if key is None else {"key": key}
+    return _argv(_discarded(signal.stream.ametadata(mode="print", file=file, extra_options=only)), threads)
 
 
 def render(signal: Signal, threads: int, path: str) -> tuple[str, ...]:
@@ -146,10 +152,12 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
     if sound is not None and profile.audio is not None:
         options |= _depth_options(profile.audio)
     made = ffmpeg.output(*streams, filename=packing.path, extra_options=options)
-    metadata = packing.metadata
-    kept = ["-map_metadata:g", f"{_inputs(made).index(metadata.path)}:{metadata.specifier}"]
+    metadata, inputs = packing.metadata, _inputs(made)
+    number = inputs.index(metadata.path) if metadata.path in inputs else len(inputs)
+    kept = ["-map_metadata:g", f"{number}:{metadata.specifier}"]
     noise = [argument for key in _NOISE for argument in ("-metadata", f"{key}=")]
-    return _argv(made, packing.threads, before_path=[*kept, *noise])
+    argv = _argv(made, packing.threads, before_path=[*kept, *noise])
+    return argv if number < len(inputs) else _opening_too(argv, metadata.path, packing.threads)
 
 
 def _sampled(sound: Signal, spec: AudioSpec, packing: Packing) -> tuple[Filtered, dict[str, Any]]:
@@ -208,6 +216,13 @@ def _discarded(stream: Filtered) -> OutputStream:
 def _argv(made: OutputStream, threads: int, before_path: Sequence[str] = ()) -> tuple[str, ...]:
     *arguments, path = compile_as_list(made)
     return (*_globals({"filter_complex_threads": str(threads)}), *arguments, *before_path, path)
+
+
+def _opening_too(argv: tuple[str, ...], path: str, threads: int) -> tuple[str, ...]:
+    """The command with one more input behind the others: for its metadata, where its sound is in rendered files."""
+    behind = max(index for index, argument in enumerate(argv) if argument == "-i") + 2
+    options = [argument for key, value in input_options(threads).items() for argument in (f"-{key}", str(value))]
+    return (*argv[:behind], *options, "-i", path, *argv[behind:])
 
 
 def _inputs(made: OutputStream) -> list[str]:

@@ -164,7 +164,11 @@ class Chain(Table):
 
 
 class Measure(StrEnum):
-    """What a check may expect of an output."""
+    """What a check may expect of an output.
+
+    ``duck_db`` is the gain of a tone of 12 kHz, which is the only sound there, while another sounds, in dB against the
+    most that it gets.
+    """
 
     INTEGRATED_LUFS = "integrated_lufs"
     TRUE_PEAK_DBTP = "true_peak_dbtp"
@@ -173,6 +177,7 @@ class Measure(StrEnum):
     SAMPLE_RATE_HZ = "sample_rate_hz"
     WIDTH = "width"
     HEIGHT = "height"
+    DUCK_DB = "duck_db"
 
 
 class Check(Table):

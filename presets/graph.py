@@ -8,7 +8,7 @@ from ffmpeg.streams.audio import AudioStream as Filtered
 from ffmpeg.streams.av import AVStream
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets import picture
+from presets import picture, survey
 from presets.completeness import declared_s
 from presets.document import (
     AudioSpec,
@@ -30,7 +30,7 @@ from presets.operations import Extract, Loudness, Operation
 from presets.operations.base import Signal, conform, conforming
 from presets.passes import Passes
 from presets.picture import PictureSource
-from presets.plan import Decision, StepResult
+from presets.plan import Decision, StepResult, Survey
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.semantics import last_chain
@@ -188,9 +188,12 @@ class Graph:
                 signals.append(replace(made, name=source))
         if not signals:
             return None
+        reference = signals[0]
         for operation in operations(self.intent.preset.document, name, self.intent.parameters):
-            surroundings = Surroundings(self, name, operation, delivery)
+            surroundings = Surroundings(self, name, operation, delivery, reference)
             signals = [operation.apply(signals, surroundings)]
+            if not operation.keeps_level:
+                reference = signals[0]
         return replace(signals[0], name=name)
 
     def _extract(self, chain: str) -> Extract:
@@ -243,6 +246,7 @@ class Surroundings:
     _chain: str
     _step: Operation
     delivery: AudioSpec
+    _reference: Signal
 
     def of(self, chain: str) -> Signal | None:
         """What another chain makes; None where it is skipped."""
@@ -251,6 +255,15 @@ class Surroundings:
     def measured(self, signal: Signal) -> StepResult | None:
         """The signal's length and loudness; None until they have been measured."""
         return self._graph.passes.measured(signal, signal.length_s, self._label(signal))
+
+    def surveyed(self) -> Survey | None:
+        """Loudness and quietest pause of what reaches this step, before steps that keep them; None until known."""
+        metered = survey.metered(self._reference)
+        return self._graph.passes.surveyed(metered, self._label(metered), key=survey.MOMENTARY)
+
+    def heard(self, signal: Signal) -> Survey | None:
+        """What the meters that a signal's filters end with hear; None until they have."""
+        return self._graph.passes.surveyed(signal, self._label(signal))
 
     def rendered(self, signal: Signal, *, endless: bool = False) -> Signal:
         """The signal from a file that an invocation of its own writes before."""

@@ -259,7 +259,10 @@ def _steps(document: PresetDocument) -> Iterator[Finding]:
             source in document.roles and document.roles[source].repeat for source in chain.from_
         )
         if several and not chain.steps:
-            yield ("chain", name), 'several sources need a first step that joins them: { op = "mix" }'
+            yield (
+                ("chain", name),
+                'several sources need a first step for them: { op = "mix" } or { op = "join" }',
+            )
         for index, step in enumerate(chain.steps):
             at: Path = ("chain", name, "steps", index)
             op = step.get("op")
@@ -269,7 +272,7 @@ def _steps(document: PresetDocument) -> Iterator[Finding]:
                 continue
             operation = OPERATIONS[op]
             if index == 0 and several and not operation.joins:
-                yield (*at, "op"), f"{op} takes one source, here are several: begin with mix"
+                yield (*at, "op"), f"{op} takes one source, here are several: begin with mix or join"
             if index > 0 and operation.joins:
                 yield (*at, "op"), f"{op} must be the first step of its chain"
             if operation is Extract and (index > 0 or any(s not in document.roles for s in chain.from_)):

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
+import ffmpeg
+from ffmpeg.schema import StreamType
 from ffmpeg.streams.audio import AudioStream as Filtered
 
 from presets.document import AudioSpec, Table
 from presets.formats import LAYOUTS
 from presets.mixdown import Policy, mixdown
-from presets.plan import StepResult
+from presets.plan import StepResult, Survey
 
 #: FFmpeg's resampler with a longer filter than its own: see :func:`resampled` for what that gives.
 _RESAMPLER = {"filter_size": 256, "cutoff": 0.98, "filter_type": "kaiser", "kaiser_beta": 12}
@@ -53,6 +55,17 @@ class Context(Protocol):
         """
         ...
 
+    def surveyed(self) -> Survey | None:
+        """Loudness and quietest pause of what reaches this step; None as long as that is to come.
+
+        One survey serves all steps that follow one another and keep the level, so it is made before the first of them.
+        """
+        ...
+
+    def heard(self, signal: Signal) -> Survey | None:
+        """What the meters that a signal's filters end with hear, by an invocation of its own; None until they have."""
+        ...
+
     def rendered(self, signal: Signal, *, endless: bool = False) -> Signal:
         """The signal from a file that an invocation of its own writes before; ``endless``: again and again."""
         ...
@@ -67,12 +80,14 @@ class Operation(Table, ABC):
 
     A subclass is the step's table: its fields are the parameters, ``op`` names it. ``revision`` counts changes of
     what comes out for the same parameters, and is part of every digest of a preset that uses it. ``filters`` are the
-    FFmpeg filters it may use. Only one that ``joins`` takes more than one signal.
+    FFmpeg filters it may use. Only one that ``joins`` takes more than one signal. Behind one that ``keeps_level``
+    loudness and pauses are about what they were before it, so that what was found out about them still serves.
     """
 
     revision: ClassVar[int]
     filters: ClassVar[tuple[str, ...]]
     joins: ClassVar[bool] = False
+    keeps_level: ClassVar[bool] = False
 
     op: str
 
@@ -167,6 +182,20 @@ def gain(signal: Signal, gain_db: float | str) -> Signal:
     """The signal louder by ``gain_db`` decibels and otherwise unchanged; a string is a placeholder in braces."""
     amount = gain_db if isinstance(gain_db, str) else decimal(gain_db)
     return replace(signal, stream=signal.stream.volume(volume=f"{amount}dB", precision="double"))
+
+
+def split_at(stream: Filtered, edges_hz: Sequence[float], order: str) -> tuple[Filtered, ...]:
+    """The bands between ``edges_hz``, lowest first: Linkwitz-Riley filters, whose bands add up to a flat response."""
+    # The library's own wrapper counts one band too few.
+    bands = ffmpeg.filter_multi_output(
+        stream,
+        name="acrossover",
+        input_typings=(StreamType.audio,),
+        output_typings=(StreamType.audio,) * (len(edges_hz) + 1),
+        split=" ".join(map(decimal, edges_hz)),
+        order=order,
+    )
+    return tuple(bands.audio(number) for number in range(len(edges_hz) + 1))
 
 
 def decimal(value: float) -> str:

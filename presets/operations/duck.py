@@ -81,7 +81,7 @@ class Duck(Operation):
             f"{self.depth_db:g} dB down where {self.key} is above {threshold_db:.1f} LUFS",
             f"{self.key} is at {loudness_lufs:.1f} LUFS as a whole, less {self.sensitivity_db:g} dB of sensitivity",
         )
-        return self._ducked(signal, key, decimal(10 ** (threshold_db / 10)))
+        return self._ducked(signal, key, decimal(threshold_db / 10))
 
     def _ducked(self, signal: Signal, key: Signal, threshold: str) -> Signal:
         # Powers are added, not samples: what is in opposite phase on two channels sounds all the same.
@@ -113,7 +113,7 @@ class Duck(Operation):
         return ";".join(
             (
                 f"st(0,ld(0)+(max(val(0),0)-ld(0))*if(gt(val(0),ld(0)),{rise},{fall}))",
-                f"st(1,if(gt(ld(0),{threshold}),{hold},max(ld(1)-1,0)))",
+                f"st(1,if(gt(ld(0),pow(10,{threshold})),{hold},max(ld(1)-1,0)))",
                 f"st(2,if(gt(ld(1),0),max(ld(2)-{down},-{depth}),min(ld(2)+{up},0)))",
                 "pow(10,ld(2)/20)",
             )

@@ -61,9 +61,7 @@ class Fit(Operation):
         rate = signal.sample_rate_hz
         heard = context.measured(other)
         if heard is None or not heard.out_time_s:
-            cut = part(signal, 0, "{samples}")
-            expected_s = None if other.length_s is None else other.length_s + self.tail_s
-            return replace(faded(cut, self.fade_in_s, self.fade_out_s, "{end_s}", "equal_power"), length_s=expected_s)
+            return self._undecided(signal, None if other.length_s is None else other.length_s + self.tail_s)
         wanted_s = heard.out_time_s + self.tail_s
         wanted = round(wanted_s * rate)
         why = f"{self.length_of} lasts {heard.out_time_s:.2f} s" + (f", and {self.tail_s:g} s" if self.tail_s else "")
@@ -72,12 +70,16 @@ class Fit(Operation):
             # Of a long signal no more is read than is needed.
             own = context.measured(cut)
             if own is None:
-                return replace(cut, provisional=True)
+                return self._undecided(signal, wanted_s)
             own_s = own.out_time_s or 0.0
             if round(own_s * rate) < wanted:
                 return self._prolonged(signal, own_s, wanted_s, why, context)
         context.decide(f"cut to {wanted_s:.2f} s", why)
         return self._faded(cut, wanted_s, wanted_s)
+
+    def _undecided(self, signal: Signal, length_s: float | None) -> Signal:
+        cut = part(signal, 0, "{samples}")
+        return replace(faded(cut, self.fade_in_s, self.fade_out_s, "{end_s}", "equal_power"), length_s=length_s)
 
     def _prolonged(self, signal: Signal, own_s: float, wanted_s: float, why: str, context: Context) -> Signal:
         rate = signal.sample_rate_hz

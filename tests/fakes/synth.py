@@ -36,6 +36,9 @@ _MUSIC = f"0.16*({_CHORD})*(0.75+0.25*sin(2*PI*2*t))"
 RECIPES: Mapping[str, Recipe] = {
     "speech": Recipe((*_lavfi(f"aevalsrc='{_VOICE}':s=16000:d=12"), "-c:a", "libvorbis"), "ogg"),
     "speech_with_rumble": Recipe((*_lavfi(f"aevalsrc='{_VOICE}+{_RUMBLE}':s=48000:d=12"), "-c:a", "pcm_s24le"), "wav"),
+    # Four seconds of speech and three of pause, twice, and four of speech.
+    "sentences": Recipe((*_lavfi(f"aevalsrc='{_VOICE}*lt(mod(t,7),4)':s=16000:d=18"), "-c:a", "libvorbis"), "ogg"),
+    "tone_12k": Recipe((*_lavfi("sine=f=12000:r=48000:d=30"), "-c:a", "flac"), "flac"),
     "loud_music": Recipe(
         (*_lavfi(f"aevalsrc='{_MUSIC}|{_MUSIC}*0.9':s=44100:c=stereo:d=12"), "-c:a", "pcm_s16le"), "wav"
     ),

@@ -47,8 +47,8 @@ def test_the_targets_of_the_recommendations_are_what_they_say() -> None:
 def test_a_name_alone_means_the_newest_version() -> None:
     """Versions are compared as numbers, and a full name stays what it was."""
     catalog = LIBRARY.with_documents([PRESET.replace("version = 1", f"version = {n}") for n in (2, 10, 1)], [])
-    assert catalog.preset("voice_over_music").full_name == "voice_over_music_v10"
-    assert catalog.preset("voice_over_music_v2").version == 2
+    assert catalog.preset("voice_and_music").full_name == "voice_and_music_v10"
+    assert catalog.preset("voice_and_music_v2").version == 2
 
 
 def test_unknown_names_get_close_ones() -> None:
@@ -65,7 +65,7 @@ def test_a_version_never_changes() -> None:
     """The same document may be added again; another one under the same version may not."""
     catalog = LIBRARY.with_documents([PRESET], [])
     again = catalog.with_documents([PRESET + "# a remark\n"], [])
-    assert again.preset("voice_over_music_v1").digest == catalog.preset("voice_over_music_v1").digest
+    assert again.preset("voice_and_music_v1").digest == catalog.preset("voice_and_music_v1").digest
     changed = PRESET.replace("hz = 80", "hz = 90")
     assert _reason(lambda: catalog.with_documents([changed], [])) is Reason.PRESET_CONFLICT
     assert _reason(lambda: LIBRARY.with_documents([], [PROFILE])) is Reason.PRESET_CONFLICT
@@ -93,4 +93,6 @@ def test_a_raised_revision_is_another_digest(monkeypatch: pytest.MonkeyPatch) ->
     before = {p.full_name: p.digest for p in LIBRARY.presets}
     monkeypatch.setattr(Highpass, "revision", 99)
     after = {p.full_name: Preset.from_text(p.text).digest for p in LIBRARY.presets}
-    assert {name for name in before if before[name] != after[name]} == {"dialogue_clean_v1"}
+    assert {name for name in before if before[name] != after[name]} == {
+        *("dialogue_clean_v1", "podcast_episode_v1", "voice_over_music_v1")
+    }
