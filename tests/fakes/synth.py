@@ -137,6 +137,15 @@ RECIPES: Mapping[str, Recipe] = {
         ),
         "mka",
     ),
+    "commentary": Recipe(
+        (
+            *_lavfi("sine=f=440:r=48000:d=5,volume=1dB,aformat=channel_layouts=stereo"),
+            *_lavfi("sine=f=997:r=48000:d=5,volume=-8.9dB"),
+            *("-map", "0:a", "-map", "1:a", "-c:a", "flac", "-disposition:a:0", "default", "-disposition:a:1", "0"),
+            *("-metadata:s:a:0", "title=Commentary by the director"),
+        ),
+        "mka",
+    ),
     "video_only": Recipe((*_lavfi("testsrc2=s=192x108:r=25:d=1"), "-c:v", "libx264", "-preset", "ultrafast"), "mp4"),
     # A corner of each colour: red, green above blue, yellow.
     "quarters": Recipe(

@@ -23,6 +23,7 @@ from tests.fakes.chains import samples
 from tests.fakes.media_measure import described, measured
 from tests.fakes.plans import Done, carry_out, listed
 from tests.fakes.synth import cut, synthesise
+from tests.fakes.tones import level_db
 
 
 @pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
@@ -58,17 +59,6 @@ def _made(
 
 def _ffmpeg(*arguments: str | Path) -> None:
     subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, arguments)], check=True, timeout=60)
-
-
-def _level_db(channel: Sequence[float], hz: float, rate: int = 48_000) -> float:
-    """The amplitude of one tone in a whole number of seconds of samples, in dB of full scale (Goertzel)."""
-    count = len(channel) // rate * rate
-    turn = 2 * math.cos(2 * math.pi * hz / rate)
-    before = last = 0.0
-    for sample in channel[:count]:
-        before, last = last, sample + turn * last - before
-    power = last * last + before * before - turn * last * before
-    return 10 * math.log10(max(power, 1e-30)) + 20 * math.log10(2 / count)
 
 
 def _onset_s(channel: Sequence[float], rate: int) -> float:
@@ -147,8 +137,8 @@ def test_a_quarter_megahertz_of_studio_float_is_band_limited(folder: Path, binar
     done = _made("convert", source, binary, tmp_path / "w", "wav_float", {"profile.sample_rate_hz": "48000"})
     [channel] = samples(done.path)
     middle = channel[48_000 : 48_000 * 4]
-    assert _level_db(middle, 997) == pytest.approx(-20, abs=0.001)
-    assert _level_db(middle, 18_000) < -140
+    assert level_db(middle, 997) == pytest.approx(-20, abs=0.001)
+    assert level_db(middle, 18_000) < -140
 
 
 def test_seven_channels_and_low_frequencies_become_stereo_in_proportion(
@@ -157,13 +147,13 @@ def test_seven_channels_and_low_frequencies_become_stereo_in_proportion(
     """Each side: its front, the centre and its two surrounds at -3 dB of that, nothing of the other side or the LFE."""
     done = _made("convert", synthesise("seven_one", folder), binary, tmp_path / "w", "flac")
     left, right = samples(done.path)
-    front = _level_db(left, 300)
+    front = level_db(left, 300)
     assert front == pytest.approx(-20 - 20 * math.log10(1 + 3 * math.sqrt(0.5)), abs=0.01)
     for hz in (700, 1100, 1700):
-        assert _level_db(left, hz) == pytest.approx(front - 3.01, abs=0.01)
+        assert level_db(left, hz) == pytest.approx(front - 3.01, abs=0.01)
     for hz in (500, 40, 1300, 1900):
-        assert _level_db(left, hz) < -120
-    assert _level_db(right, 500) == pytest.approx(front, abs=0.01)
+        assert level_db(left, hz) < -120
+    assert level_db(right, 500) == pytest.approx(front, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +169,7 @@ def test_surrounds_named_after_the_sides_stay_in_their_places(
     assert len(channels) == 6
     tones = (300, 500, 700, 40, 1100, 1300)
     for number, channel in enumerate(channels):
-        levels = [_level_db(channel, hz) for hz in tones]
+        levels = [level_db(channel, hz) for hz in tones]
         # libvorbis adds 1.2 dB to a low tone by itself, whatever its quality.
         assert levels[number] == pytest.approx(-20, abs=1.3 if number == 3 else 0.5)
         assert max(level for n, level in enumerate(levels) if n != number) < -55
