@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from typing import Any, assert_never
 
 from ffmpeg.streams.audio import AudioStream as Filtered
 from ffmpeg.streams.av import AVStream
@@ -139,16 +139,18 @@ class Graph:
 
     def opened(self, source: Source) -> Filtered:
         """The start of a graph: an input's stream in float, in step with the file's own clock from 0 on."""
+        channels, stated = source.stream.channels, source.stream.layout
+        layout = layout_of(stated, channels)
+        # Some decoders leave the layout open, and filters then refuse it.
+        pinned: dict[str, Any] = {"channel_layouts": layout} if layout is not None and stated is None else {}
         # Gaps become silence, so that a track keeps step with the picture it was recorded with.
         stream = (
             self._opened(source.input)
             .audio_stream(source.position)
             .aresample(extra_options={"async": 1, "first_pts": 0})
-            .aformat(sample_fmts="fltp")
+            .aformat(sample_fmts="fltp", **pinned)
         )
-        channels = source.stream.channels
-        layout = layout_of(source.stream.layout, channels)
-        if layout is None or layout == stated_layout(source.stream.layout, channels):
+        if layout is None or layout == stated_layout(stated, channels):
             return stream
         # The same loudspeakers by another name, which not every encoder knows.
         return stream.pan(args="|".join([layout, *(f"c{n}=c{n}" for n in range(channels))]))

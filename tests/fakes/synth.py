@@ -70,6 +70,44 @@ RECIPES: Mapping[str, Recipe] = {
     "lfe_only": Recipe(
         (*_lavfi("aevalsrc='0|0|0|0.5*sin(2*PI*40*t)|0|0':c=5.1:s=48000:d=4"), "-c:a", "pcm_s24le"), "wav"
     ),
+    "seven_one": Recipe(
+        (
+            *_lavfi(
+                "aevalsrc='"
+                + "|".join(f"0.1*sin(2*PI*{hz}*t)" for hz in (300, 500, 700, 40, 1100, 1300, 1700, 1900))
+                + "':c=7.1:s=48000:d=5"
+            ),
+            *("-c:a", "pcm_s24le"),
+        ),
+        "wav",
+    ),
+    # A channel, a tone: 300 and 500 Hz in front, 700 in the centre, 40 of low frequency, 1100 and 1300 at the sides.
+    "surround_tones": Recipe(
+        (
+            *_lavfi(
+                "aevalsrc='"
+                + "|".join(f"0.1*sin(2*PI*{hz}*t)" for hz in (300, 500, 700, 40, 1100, 1300))
+                + "':c=5.1(side):s=48000:d=5"
+            ),
+            *("-c:a", "pcm_s24le"),
+        ),
+        "wav",
+    ),
+    "dc_offset": Recipe((*_lavfi(f"aevalsrc='0.25+{_VOICE}':s=48000:d=12"), "-c:a", "pcm_s24le"), "wav"),
+    "hard_clipped": Recipe(
+        (*_lavfi(f"aevalsrc='max(-1,min(1,8*{_MUSIC}))|max(-1,min(1,7*{_MUSIC}))':s=44100:d=12"), "-c:a", "pcm_s16le"),
+        "wav",
+    ),
+    "above_full_scale": Recipe(
+        (*_lavfi(f"aevalsrc='20*{_MUSIC}|18*{_MUSIC}':s=48000:d=12"), "-c:a", "pcm_f32le"), "wav"
+    ),
+    "telephone": Recipe((*_lavfi(f"aevalsrc='{_VOICE}':s=8000:d=12"), "-c:a", "pcm_mulaw"), "wav"),
+    # 997 Hz, and 30 kHz, which nobody hears and which becomes 18 kHz where a resampler does not remove it.
+    "studio_192k": Recipe(
+        (*_lavfi("aevalsrc='0.1*sin(2*PI*997*t)+0.1*sin(2*PI*30000*t)':s=192000:d=5"), "-c:a", "pcm_f64le"), "wav"
+    ),
+    # Silence for a second, then a tone: where it begins shows what was cut off or put before it.
+    "onset": Recipe((*_lavfi("sine=f=997:r=48000:d=3,adelay=1000"), "-c:a", "pcm_s24le"), "wav"),
     "tone_stereo": Recipe((*_sides("1"), "-c:a", "pcm_s24le"), "wav"),
     "left_only": Recipe((*_sides("0"), "-c:a", "pcm_s24le"), "wav"),
     # One of two lines is wired the wrong way round.
@@ -96,6 +134,15 @@ RECIPES: Mapping[str, Recipe] = {
             *_lavfi("sine=f=997:r=48000:d=5,volume=-8.9dB"),
             *("-map", "0:a", "-map", "1:a", "-c:a", "flac"),
             *("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=deu"),
+        ),
+        "mka",
+    ),
+    "commentary": Recipe(
+        (
+            *_lavfi("sine=f=440:r=48000:d=5,volume=1dB,aformat=channel_layouts=stereo"),
+            *_lavfi("sine=f=997:r=48000:d=5,volume=-8.9dB"),
+            *("-map", "0:a", "-map", "1:a", "-c:a", "flac", "-disposition:a:0", "default", "-disposition:a:1", "0"),
+            *("-metadata:s:a:0", "title=Commentary by the director"),
         ),
         "mka",
     ),
