@@ -164,13 +164,19 @@ class Chain(Table):
 
 
 class Measure(StrEnum):
-    """What a check may expect of an output."""
+    """What a check may expect of an output.
+
+    ``noise_reduction_db`` is how much quieter pauses are than in the input of the default role, ``voice_level_db`` how
+    much louder what is loud in it; both before the gain that brings the programme to its loudness.
+    """
 
     INTEGRATED_LUFS = "integrated_lufs"
     TRUE_PEAK_DBTP = "true_peak_dbtp"
     DURATION_S = "duration_s"
     CHANNELS = "channels"
     SAMPLE_RATE_HZ = "sample_rate_hz"
+    NOISE_REDUCTION_DB = "noise_reduction_db"
+    VOICE_LEVEL_DB = "voice_level_db"
     WIDTH = "width"
     HEIGHT = "height"
 
