@@ -65,6 +65,9 @@ class Denoise(Operation):
         heard = context.heard(survey.levels(split_at(pause, _EDGES_HZ, order="8th"), samples))
         if heard is None:
             return _reduced(signal, self.reduction_db, None, context)
+        if len(heard.levels_db) != len(_CENTRES_HZ):
+            context.decide("left as it is", f"nothing could be heard of the pause at {start_s:.1f} s")
+            return signal
         profile = _profile(heard.levels_db, signal.sample_rate_hz)
         if sum(profile) / len(profile) <= _FLOOR_DB:
             context.decide("left as it is", f"the noise in the pause at {start_s:.1f} s is below what can be heard")
