@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from ffmpeg.streams.audio import AudioStream as Filtered
 
-from presets import survey
+from presets.operations import meters
 from presets.operations.base import Context, Operation, Signal, decimal
 
 Mains = Literal[50, 60]
@@ -37,7 +37,7 @@ class Dehum(Operation):
     """
 
     revision: ClassVar[int] = 1
-    filters: ClassVar[tuple[str, ...]] = ("bandpass", "bandreject", *survey.PAUSE_FILTERS)
+    filters: ClassVar[tuple[str, ...]] = ("bandpass", "bandreject", *meters.PAUSE_FILTERS)
     keeps_level: ClassVar[bool] = True
 
     op: Literal["dehum"] = "dehum"
@@ -55,8 +55,8 @@ class Dehum(Operation):
             context.decide("left as it is", "the recording is too short to have a pause in which hum could be heard")
             return signal
         listened = sorted({*_harmonics(50), *_harmonics(60), *_BETWEEN_HZ})
-        pause, samples = survey.pause(signal, surveyed.pause_s)
-        heard = context.heard(survey.levels([_around(pause, hz) for hz in listened], samples))
+        pause, samples = meters.pause(signal, surveyed.pause_s)
+        heard = context.heard(meters.levels([_around(pause, hz) for hz in listened], samples))
         if heard is None:
             return replace(_notched(signal, _harmonics(50)), provisional=True)
         if len(heard.levels_db) != len(listened):
