@@ -8,7 +8,7 @@ from ffmpeg.streams.audio import AudioStream as Filtered
 from ffmpeg.streams.av import AVStream
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets import picture, survey
+from presets import picture
 from presets.completeness import declared_s
 from presets.document import (
     AudioSpec,
@@ -26,7 +26,7 @@ from presets.facts import AudioStream, MediaFacts, VideoStream
 from presets.formats import CHECKSUMMED, layout_of, stated_layout
 from presets.intent import Intent
 from presets.opening import opened
-from presets.operations import Extract, Loudness, Operation
+from presets.operations import Extract, Loudness, Operation, meters
 from presets.operations.base import Signal, conform, conforming
 from presets.passes import Passes
 from presets.picture import PictureSource
@@ -35,6 +35,7 @@ from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.semantics import last_chain
 from presets.steps import operations
+from presets.survey import MOMENTARY
 
 
 def loudness_of(intent: Intent) -> Loudness | None:
@@ -258,8 +259,8 @@ class Surroundings:
 
     def surveyed(self) -> Survey | None:
         """Loudness and quietest pause of what reaches this step, before steps that keep them; None until known."""
-        metered = survey.metered(self._reference)
-        return self._graph.passes.surveyed(metered, self._label(metered), key=survey.MOMENTARY)
+        metered = meters.metered(self._reference)
+        return self._graph.passes.surveyed(metered, self._label(metered), key=MOMENTARY)
 
     def heard(self, signal: Signal) -> Survey | None:
         """What the meters that a signal's filters end with hear; None until they have."""

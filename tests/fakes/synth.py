@@ -28,6 +28,12 @@ _VOICE = (
     "0.05*(sin(2*PI*140*t)+0.7*sin(2*PI*280*t)+0.5*sin(2*PI*560*t)+0.3*sin(2*PI*1400*t)+0.2*sin(2*PI*2800*t))"
     "*pow(max(0,sin(2*PI*1.3*t)),2)*(1+4*pow(max(0,sin(2*PI*0.21*t)),40))"
 )
+#: The same voice without stress, and with pauses of a second.
+_READING = (
+    "0.09*(sin(2*PI*140*t)+0.7*sin(2*PI*280*t)+0.5*sin(2*PI*560*t)+0.3*sin(2*PI*1400*t)+0.2*sin(2*PI*2800*t))"
+    "*pow(max(0,sin(2*PI*1.3*t)),2)*lt(mod(t,3),2)"
+)
+_HUM = "sin(2*PI*100*t)+0.5*sin(2*PI*150*t)+0.4*sin(2*PI*200*t)+0.3*sin(2*PI*250*t)"
 #: A hall's air conditioning: far louder than the voice below its range.
 _RUMBLE = "0.3*sin(2*PI*22*t)"
 _CHORD = "+".join(f"sin(2*PI*{hz}*t)" for hz in (110, 220, 277.18, 329.63, 440, 1318.5, 5274))
@@ -39,6 +45,22 @@ RECIPES: Mapping[str, Recipe] = {
     # Four seconds of speech and three of pause, twice, and four of speech.
     "sentences": Recipe((*_lavfi(f"aevalsrc='{_VOICE}*lt(mod(t,7),4)':s=16000:d=18"), "-c:a", "libvorbis"), "ogg"),
     "tone_12k": Recipe((*_lavfi("sine=f=12000:r=48000:d=30"), "-c:a", "flac"), "flac"),
+    **{
+        f"speech_in_{colour}_noise": Recipe(
+            (
+                *_lavfi(
+                    f"aevalsrc='{_READING}':s=48000:d=15[v];anoisesrc=c={colour}:a={level}:r=48000:d=15:seed=1[n];"
+                    "[v][n]amix=normalize=0"
+                ),
+                *("-c:a", "pcm_s24le"),
+            ),
+            "wav",
+        )
+        for colour, level in (("pink", 0.027), ("white", 0.0092))
+    },
+    "speech_with_hum": Recipe(
+        (*_lavfi(f"aevalsrc='{_READING}+0.0062*({_HUM})':s=48000:d=15"), "-c:a", "pcm_s24le"), "wav"
+    ),
     "loud_music": Recipe(
         (*_lavfi(f"aevalsrc='{_MUSIC}|{_MUSIC}*0.9':s=44100:c=stereo:d=12"), "-c:a", "pcm_s16le"), "wav"
     ),
