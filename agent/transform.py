@@ -37,7 +37,7 @@ from presets.intent import Intent, OutputRef
 from presets.plan import Expectation, Invocation, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import Reason
-from presets.verify import check
+from presets.verify import check, check_document
 
 T = TypeVar("T")
 
@@ -221,8 +221,14 @@ class Transform:
         )
         return self.plan
 
+    def _write_documents(self, plan: Plan) -> None:
+        """What later steps read, and reports as soon as everything in them is known."""
+        for path, text in plan.documents.items():
+            (self._workspace.path / path).write_text(text)
+
     async def _run_steps(self, plan: Plan, binary: Binary, expected: Estimate) -> Plan:
         results = self.results
+        await asyncio.to_thread(self._write_documents, plan)
         while (step := plan.next(results)) is not None:
             left = sum(other.weight for other in plan.invocations if other.id not in results)
             self._meter.begin(step.weight, left)
@@ -238,6 +244,7 @@ class Transform:
             results[step.id] = result
             self._meter.end()
             plan = self._compile(binary)
+            await asyncio.to_thread(self._write_documents, plan)
         if not plan.finished(results):
             raise MediaFailure(Reason.INTERNAL, "the plan neither ends nor goes on")
         for index, item in enumerate(self.intent.inputs):
@@ -298,11 +305,14 @@ class Transform:
     async def _stage(self, plan: Plan) -> None:
         reports = {report.name: report for report in plan.measured}
         self._observer.status("verifying")
-        probed = [await self._probes[expectation.path] for expectation in plan.outputs]
+        documents = plan.documents
+        probed = [None if made.path in documents else await self._probes[made.path] for made in plan.outputs]
         wrong = [
-            f"{expectation.name}: {problem}"
-            for expectation, facts in zip(plan.outputs, probed, strict=True)
-            for problem in check(expectation, facts, expectation.decoded_s)
+            f"{made.name}: {problem}"
+            for made, facts in zip(plan.outputs, probed, strict=True)
+            for problem in (
+                check_document(documents[made.path]) if facts is None else check(made, facts, made.decoded_s)
+            )
         ]
         if wrong:
             raise MediaFailure(Reason.OUTPUT_INVALID, "; ".join(wrong))
@@ -319,7 +329,7 @@ class Transform:
         output: OutputRef,
         expectation: Expectation,
         report: OutputReport | None,
-        facts: MediaFacts,
+        facts: MediaFacts | None,
     ) -> None:
         store = self._means.stores.store_for(output.uri)
         staged = await store.stage(self._workspace.path / expectation.path, output.uri, self._lease.attempt_id)

@@ -130,6 +130,7 @@ def _tell(job: job_pb2.Job, settings: Settings) -> None:
     if job.artifacts:
         print()
         _tell_artifacts(job, settings)
+        waiting.tell_analyses([job], settings)
 
 
 def _pairs(values: Mapping[str, object]) -> str:

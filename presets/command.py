@@ -11,7 +11,8 @@ from ffmpeg.dag.nodes import OutputStream
 from ffmpeg.streams.audio import AudioStream as Filtered
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets.document import AudioSpec, ProfileDocument, VideoSpec
+from presets.analysis import WINDOW_S
+from presets.document import AudioSpec, ProfileDocument, Silence, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
 from presets.formats import CODECS, CONTAINERS
 from presets.levels import Setting
@@ -30,6 +31,9 @@ _NOISE = ("encoder", "major_brand", "minor_version", "compatible_brands", "creat
 
 #: Identical bytes from identical runs: no versions, no dates, no random serial numbers.
 _BITEXACT = {"fflags": "+bitexact"}
+
+#: What of each channel a report is made of.
+_MEASURED = "DC_offset+Min_level+Max_level+RMS_level+Peak_count+Flat_factor"
 
 _AUDIO_ONLY = {"vn": True, "sn": True, "dn": True}
 _VIDEO_ONLY = {"an": True, "sn": True, "dn": True}
@@ -68,6 +72,38 @@ def inspect(stream: Filtered, threads: int) -> tuple[str, ...]:
 def measure(signal: Signal, threads: int, file: str) -> tuple[str, ...]:
     """Measure the loudness of a signal into ``file``."""
     return _argv(_discarded(_metered(signal, file)), threads)
+
+
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """The files that an analysis writes, as :func:`presets.analysis.analyse` reads them."""
+
+    loudness: str
+    levels: str
+    silences: str
+
+
+def analyse(signal: Signal, threads: int, files: Meters, silence: Silence) -> tuple[str, ...]:
+    """Have every meter listen to a signal at once."""
+    # A decoder's own metadata on frames would be printed with every one.
+    stream = signal.stream.ametadata(mode="delete").silencedetect(
+        n=f"{decimal(silence.below_dbfs)}dB", d=decimal(silence.at_least_s)
+    )
+    heard = stream.ametadata(mode="print", file=files.silences).asplit(outputs=2)
+    levels = heard.audio(1)
+    if signal.channels == 2:
+        levels = levels.pan(args="4c|c0=c0|c1=c1|c2=0.5*c0+0.5*c1|c3=0.5*c0-0.5*c1")
+    levels = levels.asetnsamples(nb_out_samples=round(signal.sample_rate_hz * WINDOW_S), pad=False).astats(
+        metadata=True, reset=1, measure_perchannel=_MEASURED, measure_overall="none"
+    )
+    metered = _metered(replace(signal, stream=heard.audio(0)), files.loudness)
+    made = ffmpeg.output(
+        metered,
+        levels.ametadata(mode="print", file=files.levels),
+        filename="-",
+        extra_options={**_AUDIO_ONLY, "f": "null"},
+    )
+    return _argv(made, threads)
 
 
 def render(signal: Signal, threads: int, path: str) -> tuple[str, ...]:

@@ -7,21 +7,23 @@ gain (and a true-peak limiter where needed), encode, measure the encoded file, c
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets import command, decisions, levels, picture
+from presets import command, decisions, levels, picture, report
 from presets.capabilities import Binary
 from presets.completeness import Taken, declared_s, expected_s, require_whole
 from presets.document import Hardware, Media, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
 from presets.expectations import expectation
 from presets.facts import MediaFacts
+from presets.formats import REPORT
 from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
 from presets.names import encode_id, path_of, sound_id, verify_id
 from presets.needs import encoder_for, usable_encoders
+from presets.opening import opened
 from presets.operations.base import Signal
 from presets.passes import Passes
 from presets.picture import PictureSource
@@ -68,12 +70,22 @@ def compile(  # noqa: A001 -- the name this step has everywhere; the module is i
     if len(sources) > 1 or not graph.keeps_length:
         for source in sources:
             job.inspect(source)
-    for output in intent.outputs:
+    for output in job.media:
         job.measure(output)
-    for output in intent.outputs:
+    for output in job.media:
         job.make(output)
+    for output in intent.outputs:
+        if output.profile.document.reports:
+            job.make_report(output)
     invocations = (command.verbose(i) if verbose else i for i in passes.invocations.values())
-    return Plan(tuple(invocations), tuple(job.decisions), tuple(job.expectations), tuple(job.reports))
+    order = [output.name for output in intent.outputs]
+    return Plan(
+        tuple(invocations),
+        tuple(job.decisions),
+        tuple(sorted(job.expectations, key=lambda made: order.index(made.name))),
+        tuple(sorted(job.reports, key=lambda made: order.index(made.name))),
+        job.documents,
+    )
 
 
 @dataclass(slots=True)
@@ -89,6 +101,12 @@ class _Job:
     decisions: list[Decision]
     expectations: list[Expectation] = field(default_factory=list)
     reports: list[OutputReport] = field(default_factory=list)
+    documents: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def media(self) -> list[OutputRef]:
+        """The outputs that are encoded; the others are reports."""
+        return [output for output in self.intent.outputs if not output.profile.document.reports]
 
     def describe(self, sources: Sequence[Source]) -> None:
         for index, ref in enumerate(self.intent.inputs):
@@ -135,6 +153,39 @@ class _Job:
             self._make_provisionally(output, signal, goal)
         else:
             self._make_levelled(output, signal, goal, measured)
+
+    def make_report(self, output: OutputRef) -> None:
+        """Of the programme before it is levelled and encoded, and of the files that it was made into."""
+        silence = output.profile.document.silence
+        delivered = [(o, self._programme(o)) for o in self.media if o.profile.document.audio is not None]
+        signal = delivered[0][1] if delivered else self.graph.as_it_comes()
+        before = None if signal is None else self.passes.analysed(signal, f"{output.name}.programme", silence)
+        if before is not None:
+            self._require_inputs_whole(before)
+        files: list[tuple[OutputReport, str, report.Heard | None]] = []
+        for other, made in delivered:
+            if made is None:
+                continue
+            expected = next(e for e in self.expectations if e.name == other.name)
+            told = next(r for r in self.reports if r.name == other.name)
+            file = replace(made, stream=opened(expected.path, self.passes.threads).audio_stream(0))
+            # Until it is known which encode is delivered there may be no file yet.
+            pending = expected.decoded_s is None
+            after = self.passes.analysed(file, f"{output.name}.{other.name}", silence, provisional=pending)
+            files.append((told, other.profile.full_name, None if after is None else report.Heard(file, after)))
+        known = [(told, profile, heard) for told, profile, heard in files if heard is not None]
+        path = path_of(output, 1)
+        if len(known) == len(files) and (signal is None or before is not None):
+            self.documents[path] = report.text(
+                self.intent.preset.full_name,
+                [(source, self.facts[source.input]) for source in self.graph.sources],
+                report.Heard(signal, before) if signal is not None and before is not None else None,
+                known,
+            )
+        length_s = None if before is None else before.out_time_s
+        self.expectations.append(Expectation(output.name, path, output.uri, REPORT, (), length_s, "", length_s))
+        loudness, analysis = (None, None) if before is None else (before.loudness, before.analysis)
+        self.reports.append(OutputReport(output.name, None, loudness, None, None, None, None, 0, analysis))
 
     def _make_plain(self, output: OutputRef, signal: Signal | None) -> None:
         after = self._encode(output, signal, None, 1)

@@ -96,6 +96,9 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
     }
 )
 
+#: In the place of a container: a JSON document of measurements, which FFmpeg has no part in.
+REPORT = "report"
+
 #: Channel layouts that presets and profiles may name -> number of channels.
 LAYOUTS: Mapping[str, int] = MappingProxyType({"mono": 1, "stereo": 2, "5.1": 6, "7.1": 8})
 

@@ -22,7 +22,7 @@ from presets.document import (
     VideoSpec,
 )
 from presets.facts import AudioStream, MediaFacts, VideoStream
-from presets.formats import layout_of
+from presets.formats import LAYOUTS, layout_of
 from presets.intent import Intent
 from presets.opening import opened
 from presets.operations import Extract, Loudness, Operation
@@ -34,6 +34,9 @@ from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.semantics import last_chain
 from presets.steps import operations
+
+#: The delivery of what is not delivered, but only measured.
+_AS_IT_COMES = AudioSpec(kind="audio", codec="pcm_f32le", encoders=("pcm_f32le",), layouts=tuple(LAYOUTS))
 
 
 def loudness_of(intent: Intent) -> Loudness | None:
@@ -126,9 +129,18 @@ class Graph:
             return conform(signal, delivery)
         if profile.video is not None:
             return None
-        if any(_may_be_silent(self.intent.preset.document, ref.role) for ref in self.intent.inputs):
-            raise MediaFailure(Reason.INPUT_NO_AUDIO, "the input has no audio stream")
-        raise _all_skipped()
+        raise self._nothing_heard()
+
+    def as_it_comes(self) -> Signal:
+        """What the last chain of audio makes where no profile says at which rate and layout.
+
+        :raises MediaFailure: as :meth:`programme`.
+        """
+        last = last_chain(self.intent.preset.document, Media.AUDIO)
+        signal = self.chain(last, _AS_IT_COMES) if last else None
+        if signal is None:
+            raise self._nothing_heard()
+        return signal
 
     def shown(self, source: PictureSource, spec: VideoSpec) -> FilteredPicture:
         """The picture as the profile wants it."""
@@ -189,6 +201,11 @@ class Graph:
         layout = layout_of(stream.layout, stream.channels)
         length_s = declared_s(self.facts[source.input], stream) or self.facts[source.input].duration_s
         return Signal(source.role, self.opened(source), stream.sample_rate_hz, stream.channels, layout, length_s)
+
+    def _nothing_heard(self) -> MediaFailure:
+        if any(_may_be_silent(self.intent.preset.document, ref.role) for ref in self.intent.inputs):
+            return MediaFailure(Reason.INPUT_NO_AUDIO, "the input has no audio stream")
+        return _all_skipped()
 
     def _wanted(self, chain: Chain) -> bool:
         given = {ref.role for ref in self.intent.inputs}

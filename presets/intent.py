@@ -190,11 +190,11 @@ def resolve(
 
 
 def _meant_for(profile: Profile, all_: Sequence[Profile | None], overrides: Mapping[str, Value]) -> Mapping[str, Value]:
-    """What is for pictures leaves a file of sound as it is, unless no other profile could be meant."""
+    """What is for pictures leaves a file of sound or a report as it is, unless no other profile could be meant."""
     return {
         key: value
         for key, value in overrides.items()
-        if not profile.lacks_stream_for(key) or all(p is None or p.lacks_stream_for(key) for p in all_)
+        if not profile.lacks_place_for(key) or all(p is None or p.lacks_place_for(key) for p in all_)
     }
 
 

@@ -1,9 +1,11 @@
 """The compiled result: FFmpeg invocations, why they are so, and what must come out."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self, assert_never
+
+from presets.analysis import Analysis
 
 
 class Purpose(StrEnum):
@@ -11,6 +13,7 @@ class Purpose(StrEnum):
 
     INSPECT = "inspect"
     MEASURE = "measure"
+    ANALYZE = "analyze"
     RENDER = "render"
     ENCODE = "encode"
     VERIFY = "verify"
@@ -37,12 +40,13 @@ class Loudness:
 class StepResult:
     """What an invocation reported: seconds of media put out (None: not a packet), and loudness if it measured.
 
-    ``frames`` is how many pictures it put out; None where it makes none.
+    ``frames`` is how many pictures it put out; None where it makes none. ``analysis`` is there if it analysed.
     """
 
     out_time_s: float | None
     loudness: Loudness | None
     frames: int | None = None
+    analysis: Analysis | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -51,9 +55,10 @@ class StepResult:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_json`."""
-        loudness = document["loudness"]
+        loudness, analysis = document["loudness"], document.get("analysis")
         measured = None if loudness is None else Loudness(**loudness)
-        return cls(document["out_time_s"], measured, document.get("frames"))
+        analysed = None if analysis is None else Analysis.from_json(analysis)
+        return cls(document["out_time_s"], measured, document.get("frames"), analysed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,8 @@ class Invocation:
     """One run of FFmpeg.
 
     ``argv`` follows the binary's path; every path in it is relative to the workspace. ``writes`` are the files it
-    leaves, ``measure`` the one of them that holds loudness metadata. ``media_s`` is how many seconds of media it
+    leaves, ``measure`` the one of them that holds loudness metadata, and ``levels`` and ``silences`` those that an
+    analysis needs beside it (:func:`presets.analysis.analyse`). ``media_s`` is how many seconds of media it
     goes through and ``weight`` its share of the plan's work, both for progress. A ``provisional`` invocation still
     contains placeholders in braces and must not be run. ``renders_bytes`` is the size of the intermediate file that it
     leaves, as far as that can be told beforehand.
@@ -76,6 +82,8 @@ class Invocation:
     weight: float
     provisional: bool
     renders_bytes: int = 0
+    levels: str | None = None
+    silences: str | None = None
 
     @property
     def title(self) -> str:
@@ -86,6 +94,8 @@ class Invocation:
                 return f"decode input {subject} to its end"
             case Purpose.MEASURE:
                 return "measure the loudness" + ("" if subject.isdecimal() else f" of {subject}")
+            case Purpose.ANALYZE:
+                return f"analyse {'the programme' if rest == ['programme'] else rest[-1]}"
             case Purpose.RENDER:
                 return f"render {subject}"
             case Purpose.ENCODE | Purpose.VERIFY:
@@ -158,7 +168,8 @@ class OutputReport:
 
     ``before`` is the programme at the delivery's rate and layout, ``after`` the encoded file; ``gain_db`` was applied
     to the first and peaks were then reduced by at most ``limited_by_db``. ``missed_by_lu`` is how far ``after`` is
-    from the target. All None where not known, or not asked for.
+    from the target. ``analysis`` is that of a report, whose ``after`` is the programme. All None where not known, or
+    not asked for.
     """
 
     name: str
@@ -169,16 +180,21 @@ class OutputReport:
     limited_by_db: float | None
     missed_by_lu: float | None
     encodes: int
+    analysis: Analysis | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The invocations in the order in which they are run, and what they lead to."""
+    """The invocations in the order in which they are run, and what they lead to.
+
+    ``documents`` are texts to write into the workspace, by path: what invocations read, and outputs that are no media.
+    """
 
     invocations: tuple[Invocation, ...]
     decisions: tuple[Decision, ...]
     outputs: tuple[Expectation, ...]
     measured: tuple[OutputReport, ...]
+    documents: Mapping[str, str] = field(default_factory=dict)
 
     def next(self, results: Mapping[str, StepResult]) -> Invocation | None:
         """The first invocation that can be run and has no result yet; None when there is nothing to run.

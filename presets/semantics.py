@@ -62,7 +62,11 @@ def preset_findings(document: PresetDocument) -> list[Finding]:
 
 def profile_findings(document: ProfileDocument) -> list[Finding]:
     """All that is wrong with a profile of the right shape."""
+    if document.reports:
+        return [(("stream",), "a report has no streams")] if document.stream else []
     found: list[Finding] = []
+    if not document.stream:
+        found.append((("stream",), "at least one stream is needed: [[stream]]"))
     container = CONTAINERS[document.container]
     kinds = [stream.kind for stream in document.stream]
     for index, stream in enumerate(document.stream):

@@ -1,5 +1,6 @@
 """Whether a finished output is what the plan said it would be. Pure."""
 
+import json
 from math import inf
 
 from presets.facts import MediaFacts, VideoStream
@@ -48,6 +49,15 @@ def check(expectation: Expectation, facts: MediaFacts, decoded_s: float | None) 
             if seconds is not None and not -under_s <= seconds - expectation.duration_s <= over_s:
                 problems.append(f"it {how} {seconds:.3f} s, not {expectation.duration_s:.3f} s")
     return tuple(problems)
+
+
+def check_document(text: str) -> tuple[str, ...]:
+    """What is wrong with an output that is a document; empty when it may be published."""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return (f"it is no JSON: {error}",)
+    return ()
 
 
 def _of_picture(wanted: ExpectedPicture, found: VideoStream) -> list[str]:

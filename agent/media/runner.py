@@ -96,7 +96,8 @@ async def run(
             continue
         if ended.stopped_by == "wall_time":
             given_up = out_of_time(step, bounds, progress.out_time_s)
-        return _ran(ended, step, workspace, folder, progress, given_up)
+        # What a measurement of hours wrote takes seconds to read.
+        return await asyncio.to_thread(_ran, ended, step, workspace, folder, progress, given_up)
     return _lost(stopped=False)
 
 
@@ -135,7 +136,9 @@ def _ran(
         measured = None
         if step.measure is not None:
             measured = last_bytes(workspace / step.measure, TAIL_BYTES).decode(errors="replace")
-        result = step_result(step, progress.out_time_s, measured, progress.frames)
+        result = step_result(
+            step, progress.out_time_s, measured, progress.frames, lambda name: (workspace / name).open(errors="replace")
+        )
     return Ran(
         exit_code=ended.code,
         # A process that was done before the request reached it was not stopped.

@@ -17,7 +17,7 @@ from presets.measurement import parse_frames, parse_progress, step_result
 from presets.needs import requirements
 from presets.plan import Plan, StepResult
 from presets.problems import MediaFailure
-from presets.verify import check
+from presets.verify import check, check_document
 
 
 @cache
@@ -70,6 +70,8 @@ def carry_out(
     results: dict[str, StepResult] = {}
     while True:
         plan = compile_plan(intent, facts, binary, results, threads=threads, gpu=gpu)
+        for name, text in plan.documents.items():
+            (workspace / name).write_text(text)
         step = plan.next(results)
         if step is None:
             break
@@ -81,8 +83,13 @@ def carry_out(
         assert all((workspace / written).exists() for written in step.writes)
         tail = (workspace / step.measure).read_text() if step.measure else None
         told = ran.stdout.splitlines()
-        results[step.id] = step_result(step, parse_progress(told), tail, parse_frames(told))
+        results[step.id] = step_result(
+            step, parse_progress(told), tail, parse_frames(told), lambda name: (workspace / name).open()
+        )
     assert plan.finished(results)
     for output in plan.outputs:
-        assert check(output, probe(workspace / output.path), output.decoded_s) == ()
+        if output.path in plan.documents:
+            assert check_document(plan.documents[output.path]) == ()
+        else:
+            assert check(output, probe(workspace / output.path), output.decoded_s) == ()
     return Done(plan, workspace)

@@ -20,12 +20,13 @@ def _reason(act: object) -> Reason:
 def test_the_shipped_library_is_complete() -> None:
     """What the manual speaks of is there, sorted, and is loaded once."""
     assert [p.full_name for p in LIBRARY.presets] == [
+        "audio_analyze_v1",
         *("convert_v1", "dialogue_clean_v1", "extract_audio_v1", "loudness_ebu_r128_v1", "loudness_podcast_v1"),
         "video_convert_v1",
     ]
     assert [p.full_name for p in LIBRARY.profiles] == [
         *("aac_192_v1", "audio_only_master_v1", "flac_v1", "h264_mp4_v1", "h264_nvenc_mp4_v1", "hevc_mp4_v1"),
-        *("mp3_192_v1", "opus_96_v1"),
+        *("mp3_192_v1", "opus_96_v1", "report_v1"),
     ]
     assert Catalog.shipped() is LIBRARY
     assert all(p.title and p.description for p in LIBRARY.presets)
