@@ -33,7 +33,8 @@ from presets.capabilities import Binary, Requirements, choose_binary
 from presets.compile import compile as compile_plan
 from presets.estimate import Estimate, estimate
 from presets.facts import MediaFacts
-from presets.intent import Intent, OutputRef
+from presets.intent import InputRef, Intent, OutputRef
+from presets.opening import formats_of
 from presets.plan import Expectation, Invocation, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import Reason
@@ -191,7 +192,7 @@ class Transform:
             self._require_pinned(index, item.uri, identity)
             self._observer.say(f"in/{index} is {item.uri} ({identity.size} bytes)")
         self._observer.status("probing")
-        self.facts = [await self._probe_input(i, item.uri) for i, item in enumerate(self.intent.inputs)]
+        self.facts = [await self._probe_input(i, item) for i, item in enumerate(self.intent.inputs)]
         self._journal.fetched(list(zip(self.identities, self.facts, strict=True)))
 
     def _require_pinned(self, index: int, uri: str, identity: Identity) -> None:
@@ -202,11 +203,12 @@ class Transform:
         if (identity.size, identity.token) != (pinned["size"], pinned["token"]):
             raise MediaFailure(Reason.INPUT_CHANGED, f"{uri} is not what it was when the replayed job read it")
 
-    async def _probe_input(self, index: int, uri: str) -> MediaFacts:
+    async def _probe_input(self, index: int, item: InputRef) -> MediaFacts:
+        formats = formats_of(self.intent.preset.document.roles[item.role].media)
         try:
-            return await probe(self._means.ffprobe, Path("in", str(index)), cwd=self._workspace.path)
+            return await probe(self._means.ffprobe, Path("in", str(index)), cwd=self._workspace.path, formats=formats)
         except MediaFailure as failure:
-            raise MediaFailure(failure.reason, f"{uri}: {failure.message}") from None
+            raise MediaFailure(failure.reason, f"{item.uri}: {failure.message}") from None
 
     def _compile(self, binary: Binary) -> Plan:
         lease = self._lease

@@ -149,7 +149,7 @@ _STREAM_KEYS: Mapping[str, Media] = MappingProxyType(
         **dict.fromkeys(("hardware", "quality", "max_height", "gop_s"), Media.VIDEO),
     }
 )
-_DELIVERY_KEYS = ("ceiling_dbtp", "max_encodes", "faststart")
+_DELIVERY_KEYS = ("ceiling_dbtp", "max_encodes", "faststart", "cover", "chapters")
 _SILENCE_KEYS = ("below_dbfs", "at_least_s")
 _KEYS = (*_STREAM_KEYS, *_DELIVERY_KEYS, *_SILENCE_KEYS)
 

@@ -12,12 +12,13 @@ from ffmpeg.streams.audio import AudioStream as Filtered
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
 from presets.analysis import WINDOW_S
+from presets.beside import Beside, Cover
 from presets.document import AudioSpec, ProfileDocument, Silence, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
-from presets.formats import CODECS, CONTAINERS
+from presets.formats import CODECS, CONTAINERS, PROTOCOL_WHITELIST
 from presets.levels import Setting
 from presets.measurement import TAIL_S
-from presets.opening import opened
+from presets.opening import opened, opened_picture
 from presets.operations.base import Signal, decimal, gain
 from presets.operations.limiter import limit
 from presets.plan import Invocation
@@ -40,18 +41,10 @@ _VIDEO_ONLY = {"an": True, "sn": True, "dn": True}
 
 
 @dataclass(frozen=True, slots=True)
-class Metadata:
-    """Metadata of an input: its path, and which of them as FFmpeg's ``-map_metadata`` names it."""
-
-    path: str
-    specifier: str
-
-
-@dataclass(frozen=True, slots=True)
 class Packing:
-    """How an output is encoded, and where to: FFmpeg's encoders by kind, whose metadata are kept, threads and GPU.
+    """How an output is encoded, and where to: FFmpeg's encoders by kind, what goes beside them, threads and GPU.
 
-    ``time_base`` is the unit of the picture's timestamps.
+    ``time_base`` is the unit of the picture's timestamps, ``chapters`` the file that holds them as FFmpeg reads them.
     """
 
     profile: ProfileDocument
@@ -59,7 +52,8 @@ class Packing:
     audio_encoder: str
     video_encoder: str
     time_base: str
-    metadata: Metadata
+    beside: Beside
+    chapters: str | None
     threads: int
     gpu: int | None
 
@@ -155,6 +149,7 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
     profile = packing.profile
     container = CONTAINERS[profile.container]
     streams: list[Filtered | FilteredPicture] = []
+    beside = packing.beside
     options: dict[str, Any] = {}
     if picture is not None and profile.video is not None:
         streams.append(picture)
@@ -163,15 +158,18 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
         stream, audio_options = _sampled(sound.stream, profile.audio, packing.audio_encoder)
         streams.append(stream)
         options |= audio_options
+    if beside.cover is not None:
+        streams.append(_cover(beside.cover, packing.threads))
+        options |= {"c:v": "copy", "disposition:v:0": "attached_pic"}
     options |= {
         **_BITEXACT,
         **({"flags:a": "+bitexact"} if sound is not None else {}),
-        **({"vn": True} if picture is None else {}),
+        **({"vn": True} if picture is None and beside.cover is None else {}),
         **({"an": True} if sound is None else {}),
         "sn": True,
         "dn": True,
         "threads": packing.threads,
-        "map_chapters": -1,
+        "map_chapters": -1 if packing.chapters is None else len(_inputs(ffmpeg.output(*streams, filename="-"))),
         **container.options,
         **({"movflags": "+faststart"} if profile.delivery.faststart and container.muxer == "mp4" else {}),
         "f": container.muxer,
@@ -179,10 +177,19 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
     if sound is not None and profile.audio is not None:
         options |= _depth_options(profile.audio)
     made = ffmpeg.output(*streams, filename=packing.path, extra_options=options)
-    metadata = packing.metadata
-    kept = ["-map_metadata:g", f"{_inputs(made).index(metadata.path)}:{metadata.specifier}"]
-    noise = [argument for key in _NOISE for argument in ("-metadata", f"{key}=")]
-    return _argv(made, packing.threads, before_path=[*kept, *noise])
+    main = _inputs(made).index(f"in/{beside.input}")
+    kept = ["-map_metadata:g", "-1" if beside.specifier is None else f"{main}:{beside.specifier}"]
+    said = {**dict.fromkeys(_NOISE, ""), **beside.tags}
+    told = [argument for key, value in said.items() for argument in ("-metadata", f"{key}={value}")]
+    if beside.cover is not None:
+        # What a picture says of itself is of no use here; ID3 and FLAC tell from this one what it shows.
+        told += ["-map_metadata:s:v:0", "-1", "-metadata:s:v:0", "comment=Cover (front)"]
+    return _argv(made, packing.threads, before_path=[*kept, *told], chapters=packing.chapters)
+
+
+def _cover(cover: Cover, threads: int) -> FilteredPicture:
+    path = f"in/{cover.input}"
+    return (opened_picture(path) if cover.given else opened(path, threads)).video_stream(cover.position)
 
 
 def _sampled(stream: Filtered, spec: AudioSpec, encoder: str) -> tuple[Filtered, dict[str, Any]]:
@@ -230,8 +237,14 @@ def _discarded(stream: Filtered) -> OutputStream:
     return stream.output(filename="-", extra_options={**_AUDIO_ONLY, "f": "null"})
 
 
-def _argv(made: OutputStream, threads: int, before_path: Sequence[str] = ()) -> tuple[str, ...]:
+def _argv(
+    made: OutputStream, threads: int, before_path: Sequence[str] = (), chapters: str | None = None
+) -> tuple[str, ...]:
     *arguments, path = compile_as_list(made)
+    if chapters is not None:
+        # Behind the last input, as one that has no streams.
+        behind = max(n for n, argument in enumerate(arguments) if argument == "-i") + 2
+        arguments[behind:behind] = ["-f", "ffmetadata", "-protocol_whitelist", PROTOCOL_WHITELIST, "-i", chapters]
     return (*_globals({"filter_complex_threads": str(threads)}), *arguments, *before_path, path)
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets import command, decisions, levels, picture, report
+from presets import beside, command, decisions, levels, picture, report
+from presets.beside import Beside
 from presets.capabilities import Binary
 from presets.completeness import Taken, declared_s, expected_s, require_whole
 from presets.document import Hardware, Media, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
 from presets.expectations import expectation
-from presets.facts import MediaFacts
+from presets.facts import Chapter, MediaFacts
 from presets.formats import REPORT
 from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
@@ -137,6 +138,10 @@ class _Job:
         spec = output.profile.document.video
         if spec is not None:
             self._explain_picture(output, spec)
+        made = self._beside(output)
+        self.decisions += beside.decisions(self.intent, self.facts, output, made, self._chapters(output))
+        if (path := self._packing(output, "").chapters) is not None:
+            self.documents[path] = beside.ffmetadata(made.chapters)
         step, signal = loudness_of(self.intent), self._programme(output)
         if step is None or signal is None:
             self._make_plain(output, signal)
@@ -321,7 +326,8 @@ class _Job:
             require_whole(heard.out_time_s, self._taken(*self.graph.sources))
 
     def _expect(self, output: OutputRef, number: int, encoded_s: float | None) -> None:
-        self.expectations.append(expectation(output, self.graph, self.passes.results, number, encoded_s))
+        results, made = self.passes.results, self._beside(output)
+        self.expectations.append(expectation(output, self.graph, results, number, encoded_s, made))
 
     def _taken(self, *sources: Source | PictureSource) -> Iterator[Taken]:
         return ((self.facts[source.input], source.stream) for source in sources)
@@ -344,13 +350,15 @@ class _Job:
     def _packing(self, output: OutputRef, path: str) -> command.Packing:
         document = output.profile.document
         audio, video = document.audio, document.video
+        made = self._beside(output)
         return command.Packing(
             profile=document,
             path=path,
             audio_encoder=self._encoder(output, audio.encoders) if audio is not None else "",
             video_encoder=self._video_encoder(output, video) if video is not None else "",
             time_base=picture.time_base(self.graph.picture.stream) if video is not None else "",
-            metadata=self._metadata(),
+            beside=made,
+            chapters=f"work/{output.name}.chapters.txt" if made.chapters else None,
             threads=self.passes.threads,
             gpu=self.gpu,
         )
@@ -374,13 +382,18 @@ class _Job:
             f"{output.name}: the picture is {sides[0]}x{sides[1]}, and {chosen} takes sides from {least} to {most}",
         )
 
-    def _metadata(self) -> command.Metadata:
-        """Title and artist are the default role's; they belong to the file, but in Ogg to its audio stream."""
+    def _chapters(self, output: OutputRef) -> tuple[Chapter, ...]:
+        """Of the programme; a picture without sound keeps those of its input."""
+        signal = self._programme(output)
+        return self.facts[self.graph.picture.input].chapters if signal is None else signal.chapters
+
+    def _beside(self, output: OutputRef) -> Beside:
+        """Tags, cover and chapters are the default role's."""
         default = default_role(self.intent.preset)
         sources: list[Source | PictureSource] = [*self.graph.sources] or [self.graph.picture]
         first = min(sources, key=lambda source: source.role != default)
-        ogg = "ogg" in self.facts[first.input].format_name.split(",")
-        return command.Metadata(f"in/{first.input}", f"s:{first.stream.index}" if ogg else "g")
+        main = (first.input, first.stream.index)
+        return beside.beside(self.intent, self.facts, output, main, self._chapters(output))
 
     def _decide(self, subject: str, choice: str, because: str) -> None:
         self.decisions.append(Decision(subject, choice, because))

@@ -28,16 +28,18 @@ class Table(BaseModel):
 
 
 class Media(StrEnum):
-    """A kind of stream."""
+    """A kind of stream, or a still picture beside them."""
 
     AUDIO = "audio"
     VIDEO = "video"
+    PICTURE = "picture"
 
 
 class Role(Table):
     """A part that an input plays.
 
-    One for audio takes the audio of a video file too; one for video needs a picture, whose sound may be absent.
+    One for audio takes the audio of a video file too; one for video needs a picture, whose sound may be absent. One for
+    a still picture (JPEG or PNG) gives files of sound their cover art, in the place of the default role's own.
     ``default``: takes an input given without a role; ``repeat``: takes several inputs.
     """
 
@@ -280,12 +282,15 @@ class Delivery(Table):
     """What is promised of the encoded file.
 
     ``ceiling_dbtp`` is the highest true peak, measured on the encoded file; at most ``max_encodes`` are made to keep
-    loudness and ceiling. ``faststart`` puts an MP4's index first.
+    loudness and ceiling. ``faststart`` puts an MP4's index first. ``cover``: a file of sound keeps cover art, where the
+    container has a place for it; ``chapters``: and chapters, where the steps leave the timeline as it is.
     """
 
     ceiling_dbtp: Annotated[float, Field(ge=-12, le=0)] | None = None
     max_encodes: Annotated[int, Field(ge=1, le=5)] = 3
     faststart: bool = False
+    cover: bool = True
+    chapters: bool = False
 
 
 class Silence(Table):

@@ -23,7 +23,7 @@ from presets.document import (
 )
 from presets.facts import AudioStream, MediaFacts, VideoStream
 from presets.formats import LAYOUTS, layout_of
-from presets.intent import Intent
+from presets.intent import Intent, default_role
 from presets.opening import opened
 from presets.operations import Extract, Loudness, Operation
 from presets.operations.base import Signal, conform
@@ -178,7 +178,7 @@ class Graph:
             return None
         for operation in operations(self.intent.preset.document, name, self.intent.parameters):
             surroundings = Surroundings(self, name, operation, delivery)
-            signals = [operation.apply(signals, surroundings)]
+            signals = [_with_chapters(operation.apply(signals, surroundings), signals, operation)]
         return replace(signals[0], name=name)
 
     def _extract(self, chain: str) -> Extract:
@@ -200,7 +200,16 @@ class Graph:
         stream = source.stream
         layout = layout_of(stream.layout, stream.channels)
         length_s = declared_s(self.facts[source.input], stream) or self.facts[source.input].duration_s
-        return Signal(source.role, self.opened(source), stream.sample_rate_hz, stream.channels, layout, length_s)
+        return Signal(
+            name=source.role,
+            stream=self.opened(source),
+            sample_rate_hz=stream.sample_rate_hz,
+            channels=stream.channels,
+            layout=layout,
+            length_s=length_s,
+            # Those of music in the background would mean nothing.
+            chapters=self.facts[source.input].chapters if source.role == default_role(self.intent.preset) else (),
+        )
 
     def _nothing_heard(self) -> MediaFailure:
         if any(_may_be_silent(self.intent.preset.document, ref.role) for ref in self.intent.inputs):
@@ -260,6 +269,14 @@ class Surroundings:
         return signal.name if signal.name in chains else self._chain
 
 
+def _with_chapters(made: Signal, signals: Sequence[Signal], operation: Operation) -> Signal:
+    """Chapters are those of what went in, unless the step moved it in time; a step that does may set its own."""
+    before = next((signal.chapters for signal in signals if signal.chapters), ())
+    if operation.keeps_length:
+        return replace(made, chapters=before)
+    return replace(made, chapters=()) if made.chapters == before else made
+
+
 def _may_be_silent(document: PresetDocument, role: str) -> bool:
     return document.roles[role].media is Media.VIDEO
 
@@ -277,5 +294,7 @@ def _has(facts: MediaFacts, kind: Media) -> bool:
             return bool(facts.audio)
         case Media.VIDEO:
             return bool(facts.video)
+        case Media.PICTURE:
+            return any(isinstance(stream, VideoStream) and stream.attached_pic for stream in facts.streams)
         case _:
             assert_never(kind)

@@ -142,13 +142,22 @@ class ExpectedPicture:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectedCover:
+    """What the cover art of an output must be."""
+
+    codec: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """What an output must be, and where: ``path`` in the workspace, ``uri`` where it is to be published.
 
     ``streams`` are those of audio, ``picture`` is the one of video. ``duration_s`` is how long it must be: what went
     into the encoder, or with a picture, whose frames are counted, what is decoded of the file; None until that is
     known. ``verified_by`` is the invocation that decodes the file to its end, the first where there are two, and
-    ``decoded_s`` what they found (None until they have run).
+    ``decoded_s`` what they found (None until they have run). ``chapters_s`` are where its chapters begin.
     """
 
     name: str
@@ -160,6 +169,8 @@ class Expectation:
     verified_by: str
     decoded_s: float | None
     picture: ExpectedPicture | None = None
+    cover: ExpectedCover | None = None
+    chapters_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
