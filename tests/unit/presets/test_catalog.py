@@ -26,7 +26,7 @@ def test_the_shipped_library_is_complete() -> None:
     ]
     assert [p.full_name for p in LIBRARY.profiles] == [
         *("aac_192_v1", "audio_only_master_v1", "flac_v1", "h264_mp4_v1", "h264_nvenc_mp4_v1", "hevc_mp4_v1"),
-        *("mp3_192_v1", "opus_96_v1", "report_v1"),
+        *("m4a_chapters_v1", "mp3_192_v1", "opus_96_v1", "report_v1"),
     ]
     assert Catalog.shipped() is LIBRARY
     assert all(p.title and p.description for p in LIBRARY.presets)
