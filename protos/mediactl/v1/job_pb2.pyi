@@ -230,7 +230,10 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def params(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """The preset's parameters by name, as numbers, strings or booleans. `profile.KEY` overrides a field of the profile."""
+        """The preset's parameters by name, as numbers, strings or booleans. `profile.KEY` overrides a field of the profile;
+        `tag.title` and the like are written into the files (an empty one removes what the source says), and `tag.keep` false
+        drops whatever else the source says of itself.
+        """
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Output]:

@@ -104,7 +104,7 @@ def test_room_is_kept_for_both_files_of_a_measurement() -> None:
 def test_what_counts_as_silence_is_the_profile_s() -> None:
     """A caller sets it as any other key of a profile; a file of sound has no such key, nor a report a bit rate."""
     plan = _plan({}, "report", preset="audio_analyze", **{"profile.below_dbfs": "-50", "profile.at_least_s": "2"})
-    assert "silencedetect=d=2:n=-50dB" in " ".join(plan.invocations[0].argv)
+    assert "silencedetect=n=-50dB:d=2" in " ".join(plan.invocations[0].argv)
     for profile, key in (("aac_192", "below_dbfs"), ("report", "bitrate_kbps"), ("report", "ceiling_dbtp")):
         with pytest.raises(InvalidRequest, match=f"{profile}_v1 has no .* '{key}' belongs to"):
             _plan({}, profile, preset="convert", **{f"profile.{key}": "-50"})
