@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import ffmpeg
 from ffmpeg.schema import StreamType
@@ -128,20 +128,22 @@ def reshape(
     rate = sample_rate_hz or signal.sample_rate_hz
     if rate == signal.sample_rate_hz:
         return signal
-    return replace(signal, stream=resampled(signal.stream, rate), sample_rate_hz=rate)
+    return resampled(signal, rate)
 
 
-def resampled(stream: Filtered, rate_hz: int) -> Filtered:
-    """The stream at another sample rate, in float.
+def resampled(signal: Signal, rate_hz: int) -> Signal:
+    """The signal at another sample rate, in float.
 
     Of half of the lower rate, the band up to 95 % passes within 0.001 dB and 98 % is 6 dB down; what lies above is
     45 dB down at 100 % and 120 dB from 102 % on, as are images above 97 % of an input's band. Other products stay
     below -140 dB of a full-scale tone. FFmpeg's own defaults lose 0.5 dB at 20 kHz of a CD and let images and aliases
     through at -10 to -28 dB there. (Tones from 96 to 44.1, 44.1 to 48, 16 to 48 and 192 to 48 kHz; FFmpeg 5.1, 9.0.)
     """
-    return stream.aresample(sample_rate=rate_hz, extra_options=dict(_RESAMPLER)).aformat(
-        sample_fmts="fltp", sample_rates=rate_hz
-    )
+    # The layout is said once more: behind several resamplers FFmpeg 5.1 no longer knows it.
+    layout: dict[str, Any] = {} if signal.layout is None else {"channel_layouts": signal.layout}
+    stream = signal.stream.aresample(sample_rate=rate_hz, extra_options=dict(_RESAMPLER))
+    stream = stream.aformat(sample_fmts="fltp", sample_rates=rate_hz, **layout)
+    return replace(signal, stream=stream, sample_rate_hz=rate_hz)
 
 
 def panned(signal: Signal, layout: str, rows: Sequence[Mapping[int, float]]) -> Signal:
