@@ -28,8 +28,8 @@ _FLOOR_SHARE = 0.05
 _DIGITAL_SILENCE_DBFS = -140.0
 _BINS_PER_DB = 10
 
-#: Silences that are listed; all are counted.
-_LISTED = 10_000
+#: Silences that are listed; all are counted. What an attempt learnt is kept with the job, which has an end.
+_LISTED = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Analysis:
 
     ``longest_run`` is how many samples at full scale follow one another at least, in the worst place.
     ``hard_clipped_at_dbfs`` is the level at which peaks are cut off flat; None where they are not.
-    ``silences`` are (start, end) in seconds, the first ten thousand of ``silence_count``, which last ``silence_s``.
+    ``silences`` are (start, end) in seconds, the first two thousand of ``silence_count``, which last ``silence_s``.
     """
 
     max_momentary_lufs: float | None
@@ -179,7 +179,7 @@ def _silences(lines: Iterable[str], duration_s: float) -> tuple[int, float, tupl
         count += 1
         total_s += end - begin
         if len(listed) < _LISTED:
-            listed.append((round(begin, 6), round(end, 6)))
+            listed.append((round(begin, 3), round(end, 3)))
 
     for _, values in _blocks(lines):
         # One frame may hold the end of one silence and the beginning of the next.

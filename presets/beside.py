@@ -11,8 +11,8 @@ from presets.plan import Decision
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
-#: Of cover art that is given: more than any player shows, and less than makes a file of it alone.
-_MOST_BYTES = 16 << 20
+#: Of cover art that is given: more than any player shows, and less than the 16 MiB of a block of FLAC.
+_MOST_BYTES = 10 << 20
 _MOST_PIXELS_A_SIDE = 8192
 
 #: What fits into every container's list of chapters, in bytes.
@@ -81,7 +81,9 @@ def decisions(
         else:
             yield Decision(f"{name}: cover", f"left out ({what}, {whose})", why)
     if made.chapters:
-        yield Decision(f"{name}: chapters", f"{len(made.chapters)} kept", "the timeline is the recording's")
+        own = made.chapters == facts[made.input].chapters
+        because = "the timeline is the recording's" if own else "the steps make them"
+        yield Decision(f"{name}: chapters", f"{len(made.chapters)} {'kept' if own else 'written'}", because)
     elif stated := facts[made.input].chapters:
         why = "the profile has none" if chapters else "the steps change the timeline"
         yield Decision(f"{name}: chapters", f"{len(stated)} left out", why)

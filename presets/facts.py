@@ -23,8 +23,9 @@ _ASIDE_TITLE = re.compile(
 )
 
 
-#: No recording has more; a file that claims to is an attack on memory.
-MOST_CHAPTERS = 2000
+#: No recording has more, nor longer titles; a file that claims to is an attack on memory.
+MOST_CHAPTERS = 1000
+_TITLE_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,9 @@ def _chapters(raw: Sequence[Mapping[str, Any]], begin_s: float) -> tuple[Chapter
         start_s, end_s = _number(one.get("start_time")), _number(one.get("end_time"))
         if start_s is not None and end_s is not None and end_s >= start_s:
             tags = {str(k).lower(): str(v) for k, v in (one.get("tags") or {}).items()}
-            found.append(Chapter(max(start_s - begin_s, 0.0), max(end_s - begin_s, 0.0), tags.get("title", "")))
+            found.append(
+                Chapter(max(start_s - begin_s, 0.0), max(end_s - begin_s, 0.0), tags.get("title", "")[:_TITLE_LENGTH])
+            )
     return tuple(sorted(found, key=lambda chapter: chapter.start_s))
 
 

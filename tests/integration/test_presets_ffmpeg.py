@@ -287,7 +287,7 @@ def test_a_late_audio_track_keeps_step_with_its_picture(binary: Binary, syntheti
 
 
 def test_titles_are_kept_and_noise_is_dropped(binary: Binary, synthetic: Path, tmp_path: Path) -> None:
-    """Title and artist reach every container; encoder names, brands and cover art do not."""
+    """Title and artist reach every container; encoder names and brands do not."""
     source = synthesise("cover_art", synthetic)
     intent = _intent("convert", {"": source}, ("aac_192", "mp3_192", "flac", "opus_96"))
     done = carry_out(intent, [source], binary, tmp_path / "w")

@@ -12,9 +12,10 @@ from presets.facts import AudioStream
 from presets.needs import requirements
 from presets.parse import InvalidDocument, parse_profile
 from presets.plan import Loudness, Plan, Purpose, StepResult
-from presets.problems import InvalidRequest
+from presets.problems import InvalidRequest, MediaFailure
+from presets.reasons import Reason
 from presets.verify import check_document
-from tests.unit.presets.samples import BINARY, audio, golden, intent, measured, media, passes
+from tests.unit.presets.samples import BINARY, GPU_BINARY, audio, golden, intent, measured, media, passes, picture
 
 CHANNEL = Channel(-1.5, -2.0, -20.0, 0.0, 0)
 FOUND = StepResult(
@@ -127,3 +128,15 @@ def test_a_report_has_no_streams_and_a_file_has_one() -> None:
 def test_a_document_that_does_not_parse_is_not_published() -> None:
     """A report cut short is no report."""
     assert check_document('{"schema": ') != ()
+
+
+def test_a_film_without_sound_has_a_report_of_nothing_beside_it() -> None:
+    """The film is delivered all the same, and the report says that no programme was heard."""
+    film = media(picture(0))
+    asked = intent("video_convert", profiles=("h264_mp4", "report"))
+    plan = compile_plan(asked, [film], GPU_BINARY, {}, threads=2)
+    told = json.loads(plan.documents["out/report.json"])
+    assert (told["programme"], told["outputs"]) == (None, [])
+    with pytest.raises(MediaFailure) as caught:
+        compile_plan(intent("video_convert", profiles=("report",)), [film], GPU_BINARY, {})
+    assert caught.value.reason is Reason.INPUT_NO_AUDIO

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from presets.facts import MediaFacts, VideoStream
-from presets.plan import Expectation, ExpectedPicture, ExpectedStream
+from presets.facts import Chapter, MediaFacts, OtherStream, VideoStream
+from presets.plan import Expectation, ExpectedCover, ExpectedPicture, ExpectedStream
 from presets.verify import check
 from tests.unit.presets.samples import audio, media, picture, video
 
@@ -101,3 +101,43 @@ def test_a_picture_lasts_as_long_as_it_decodes_give_or_take_a_frame(
     facts = replace(media(stream, audio(1, codec="aac"), format_name="mp4"), duration_s=declared_s)
     told = check(replace(FILM, duration_s=60.0), facts, 60.0)
     assert any("declares" in problem for problem in told) is wrong, told
+
+
+_COVER = VideoStream(1, "png", None, None, False, True, 600, 600, None)
+_LIST = OtherStream(2, "data", "bin_data", None)
+_WITH = replace(EXPECTED, cover=ExpectedCover("png", 600, 600), chapters_s=(0.0, 20.0))
+_BOOK = replace(
+    media(audio(codec="aac"), _COVER, _LIST, format_name="mp4"),
+    chapters=(Chapter(0, 20, "One"), Chapter(20.02, 60, "Two")),
+)
+
+
+def test_cover_art_and_chapters_as_planned_pass() -> None:
+    """MP4's list of chapters is a track that counts for nothing else."""
+    assert check(_WITH, _BOOK, 60.0) == ()
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (replace(_BOOK, streams=(audio(codec="aac"), _LIST)), "0 pictures of cover art"),
+        (replace(_BOOK, streams=(audio(codec="aac"), _COVER, _COVER)), "2 pictures of cover art"),
+        (replace(_BOOK, streams=(audio(codec="aac"), replace(_COVER, width=300))), "cover: the size is 300x600"),
+        (replace(_BOOK, streams=(audio(codec="aac"), replace(_COVER, codec="mjpeg"))), "codec is mjpeg, not png"),
+        (replace(_BOOK, streams=(audio(codec="aac"), _COVER, _LIST, _LIST)), "4 streams with 1 of audio"),
+        (replace(_BOOK, chapters=_BOOK.chapters[:1]), "1 chapters, not 2"),
+        (replace(_BOOK, chapters=(Chapter(0, 21, ""), Chapter(21, 60, ""))), "a chapter begins 1.000 s off"),
+    ],
+)
+def test_each_difference_of_cover_and_chapters_is_said(facts: MediaFacts, said: str) -> None:
+    """A cover that is another, missing or twice, chapters that are lost or moved."""
+    assert any(said in problem for problem in check(_WITH, facts, 60.0))
+
+
+def test_cover_art_and_chapters_that_nobody_planned_are_refused() -> None:
+    """Also where sound and container are right."""
+    assert check(EXPECTED, _BOOK, 60.0) == (
+        "3 streams with 1 of audio, not 1 of audio",
+        "1 pictures of cover art",
+        "2 chapters, not 0",
+    )
