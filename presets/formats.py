@@ -100,6 +100,12 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
 LAYOUTS: Mapping[str, int] = MappingProxyType({"mono": 1, "stereo": 2, "5.1": 6, "7.1": 8})
 
 
+def layout_for(channels: int) -> str:
+    """The narrowest of :data:`LAYOUTS` with room for so many channels; the widest where none has it."""
+    roomy = [name for name in LAYOUTS if LAYOUTS[name] >= channels]
+    return min(roomy or [max(LAYOUTS, key=LAYOUTS.__getitem__)], key=LAYOUTS.__getitem__)
+
+
 def layout_of(layout: str | None, channels: int) -> str | None:
     """The name in :data:`LAYOUTS` of a probed layout; by channel count where none was stated; None if unnamed."""
     if layout is not None:
