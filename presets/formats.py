@@ -120,6 +120,13 @@ _ALIASES: Mapping[str, str] = MappingProxyType(
 )
 
 
+def layout_for(channels: int) -> str:
+    """The narrowest of :data:`LAYOUTS` with room for so many channels; the widest where none has it."""
+    sizes = {name: len(order) for name, order in LAYOUTS.items()}
+    roomy = [name for name, size in sizes.items() if size >= channels]
+    return min(roomy or [max(sizes, key=sizes.__getitem__)], key=sizes.__getitem__)
+
+
 def layout_of(layout: str | None, channels: int) -> str | None:
     """The name in :data:`LAYOUTS` of a probed layout; by channel count where none was stated; None if unnamed.
 

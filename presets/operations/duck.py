@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from presets.operations.base import Context, Operation, Signal, decimal
+from presets.formats import layout_for
+from presets.operations.base import Context, Operation, Signal, decimal, reshape
 from presets.plan import Loudness, StepResult
 
 #: The key is listened to up to half of this rate, which is where speech ends.
@@ -97,8 +98,11 @@ class Duck(Operation):
             .aeval(exprs=self._gain(threshold), channel_layout="mono")
             .aresample(sample_rate=signal.sample_rate_hz)
         )
+        # The gain is spread over channels by their layout's name, so there must be one.
+        layout = signal.layout or layout_for(signal.channels)
+        signal = reshape(signal, layout=layout)
         every = "|".join(f"c{channel}=c0" for channel in range(signal.channels))
-        stream = stream.pan(args=f"{signal.layout or f'{signal.channels}c'}|{every}")
+        stream = stream.pan(args=f"{layout}|{every}")
         stream = stream.aformat(sample_fmts="fltp", sample_rates=signal.sample_rate_hz)
         made = signal.stream.amultiply(stream)
         return replace(signal, stream=made, provisional=signal.provisional or key.provisional or "{" in threshold)

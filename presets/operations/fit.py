@@ -60,8 +60,11 @@ class Fit(Operation):
         signal = reshape(signal, sample_rate_hz=context.delivery.sample_rate_hz)
         rate = signal.sample_rate_hz
         heard = context.measured(other)
-        if heard is None or not heard.out_time_s:
+        if heard is None:
             return self._undecided(signal, None if other.length_s is None else other.length_s + self.tail_s)
+        if not heard.out_time_s:
+            told = f"{self.length_of} has not one sample, and nothing can be made as long as that"
+            raise MediaFailure(Reason.UNSUPPORTED_COMBINATION, told)
         wanted_s = heard.out_time_s + self.tail_s
         wanted = round(wanted_s * rate)
         why = f"{self.length_of} lasts {heard.out_time_s:.2f} s" + (f", and {self.tail_s:g} s" if self.tail_s else "")

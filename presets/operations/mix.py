@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import ffmpeg
 from pydantic import Field
 
-from presets.formats import LAYOUTS
+from presets.formats import layout_for
 from presets.operations.base import Context, Operation, Signal, gain, longest, reshape
 
 
@@ -66,9 +66,6 @@ def alike(signals: Sequence[Signal]) -> list[Signal]:
     rate = max(s.sample_rate_hz for s in signals)
     if len({(s.layout, s.channels) for s in signals}) == 1:
         return [reshape(s, sample_rate_hz=rate) for s in signals]
-    widest = max(s.channels for s in signals)
     # FFmpeg would convert what has a layout of its own by itself, and not say how.
-    layout = min(
-        (name for name in LAYOUTS if len(LAYOUTS[name]) >= widest), key=lambda name: len(LAYOUTS[name]), default="7.1"
-    )
+    layout = layout_for(max(s.channels for s in signals))
     return [reshape(s, sample_rate_hz=rate, layout=layout) for s in signals]
