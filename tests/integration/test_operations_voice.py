@@ -236,6 +236,27 @@ def test_what_has_no_voice_or_no_pause_is_left_as_it_is(
     assert heard.channels == process([], source, binary, tmp_path / "dry").channels
 
 
+@pytest.mark.parametrize(
+    ("rate", "layout", "sounds"), [(8000, "mono", 1), (44_100, "stereo", 2), (192_000, "stereo", 2), (48_000, "5.1", 6)]
+)
+def test_every_rate_and_layout_is_cleaned(rate: int, layout: str, sounds: int, binary: Binary, tmp_path: Path) -> None:
+    """Noise falls in every channel, timing and layout stay."""
+    voice = "0.2*sin(2*PI*300*t)*lt(mod(t,3),2)+0.004*(random(0)-0.5)"
+    source = tmp_path / "source.wav"
+    spoken = f"aevalsrc='{'|'.join([voice] * sounds)}':c={layout}:s={rate}:d=8"
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", spoken, "-c:a", "pcm_f32le", str(source)]
+    subprocess.run(command, check=True, timeout=60)
+    steps = [{"op": "dehum"}, {"op": "denoise"}, {"op": "gate"}, {"op": "deess", "hz": 2500}, {"op": "compress"}]
+    heard = process(steps, source, binary, tmp_path / "w")
+    dry = process([], source, binary, tmp_path / "dry")
+    assert len(heard.channels) == sounds
+    assert heard.length_s == dry.length_s == pytest.approx(8, abs=0.001)
+    assert "noise lowered by 12 dB" in choices(heard)
+    for channel in range(sounds):
+        assert heard.rms_db(5.3, 5.8, channel) < dry.rms_db(5.3, 5.8, channel) - 15
+        assert heard.rms_db(3.2, 4.8, channel) > dry.rms_db(3.2, 4.8, channel) - 6
+
+
 #: A second of silence, then tones with pauses of 2 and 0.5 s, 1.5 s of silence; under all a soft noise.
 SPOKEN = (
     "aevalsrc='0.1*sin(2*PI*500*t)*(between(t,1,2)+between(t,4,5)+between(t,5.5,6.5))':s=48000:d=8[v];"
