@@ -247,7 +247,13 @@ def test_every_rate_and_layout_is_cleaned(rate: int, layout: str, sounds: int, b
     spoken = f"aevalsrc='{'|'.join([voice] * sounds)}':c={layout}:s={rate}:d=8"
     command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", spoken, "-c:a", "pcm_f32le", str(source)]
     subprocess.run(command, check=True, timeout=60)
-    steps = [{"op": "dehum"}, {"op": "denoise"}, {"op": "gate"}, {"op": "deess", "hz": 2500}, {"op": "compress"}]
+    steps: list[dict[str, Any]] = [
+        {"op": "dehum"},
+        {"op": "denoise"},
+        {"op": "gate"},
+        {"op": "deess", "hz": 2500},
+        {"op": "compress"},
+    ]
     heard = process(steps, source, binary, tmp_path / "w")
     dry = process([], source, binary, tmp_path / "dry")
     assert len(heard.channels) == sounds
