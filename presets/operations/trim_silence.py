@@ -14,8 +14,11 @@ _SHORTEST_S = 0.1
 #: Pauses are cut to this, in seconds: finer than is heard.
 _GRAIN_S = 0.005
 
-#: At most so many pauses are shortened, the longest: a filter's expression has to fit an argument.
+#: At most so many pauses are shortened, the longest: filters have to fit an argument.
 _MOST = 2000
+
+#: How many of them one filter's expression takes; FFmpeg refuses a hundred.
+_TERMS = 50
 
 
 class TrimSilence(Operation):
@@ -104,8 +107,12 @@ def _without(signal: Signal, cuts: Sequence[tuple[float, float]], length_s: floa
     inner = [(start - start_s, end - start_s) for start, end in cuts if start > 0 and end < length_s]
     dropped = [(round(start / grain_s), round(end / grain_s)) for start, end in inner]
     if dropped:
-        kept = "not(" + "+".join(f"between(n,{first},{end - 1})" for first, end in dropped) + ")"
-        stream = stream.asetnsamples(nb_out_samples=grain, pad=False).aselect(expr=kept).audio(0)
+        stream = stream.asetnsamples(nb_out_samples=grain, pad=False)
+        for some in (dropped[at : at + _TERMS] for at in range(0, len(dropped), _TERMS)):
+            # By times between grains, which later filters see unchanged.
+            spans = (((first - 0.5) * grain_s, (end - 0.5) * grain_s) for first, end in some)
+            kept = "not(" + "+".join(f"between(t,{decimal(start)},{decimal(end)})" for start, end in spans) + ")"
+            stream = stream.aselect(expr=kept).audio(0)
         stream = stream.asetpts(expr="N/SR/TB")
     gone_s = sum(end - first for first, end in dropped) * grain_s
     return replace(signal, stream=stream, length_s=end_s - start_s - gone_s)

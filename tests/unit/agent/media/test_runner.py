@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,17 @@ BACK_AND_FORTH = (
     "out_time_us=1000000\nspeed=N/A\nprogress=continue\n",
     "out_time_us=3000000\nspeed= 4x\nprogress=end\n",
 )
+
+
+async def test_a_survey_is_read_whole(script: Script, tmp_path: Path) -> None:
+    """Not its end alone, as of other measurements."""
+    heard = "".join(f"lavfi.r128.M={level}\n" for level in [-20] * 30 + [-50] * 3 + [-20] * 3000)
+    (tmp_path / "survey.txt").write_text(heard)
+    step = replace(invocation(writes=("survey.txt",), measure="survey.txt"), purpose=Purpose.SURVEY)
+    ran = await carry_out(script(block("9000000", progress="end")), tmp_path, step)
+    assert ran.result.survey is not None
+    assert ran.result.survey.pause_s == (2.7, 3.3)
+    assert (ran.result.out_time_s, ran.result.loudness) == (9.0, None)
 
 
 async def test_progress_and_result(script: Script, tmp_path: Path) -> None:
