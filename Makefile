@@ -4,7 +4,7 @@ PY := .venv/bin/python
 override INPUT := $(value INPUT)
 export INPUT
 
-.PHONY: help demo test check lint types contracts stubs-fresh protos stubs lock soak bench install uninstall clean venv ffmpeg postgres
+.PHONY: help demo test check lint types contracts stubs-fresh protos stubs lock pages soak bench install uninstall clean venv ffmpeg postgres
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -12,9 +12,10 @@ help: ## this list
 demo: venv ffmpeg ## process a recording from end to end; your own with INPUT=path
 	@$(PY) tools/demo.py $${INPUT:+"$$INPUT"}
 
-# One worker more than there are cores: many tests wait for processes most of their time.
+# One worker more than there are cores: many tests wait for processes most of their time. In the order of
+# tests/conftest.py, the longest first.
 test: venv ffmpeg postgres ## every test that can run on this machine
-	@$(PY) -m pytest -m "not soak" -n $$(( $$(nproc) + 1 )) --dist loadfile
+	@$(PY) -m pytest -m "not soak" -n $$(( $$(nproc) + 1 )) --dist loadfile --no-loadscope-reorder
 
 check: lint types contracts stubs-fresh protos ## everything that is checked without running the product
 
@@ -41,6 +42,9 @@ stubs: venv ## generate the stubs from the .proto files
 lock: venv ## resolve the dependencies anew, to their newest versions, into requirements.lock
 	@$(PY) -m uv pip compile pyproject.toml --universal --upgrade --all-extras --group dev \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements.lock
+
+pages: venv ffmpeg ## write docs/presets anew: a page and a picture of each preset
+	@$(PY) tools/pages.py
 
 soak: venv ffmpeg postgres ## the tests that run for many minutes
 	@$(PY) -m pytest -m soak --timeout 0

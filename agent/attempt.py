@@ -7,6 +7,7 @@ import errno
 import time
 import traceback
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,17 +15,20 @@ from agent.core.ledger import Phase
 from agent.core.progress import CEILING, Meter
 from agent.journal import Journal
 from agent.logbook import Logbook
+from agent.means import Means
 from agent.media.logs import redact
 from agent.media.supervised import end_steps
 from agent.media.usage import Usage
 from agent.outbox import Outbox
 from agent.records import explanation, failure_message, plan_message, record, usage_message
-from agent.transform import Means, Transform
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2
 from presets.problems import MediaFailure
 from presets.reasons import Reason
+
+if TYPE_CHECKING:
+    from agent.transform import Transform
 
 log = structlog.get_logger()
 
@@ -143,7 +147,8 @@ class Attempt:
             self._may_publish.set()
         else:
             self.status("starting", phase=Phase.RUNNING)
-        self._transform = transform = Transform(
+        kind = await asyncio.to_thread(_transform)
+        self._transform = transform = kind(
             self._lease,
             self._means,
             self._workspace,
@@ -189,9 +194,8 @@ class Attempt:
         self._outbox.conclude(report)
         if failure is not None:
             told = explanation(self._lease, report)
+            # Not written down: another life, should one have to say it, looks at what is kept by then.
             report.kept_bytes = await asyncio.to_thread(self._means.remains.keep, self._workspace.path, self._id, told)
-            # Again, with what is kept; a crash before this only makes nobody know of it.
-            self._outbox.conclude(report)
         await self._clear()
         self._outbox.end(report)
 
@@ -229,6 +233,17 @@ class Attempt:
 
     def _take_log(self, stream: str, data: bytes, marks: Mapping[str, int]) -> None:
         self._outbox.log(self._id, stream, data, marks)
+
+
+def _transform() -> type[Transform]:
+    """Loaded with the first attempt: a box that is idle need not hold the compiler, a quarter of all, in memory."""
+    try:
+        from agent.transform import Transform  # noqa: PLC0415
+    except ImportError as error:
+        log.error("the agent's installation is damaged", exc_info=error)
+        damaged = f"the agent's installation is damaged ({error}): install it again, and restart the agent"
+        raise MediaFailure(Reason.INTERNAL, damaged) from error
+    return Transform
 
 
 def _of_the_machine(error: OSError) -> MediaFailure:

@@ -12,10 +12,10 @@ import structlog
 from agent.attempt import Attempt
 from agent.core.ledger import Effect
 from agent.journal import left_lease
+from agent.means import Means
 from agent.media.supervised import end_steps
 from agent.outbox import Outbox
 from agent.records import failure_message
-from agent.transform import Means
 from agent.workspace import Workspace, workspaces
 from mediactl.v1 import agent_service_pb2 as pb
 from presets.capabilities import Requirements, choose_binary
@@ -49,6 +49,7 @@ class Attempts:
         for attempt_id in self._outbox.load():
             held = self._outbox.ledger.get(attempt_id)
             if held is not None and held.ended is not None:
+                held.ended.kept_bytes = await asyncio.to_thread(self.means.remains.kept_bytes, attempt_id)
                 continue
             lease = left_lease(Workspace(self.means.scratch, attempt_id))
             if lease is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
 
@@ -14,10 +15,12 @@ from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2
 from presets.capabilities import Binary
 from presets.facts import AudioStream, MediaFacts, VideoStream
-from presets.intent import Intent, OutputRef
 from presets.plan import Expectation, Loudness, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import TABLE
+
+if TYPE_CHECKING:
+    from presets.intent import Intent, OutputRef
 
 
 def plan_message(plan: Plan, binary: Binary, threads: int) -> job_pb2.Plan:

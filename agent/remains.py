@@ -19,6 +19,7 @@ from pathlib import Path
 import structlog
 
 from agent.media.logs import Tail, redact
+from agent.workspace import folder_bytes
 
 log = structlog.get_logger()
 
@@ -99,6 +100,18 @@ class Remains:
                 return 0
             return kept[attempt_id].size if attempt_id in kept else 0
 
+    def kept_bytes(self, attempt_id: str) -> int:
+        """What there is of an attempt; what a crash left half done of it is finished first."""
+        with self._lock:
+            try:
+                if self._hidden(attempt_id).is_dir():
+                    self._finish(attempt_id)
+                kept = self._all().get(attempt_id)
+            except OSError as error:
+                log.warning("what is kept of a failed attempt can't be looked at", attempt=attempt_id, error=str(error))
+                return 0
+            return kept.size if kept else 0
+
     def sweep(self) -> None:
         """Drop what has been kept long enough, and finish or remove what a crash left half done."""
         with self._lock:
@@ -118,10 +131,15 @@ class Remains:
             await asyncio.to_thread(self.sweep)
             await asyncio.sleep(SWEEP_S)
 
-    def make_room(self, wanted_bytes: int) -> int:
-        """Drop, longest kept first, until so many bytes are freed; returns how many were."""
+    def make_room(self, wanted_bytes: int, volume_of: Path) -> int:
+        """Drop, longest kept first, until so many bytes are freed on that folder's volume; returns how many were.
+
+        Raises OSError where the folders can't be looked at.
+        """
         with self._lock:
             kept, freed = self._all(), 0
+            if not kept or self._folder.stat().st_dev != volume_of.stat().st_dev:
+                return 0
             for attempt_id in list(kept):
                 if freed >= wanted_bytes:
                     break
@@ -215,7 +233,7 @@ class Remains:
         now_s = self._clock()
         os.utime(hidden, (now_s, now_s))
         hidden.rename(self._folder / attempt_id)
-        self._all()[attempt_id] = _Kept(_size(self._folder / attempt_id), now_s)
+        self._all()[attempt_id] = _Kept(folder_bytes(self._folder / attempt_id), now_s)
 
     def _strip(self, path: Path, *, is_output: bool) -> None:
         if path.name.endswith(_DRAFT):
@@ -239,7 +257,7 @@ class Remains:
             found = {}
             for entry in self._folder.iterdir() if self._folder.is_dir() else ():
                 if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
-                    found[entry.name] = _Kept(_size(entry), entry.stat().st_mtime)
+                    found[entry.name] = _Kept(folder_bytes(entry), entry.stat().st_mtime)
             self._known = dict(sorted(found.items(), key=lambda item: item[1].at_s))
         return self._known
 
@@ -267,10 +285,6 @@ def _files(folder: Path) -> Iterator[Path]:
             path = Path(where, name)
             if stat.S_ISREG(path.lstat().st_mode):
                 yield path
-
-
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in _files(folder))
 
 
 def _write(folder: Path, documents: Mapping[str, bytes]) -> None:

@@ -1,12 +1,11 @@
 """The room on the scratch disk: what attempts have reserved of it, and what is left for others."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from agent.core.reserve import default_reserve
 from agent.core.sizes import in_words
-from agent.workspace import Workspace, free_bytes, volume_bytes
+from agent.workspace import Workspace, folder_bytes, free_bytes, volume_bytes
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
@@ -48,7 +47,7 @@ class Scratch:
         """
         self._look()
         wanted = inputs_bytes + written_bytes
-        written = _size_of(Workspace(self._root, attempt_id).path)
+        written = folder_bytes(Workspace(self._root, attempt_id).path)
         own = max(0, self._reserved.get(attempt_id, 0) - written)
         others = self._outstanding() - own
         there = self._free(self._root) - self._kept_bytes
@@ -92,22 +91,4 @@ class Scratch:
         now_s = self._now()
         if now_s - self._looked_s >= _FRESH_S:
             self._looked_s = now_s
-            self._written = {one: _size_of(Workspace(self._root, one).path) for one in self._reserved}
-
-
-def _size_of(folder: Path) -> int:
-    """Bytes on the disk of everything in a folder that may be changing; links count as links."""
-    total = 0
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return 0
-    for entry in entries:
-        try:
-            if entry.is_dir(follow_symlinks=False):
-                total += _size_of(Path(entry.path))
-            else:
-                total += entry.stat(follow_symlinks=False).st_blocks * 512
-        except FileNotFoundError:
-            continue
-    return total
+            self._written = {one: folder_bytes(Workspace(self._root, one).path) for one in self._reserved}

@@ -15,13 +15,13 @@ import structlog
 from agent.detect import binaries, detect
 from agent.identity import agent_id, instance_id
 from agent.lookout import Lookout
+from agent.means import Means
 from agent.media.confinement import Confinement
 from agent.remains import Remains
 from agent.scratch import Scratch
 from agent.session import Agent
 from agent.settings import Settings
 from agent.storage import Stores
-from agent.transform import Means
 from agent.watching import watching
 from mediactl.notify import Notifier
 from mediactl.v1 import agent_service_pb2 as pb

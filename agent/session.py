@@ -15,9 +15,9 @@ import structlog
 from agent.attempts import Attempts
 from agent.core.reluctance import Reluctance
 from agent.delivery import FEATURE, Delivery
+from agent.means import Means
 from agent.outbox import Outbox
 from agent.settings import Settings
-from agent.transform import Means
 from mediactl.channel import aio_channel, parse_addresses
 from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb

@@ -8,25 +8,22 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from agent.core.progress import Meter
 from agent.journal import Journal
 from agent.logbook import Logbook
-from agent.media.confinement import Confinement
+from agent.means import Means
 from agent.media.failure import failure_of
 from agent.media.guards import Bounds
 from agent.media.probe import probe
 from agent.media.runner import LOG_NAME, run
 from agent.media.usage import Usage
 from agent.records import redo_record
-from agent.remains import Remains
-from agent.scratch import Scratch
-from agent.storage import Identity, Stores
+from agent.storage import Identity
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
 from presets.capabilities import Binary, Requirements, choose_binary
@@ -43,19 +40,6 @@ T = TypeVar("T")
 
 COMMAND_LOG = "command.log"
 LOG_TAIL_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What every attempt of an agent works with. `scratch` is the folder of workspaces, `room` what is free there."""
-
-    binaries: Sequence[Binary]
-    ffprobe: str
-    stores: Stores
-    scratch: Path
-    room: Scratch
-    confinement: Confinement
-    remains: Remains
 
 
 class Observer(Protocol):

@@ -11,9 +11,9 @@ import structlog
 
 from agent.cordon import Cordon
 from agent.lookout import Lookout
+from agent.means import Means
 from agent.session import Agent
 from agent.settings import Settings
-from agent.transform import Means
 
 log = structlog.get_logger()
 
@@ -30,7 +30,12 @@ async def watching(
     what it kept for too long, and looks out for changes of what the machine can do.
     """
     async with AsyncExitStack() as stack:
-        cordon = Cordon(settings.scratch, settings.scratch_reserve, say=partial(agent.object, "disk"))
+        cordon = Cordon(
+            settings.scratch,
+            settings.scratch_reserve,
+            say=partial(agent.object, "disk"),
+            make_room=partial(means.remains.make_room, volume_of=settings.scratch),
+        )
         looks: list[tuple[str, Callable[[], Awaitable[None]], float]] = [("disk", cordon.look, DISK_S)]
         if settings.metadata_url:
             # A tenth of a second and 8 MB to import: no box that is not a cloud's should pay for it.

@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,22 @@ def volume_bytes(folder: Path) -> int:
     """Bytes of that volume altogether."""
     volume = _volume(folder)
     return volume.f_blocks * volume.f_frsize
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files in a folder that may be changing; links are not followed, what is gone counts nothing."""
+    total = 0
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return 0
+    for entry in entries:
+        with suppress(OSError):
+            if entry.is_dir(follow_symlinks=False):
+                total += folder_bytes(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 def _volume(folder: Path) -> os.statvfs_result:

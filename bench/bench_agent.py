@@ -8,8 +8,8 @@ beside one `ffmpeg -version`. On a machine with GPUs the first includes their tr
 supervisor: how long until a command runs under one, beside starting the command alone, and what each occupies, beside a
 bare interpreter.
 
-idle: what an agent of a running box that has nothing to do occupies and uses, beside an interpreter that has loaded
-gRPC.
+idle: what an agent of a running box that has nothing to do occupies and uses, before its first job and after it, beside
+an interpreter that has loaded gRPC.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ from agent.detect import detect
 from agent.media.supervised import Supervised
 from bench.box import running_box
 from bench.figures import Figure, Sheet
+from mediactl import Client
+from mediactl.v1 import job_pb2
 
 COLD_MS = 5000
 WARM_MS = 500
+SETTLED_S = 2.0
+"""After a job, until its memory has been given back."""
 
 
 def milliseconds(run: Callable[[], object]) -> float:
@@ -115,15 +119,32 @@ def supervisor(sheet: Sheet, runs: int) -> None:
 def idle(sheet: Sheet, runs: int) -> None:
     with tempfile.TemporaryDirectory(prefix="mediactl-bench-") as name:
         data_dir = Path(name, "box")
-        with running_box(data_dir):
+        with running_box(data_dir) as client:
             [agent] = [pid for pid in _running(data_dir / "agent") if b"agent.main" in _command(pid)]
             before = _cpu_s(agent)
             time.sleep(4.0 * runs)
             used = (_cpu_s(agent) - before) / (4.0 * runs)
             resident = _resident_mb(agent)
+            _work(client, Path(name))
+            time.sleep(SETTLED_S)
+            after = _resident_mb(agent)
     loaded = _resident_of([sys.executable, "-c", "import grpc.aio, sys; sys.stdin.read()"])
     sheet.add(Figure("agent idle, memory", resident, "MB", loaded, "gRPC alone", 60, at_most=True))
+    sheet.add(Figure("agent idle after a job, memory", after, "MB", loaded, "gRPC alone", 60, at_most=True))
     sheet.add(Figure("agent idle, of a core", 100 * used, "%", target=1, at_most=True, note=f"over {4.0 * runs:g} s"))
+
+
+def _work(client: Client, folder: Path) -> None:
+    """One job that measures, filters and encodes."""
+    talk = folder / "talk.wav"
+    sources = ["-f", "lavfi", "-i", "sine=duration=5", "-f", "lavfi", "-i", "anoisesrc=d=5:a=0.02"]
+    command = ["ffmpeg", "-loglevel", "error", *sources, "-filter_complex", "amix", str(talk)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    output = {"profile": "aac_192", "uri": f"{folder.as_uri()}/out/"}
+    job = client.submit({"inputs": [{"uri": talk.as_uri()}], "preset": "loudness_podcast", "outputs": [output]})
+    ended = client.wait(job.id)
+    if ended.state != job_pb2.JOB_STATE_COMPLETED:
+        raise SystemExit(f"the job did not complete: {ended.failure.reason} {ended.failure.message}")
 
 
 def _resident_of(command: list[str]) -> float:

@@ -17,7 +17,7 @@ from controller.core.fitting import Offer
 from controller.offers import offer_of
 from controller.store.attempts import Decline, End, Item, Log, Speaker, Stage, Start
 from controller.store.fleet import Reconciled, Register
-from controller.store.leasing import Leased
+from controller.store.leases import Leased
 from controller.store.tables import AgentId, AttemptId
 from mediactl.v1 import agent_service_pb2 as pb
 from presets.problems import InvalidRequest, Problem

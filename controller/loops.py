@@ -23,7 +23,8 @@ from controller.store.draining import HandBackOverdue
 from controller.store.fleet import ExpireAgents, Seen, Sign
 from controller.store.interventions import FallDue
 from controller.store.lanes import Relane
-from controller.store.leasing import MOST_GRANTS, GrantLeases, Leased
+from controller.store.leases import Leased
+from controller.store.leasing import MOST_GRANTS, GrantLeases
 from controller.store.limits import ReconcileLimits
 from controller.store.retention import DropEnded, DropRequests
 from controller.store.topics import DISPATCH, RELANE

@@ -12,12 +12,15 @@ from rich.text import Text
 from ctl import render, waiting
 from ctl.connection import with_client
 from ctl.remains import fetch_remains
+from ctl.replays import outcome
 from ctl.selection import selector
 from ctl.settings import Format, Settings
 from ctl.tree import command
 from mediactl.client import Client
+from mediactl.errors import MediactlError
 from mediactl.requests import ENDED
 from mediactl.v1 import job_pb2, job_service_pb2
+from presets.reasons import Reason
 
 _ONE: Final = click.argument("job_id", metavar="ID")
 
@@ -82,18 +85,30 @@ def get(settings: Settings, *, job_ids: Sequence[str]) -> int:
     Example:
       mediactl jobs get 3f2a -o json
     """
-    jobs = with_client(settings, lambda client: [client.get(job_id) for job_id in job_ids])
     if settings.format is not Format.TABLE:
+        jobs = with_client(settings, lambda client: [client.get(job_id) for job_id in job_ids])
         render.write(render.jobs_data(jobs, several=len(job_ids) > 1), settings)
         return 0
-    for number, job in enumerate(jobs):
+    pairs = with_client(settings, lambda client: [_with_original(client, job_id) for job_id in job_ids])
+    for number, (job, original) in enumerate(pairs):
         if number:
             print()
-        _tell(job, settings)
+        _tell(job, original, settings)
     return 0
 
 
-def _tell(job: job_pb2.Job, settings: Settings) -> None:
+def _with_original(client: Client, job_id: str) -> tuple[job_pb2.Job, job_pb2.Job | None]:
+    """The job, and the one that it replays where there is one that is still kept."""
+    job = client.get(job_id)
+    try:
+        return job, client.get(job.replay_of) if job.replay_of else None
+    except MediactlError as error:
+        if error.reason != Reason.JOB_NOT_FOUND:
+            raise
+        return job, None
+
+
+def _tell(job: job_pb2.Job, original: job_pb2.Job | None, settings: Settings) -> None:
     timed = job.spec.HasField("timeout")
     failure = f"{job.failure.reason}: {job.failure.message}" if job.failure.reason else ""
     render.details(
@@ -116,6 +131,7 @@ def _tell(job: job_pb2.Job, settings: Settings) -> None:
             ("labels", _pairs(job.spec.labels)),
             ("requires", _pairs(job.spec.require)),
             ("replay of", job.replay_of),
+            ("replay is", outcome(job, original) if original is not None else ""),
             ("after", _after(job.spec)),
             ("not before", render.moment(job.spec.not_before)),
             ("may take", render.duration(job.spec.timeout.ToTimedelta().total_seconds()) if timed else ""),

@@ -59,6 +59,7 @@ _PRESETS: Final = LazyGroup(
     {
         "list": Leaf("ctl.presets:list_presets", "Show the presets there are."),
         "show": Leaf("ctl.presets:show_preset", "Show a preset's roles, parameters and document."),
+        "page": Leaf("ctl.pages:page", "Write a page about a preset, with a picture of what it does."),
         "validate": Leaf("ctl.documents:validate_preset", "Check a preset file; needs no server."),
         "add": Leaf("ctl.presets:add_preset", "Add a preset from a file."),
     },

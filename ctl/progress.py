@@ -27,6 +27,7 @@ class Progress:
         self._quiet = settings.quiet
         self._titles = titles
         self._tasks: dict[str, TaskID] = {}
+        self._failures: dict[str, str] = {}
         self._bars: Bars | None = None
         if self._console.is_terminal and not self._console.is_dumb_terminal and not settings.quiet:
             self._bars = Bars(
@@ -65,7 +66,10 @@ class Progress:
             self._show(event.job_id, 1.0, "done")
         elif event.job_state == job_pb2.JOB_STATE_FAILED:
             self._show(event.job_id, 0.0, f"will be tried again: {event.reason}")
-            self.say(f"{self._titles.get(event.job_id, event.job_id)}: {event.message}; it will be tried again")
+            # The same again and again is news once; how often it was, the verdict tells.
+            if self._failures.get(event.job_id) != event.message:
+                self._failures[event.job_id] = event.message
+                self.say(f"{self._titles.get(event.job_id, event.job_id)}: {event.message}; it will be tried again")
         elif event.job_state in {job_pb2.JOB_STATE_DEAD, job_pb2.JOB_STATE_CANCELLED}:
             self._show(event.job_id, None, render.state_word(event.job_state))
         elif event.job_state in _WAITS:

@@ -29,7 +29,11 @@ def run(settings: Settings, *, request: Request) -> int:
       mediactl run *.ogg --preset loudness_podcast -p target_lufs=-19 --profile aac_192 --profile mp3_192 --output out/
       mediactl run talk.mov --preset extract_audio --output talk.wav -o json
     """
-    specs = build(request)
+    return waiting.report(carried_out(build(request), settings), settings)
+
+
+def carried_out(specs: Sequence[job_pb2.JobSpec], settings: Settings) -> list[job_pb2.Job]:
+    """Submits jobs and waits for their ends; Ctrl-C cancels them."""
     # Made here, so that doing the work again after the box has gone finds the jobs of the first time.
     request_id = str(uuid.uuid4())
 
@@ -41,7 +45,7 @@ def run(settings: Settings, *, request: Request) -> int:
         # The submission may not have been answered yet: asked again, it tells the same jobs.
         _cancel(client, client.submit_all(specs, request_id=request_id))
 
-    return waiting.report(with_client(settings, work, interrupted=interrupted), settings)
+    return with_client(settings, work, interrupted=interrupted)
 
 
 def _cancel(client: Client, jobs: Sequence[job_pb2.Job]) -> None:

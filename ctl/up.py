@@ -16,6 +16,7 @@ import click
 
 from ctl import box, vigil
 from ctl.settings import Settings
+from ctl.times import Duration
 from ctl.tree import command
 from mediactl.notify import Notifier
 from mediactl.places import box_socket
@@ -37,12 +38,20 @@ class _Taken(Exception):
 
 @command("up")
 @click.option("--listen", metavar="ADDR", help="Also listen here, e.g. 0.0.0.0:7420 with TLS files, for agents.")
+@click.option(
+    "--drain-timeout",
+    type=Duration(),
+    default=0.0,
+    metavar="D",
+    help="How long work in hand may take to end after Ctrl-C or SIGTERM, e.g. 4m; what does not is begun anew at the "
+    "next start. Default: no time. Ctrl-C once more ends it at once.",
+)
 @click.option("--embedded", is_flag=True, hidden=True, help="End when no client is connected and no job is alive.")
-def up(settings: Settings, listen: str | None, embedded: bool) -> int:
+def up(settings: Settings, listen: str | None, drain_timeout: float, embedded: bool) -> int:
     """Run a single box in the foreground: a controller and one agent, nothing else needed.
 
-    Other commands of the same user find it by its socket. Ctrl-C stops the agent, then the controller; jobs stay
-    in the data directory and go on at the next start.
+    Other commands of the same user find it by its socket. Ctrl-C stops the agent, which hands back what is not done
+    within --drain-timeout, then the controller; jobs stay in the data directory and go on at the next start.
 
     \b
     Examples:
@@ -53,7 +62,7 @@ def up(settings: Settings, listen: str | None, embedded: bool) -> int:
     box.make_data_dir(data_dir)
     try:
         with _lock(data_dir, wait_s=_YIELD_DEADLINE_S if embedded else 0.0):
-            return asyncio.run(_serve(settings, listen, embedded))
+            return asyncio.run(_serve(settings, listen, drain_timeout, embedded))
     except _Taken as taken:
         if embedded and box.answers(data_dir):
             return 0
@@ -87,12 +96,16 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-async def _serve(settings: Settings, listen: str | None, embedded: bool) -> int:
+async def _serve(settings: Settings, listen: str | None, drain_s: float, embedded: bool) -> int:
     notifier = Notifier()
     stop, leave = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
+
+    def hurry() -> None:
+        if agent.returncode is None:
+            agent.send_signal(signal.SIGTERM)
 
     def restart() -> None:
         leave.set()
@@ -103,15 +116,17 @@ async def _serve(settings: Settings, listen: str | None, embedded: bool) -> int:
         ears = stack.enter_context(vigil.ears(notifier, "controller", "agent"))
         told = [ear.environment() for ear in ears] or [{}, {}]
         controller = await _child(controller_command(settings, listen, embedded), told[0])
-        agent = await _child(agent_command(settings, embedded), told[1])
+        agent = await _child(agent_command(settings, drain_s, embedded), told[1])
         keeping = asyncio.create_task(vigil.keep(notifier, ears, controller, agent))
         # Who watches the box has set it a time to end, within which the agent finishes what it can.
-        deadline_s = None if ears else _STOP_DEADLINE_S
+        deadline_s = None if ears else _STOP_DEADLINE_S + drain_s
         try:
             return await _supervise(settings, controller, agent, stop, embedded)
         finally:
             notifier.stopping("stopping")
             keeping.cancel()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.add_signal_handler(number, hurry)
             # SIGUSR1 is passed on: the agent leaves its encodes running, for the next one to adopt.
             await _end(agent, signal.SIGUSR1 if leave.is_set() else signal.SIGTERM, deadline_s)
             await _end(controller, signal.SIGTERM, deadline_s)
@@ -174,7 +189,7 @@ def controller_command(settings: Settings, listen: str | None, embedded: bool) -
     return box.module_command("controller.main", *arguments, *_token(settings, embedded))
 
 
-def agent_command(settings: Settings, embedded: bool) -> list[str]:
+def agent_command(settings: Settings, drain_s: float, embedded: bool) -> list[str]:
     """How the agent is started."""
     return box.module_command(
         "agent.main",
@@ -183,6 +198,8 @@ def agent_command(settings: Settings, embedded: bool) -> list[str]:
         str(settings.data_dir / "agent"),
         "--controller",
         f"unix:{box_socket(settings.data_dir)}",
+        "--drain-timeout",
+        str(drain_s),
         *_NO_FILE,
         *_token(settings, embedded),
         # Who waits for it had better hear what fails than wait for a disk that nobody else clears.

@@ -68,7 +68,8 @@ def report(jobs: Sequence[job_pb2.Job], settings: Settings) -> int:
 def tell_failure(job: job_pb2.Job, settings: Settings) -> None:
     """Says on stderr why a job did not complete."""
     why = f"{job.failure.reason}: {job.failure.message}" if job.failure.reason else ""
-    text = f"{title(job)}: {render.state_word(job.state)}{': ' if why else ''}{why}"
+    tries = f" after {job.attempt_count} tries" if job.attempt_count > 1 else ""
+    text = f"{title(job)}: {render.state_word(job.state)}{tries}{': ' if why else ''}{why}"
     if job.attempt_count:
         text += f"\n  its log: mediactl jobs logs {job.id}"
     if any(attempt.kept_bytes for attempt in job.attempts):

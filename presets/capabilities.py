@@ -23,6 +23,15 @@ def media_filter(name: str) -> str:
     return f"filter:{name}"
 
 
+def binary(digest: str) -> str:
+    """The capability of being the FFmpeg with this SHA-256, hexadecimal: what a replay prefers."""
+    return f"binary:{digest}"
+
+
+def _is_binary(capability: str) -> bool:
+    return capability.startswith(binary(""))
+
+
 def muxer(name: str) -> str:
     """The capability of writing FFmpeg's output format ``name``."""
     return f"muxer:{name}"
@@ -78,6 +87,10 @@ class Resources:
         return Resources(*(_power_of_two(n) for n in astuple(self)))
 
 
+#: How long a replay waits for an agent with the FFmpeg of the replayed job, in seconds.
+SAME_BINARY_S = 30.0
+
+
 @dataclass(frozen=True, slots=True)
 class Alternative:
     """One way to do a task: of every set in ``needs`` an agent must have at least one capability.
@@ -122,6 +135,20 @@ class Requirements:
         if opened != self.alternatives:
             return type(self)(opened)
         return type(self)(tuple(sorted(opened, key=lambda way: way.resources.on_gpu)))
+
+    def again(self, binary_digest: str, threads: int) -> Self:
+        """What to ask for to do the same once more: those ways with that many threads, first on that FFmpeg.
+
+        Another FFmpeg is taken after :data:`SAME_BINARY_S` seconds, or at once where no agent has that one.
+        """
+        plain: dict[object, Alternative] = {}
+        for way in self.alternatives:  # which may be those of a replay themselves
+            needs = tuple(any_of for any_of in way.needs if not any(map(_is_binary, any_of)))
+            plain.setdefault((needs, way.resources), replace(way, needs=needs))
+        ways = tuple(way for way in plain.values() if way.resources.cores == threads) or tuple(plain.values())
+        same = tuple(replace(way, needs=(*way.needs, frozenset({binary(binary_digest)}))) for way in ways)
+        later = tuple(replace(way, open_after_s=way.open_after_s + SAME_BINARY_S) for way in ways)
+        return type(self)((*same, *later))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -143,7 +143,7 @@ class Profile:
 #: Keys of a stream that a caller may set -> the kind of stream they belong to.
 _STREAM_KEYS: Mapping[str, Media] = MappingProxyType(
     {
-        **dict.fromkeys(("bitrate_kbps", "bits", "sample_rate_hz"), Media.AUDIO),
+        **dict.fromkeys(("bitrate_kbps", "vbr_quality", "bits", "sample_rate_hz"), Media.AUDIO),
         **dict.fromkeys(("hardware", "quality", "max_height", "gop_s"), Media.VIDEO),
     }
 )

@@ -13,10 +13,10 @@ from ffmpeg.streams.video import VideoStream as FilteredPicture
 
 from presets.document import AudioSpec, ProfileDocument, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
-from presets.formats import CODECS, CONTAINERS
+from presets.formats import CODECS, CONTAINERS, DITHER_METHOD
 from presets.levels import Setting
 from presets.measurement import TAIL_S
-from presets.opening import opened
+from presets.opening import input_options, opened
 from presets.operations.base import Signal, decimal, gain
 from presets.operations.limiter import limit
 from presets.plan import Invocation
@@ -47,7 +47,8 @@ class Metadata:
 class Packing:
     """How an output is encoded, and where to: FFmpeg's encoders by kind, whose metadata are kept, threads and GPU.
 
-    ``time_base`` is the unit of the picture's timestamps.
+    ``time_base`` is the unit of the picture's timestamps. ``dialnorm`` is what the stream says of its loudness, empty
+    where its codec does not. ``exact``: the sound's samples have no more bits than are delivered.
     """
 
     profile: ProfileDocument
@@ -58,6 +59,8 @@ class Packing:
     metadata: Metadata
     threads: int
     gpu: int | None
+    dialnorm: str = ""
+    exact: bool = False
 
 
 def inspect(stream: Filtered, threads: int) -> tuple[str, ...]:
@@ -68,6 +71,12 @@ def inspect(stream: Filtered, threads: int) -> tuple[str, ...]:
 def measure(signal: Signal, threads: int, file: str) -> tuple[str, ...]:
     """Measure the loudness of a signal into ``file``."""
     return _argv(_discarded(_metered(signal, file)), threads)
+
+
+def survey(signal: Signal, threads: int, file: str, key: str | None) -> tuple[str, ...]:
+    """Write what the meters among a signal's filters say into ``file``: all of it, or only the value called ``key``."""
+    only = None if key is None else {"key": key}
+    return _argv(_discarded(signal.stream.ametadata(mode="print", file=file, extra_options=only)), threads)
 
 
 def render(signal: Signal, threads: int, path: str) -> tuple[str, ...]:
@@ -129,7 +138,7 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
         streams.append(picture)
         options |= _video_options(profile.video, packing)
     if sound is not None and profile.audio is not None:
-        stream, audio_options = _sampled(sound.stream, profile.audio, packing.audio_encoder)
+        stream, audio_options = _sampled(sound, profile.audio, packing)
         streams.append(stream)
         options |= audio_options
     options |= {
@@ -148,20 +157,30 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
     if sound is not None and profile.audio is not None:
         options |= _depth_options(profile.audio)
     made = ffmpeg.output(*streams, filename=packing.path, extra_options=options)
-    metadata = packing.metadata
-    kept = ["-map_metadata:g", f"{_inputs(made).index(metadata.path)}:{metadata.specifier}"]
+    metadata, inputs = packing.metadata, _inputs(made)
+    number = inputs.index(metadata.path) if metadata.path in inputs else len(inputs)
+    kept = ["-map_metadata:g", f"{number}:{metadata.specifier}"]
     noise = [argument for key in _NOISE for argument in ("-metadata", f"{key}=")]
-    return _argv(made, packing.threads, before_path=[*kept, *noise])
+    argv = _argv(made, packing.threads, before_path=[*kept, *noise])
+    return argv if number < len(inputs) else _opening_too(argv, metadata.path, packing.threads)
 
 
-def _sampled(stream: Filtered, spec: AudioSpec, encoder: str) -> tuple[Filtered, dict[str, Any]]:
-    options = {"c:a": encoder, **({"b:a": f"{spec.bitrate_kbps}k"} if spec.bitrate_kbps is not None else {})}
+def _sampled(sound: Signal, spec: AudioSpec, packing: Packing) -> tuple[Filtered, dict[str, Any]]:
+    codec = CODECS[spec.codec]
+    options: dict[str, Any] = {"c:a": packing.audio_encoder}
+    if spec.bitrate_kbps is not None:
+        options["b:a"] = f"{spec.bitrate_kbps}k"
+    if spec.vbr_quality is not None:
+        options["q:a"] = spec.vbr_quality
+    if packing.dialnorm:
+        options["dialnorm"] = packing.dialnorm
+    if sound.channels > 2:
+        options |= codec.surround_options
     depth = _depth(spec)
-    if depth is None or not CODECS[spec.codec].depths[depth]:
-        return stream, options
-    dither = {"dither_method": "triangular"} if depth == 16 else None
-    sample_format = CODECS[spec.codec].depths[depth]["sample_fmt"]
-    return stream.aresample(extra_options=dither).aformat(sample_fmts=sample_format), options
+    if depth is None or not codec.depths[depth]:
+        return sound.stream, options
+    dither = {"dither_method": DITHER_METHOD} if depth == 16 and not packing.exact else None
+    return sound.stream.aresample(extra_options=dither).aformat(sample_fmts=codec.depths[depth]["sample_fmt"]), options
 
 
 def _depth(spec: AudioSpec) -> int | None:
@@ -202,6 +221,13 @@ def _discarded(stream: Filtered) -> OutputStream:
 def _argv(made: OutputStream, threads: int, before_path: Sequence[str] = ()) -> tuple[str, ...]:
     *arguments, path = compile_as_list(made)
     return (*_globals({"filter_complex_threads": str(threads)}), *arguments, *before_path, path)
+
+
+def _opening_too(argv: tuple[str, ...], path: str, threads: int) -> tuple[str, ...]:
+    """The command with one more input behind the others: for its metadata, where its sound is in rendered files."""
+    behind = max(index for index, argument in enumerate(argv) if argument == "-i") + 2
+    options = [argument for key, value in input_options(threads).items() for argument in (f"-{key}", str(value))]
+    return (*argv[:behind], *options, "-i", path, *argv[behind:])
 
 
 def _inputs(made: OutputStream) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets import command, decisions, levels, picture
+from presets import command, decisions, levels, picture, rehearsal
 from presets.capabilities import Binary
 from presets.completeness import Taken, declared_s, expected_s, require_whole
 from presets.document import Hardware, Media, VideoSpec
@@ -23,7 +23,7 @@ from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
 from presets.names import encode_id, path_of, sound_id, verify_id
 from presets.needs import encoder_for, usable_encoders
-from presets.operations.base import Signal, gain
+from presets.operations.base import Signal
 from presets.passes import Passes
 from presets.picture import PictureSource
 from presets.plan import (
@@ -37,8 +37,7 @@ from presets.plan import (
 )
 from presets.problems import MediaFailure
 from presets.reasons import Reason
-
-_SILENCE = Loudness(None, None, None)
+from presets.rehearsal import SILENCE
 
 #: How much more work a picture is than sound.
 _PICTURE_WEIGHT = 20
@@ -112,7 +111,7 @@ class _Job:
     def measure(self, output: OutputRef) -> None:
         """Outputs with one rate and layout share one measurement."""
         signal = self._programme(output)
-        if loudness_of(self.intent) is None or signal is None:
+        if signal is None or (loudness_of(self.intent) is None and not _tells_loudness(output)):
             return
         measured = self._measured(signal)
         if measured is not None:
@@ -141,7 +140,13 @@ class _Job:
             self._make_levelled(output, signal, goal, measured)
 
     def _make_plain(self, output: OutputRef, signal: Signal | None) -> None:
-        after = self._encode(output, signal, None, 1)
+        before: Loudness | None = None
+        if signal is not None and (loudness_of(self.intent) is not None or _tells_loudness(output)):
+            measured = self._measured(signal)
+            before = measured.loudness if measured is not None else None
+            if _tells_loudness(output):
+                signal = replace(signal, provisional=signal.provisional or measured is None)
+        after = self._encode(output, signal, None, 1, before)
         encoded = self.passes.results.get(encode_id(output, 1))
         if encoded is not None and output.profile.document.video is None:
             self._require_inputs_whole(encoded)
@@ -153,8 +158,6 @@ class _Job:
                 f"the preset changes no levels, although the profile's ceiling is {ceiling:g} dBTP",
             )
         self._expect(output, 1, encoded.out_time_s if encoded else None)
-        measured = None if signal is None or loudness_of(self.intent) is None else self._measured(signal)
-        before = None if measured is None else measured.loudness
         self.reports.append(OutputReport(output.name, before, after, None, None, None, None, 1 if encoded else 0))
 
     def _make_provisionally(self, output: OutputRef, signal: Signal, goal: levels.Goal) -> None:
@@ -168,34 +171,31 @@ class _Job:
         self.reports.append(OutputReport(output.name, None, None, goal.target_lufs, None, None, None, 0))
 
     def _make_levelled(self, output: OutputRef, signal: Signal, goal: levels.Goal, measured: StepResult) -> None:
-        before = measured.loudness or _SILENCE
-        louder_db = levels.closer_look(goal, before)
-        if louder_db is not None:
-            closer = self._measured(gain(signal, louder_db), "louder_programme")
-            if closer is None:
-                self._make_provisionally(output, signal, goal)
-                return
-            peak = levels.shifted(closer.loudness or _SILENCE, -louder_db).true_peak_dbtp
-            before = replace(before, true_peak_dbtp=peak)
+        media_s = self._expected_s(signal)
+        before = rehearsal.closer_look(self.passes, signal, goal, measured.loudness or SILENCE, media_s)
+        if before is None:
+            self._make_provisionally(output, signal, goal)
+            return
         rehearsals: list[levels.Trial] = []
         encodes: list[levels.Trial] = []
         aim: levels.Goal | None = goal
         latest: levels.Setting | None = None
         while aim is not None:
-            if not self._rehearse(signal, aim, before, rehearsals, len(encodes)):
+            if not rehearsal.rehearse(self.passes, signal, aim, before, rehearsals, len(encodes), media_s):
                 self._encode_provisionally(output, signal, len(encodes) + 1)
                 latest = None
                 break
             latest = levels.next_encode(aim, before, rehearsals)
             if not encodes:
                 self.decisions += decisions.of_first_encode(output.name, goal, before, rehearsals, latest)
-            known = levels.foretold(before, rehearsals, latest) if self._lossless(output) else None
-            after = self._encode(output, signal, latest, len(encodes) + 1, known)
+            told = levels.foretold(before, rehearsals, latest)
+            known = told is not None and self._lossless(output)
+            after = self._encode(output, signal, latest, len(encodes) + 1, told, metered=not known)
             if after is None:
                 break
             encodes.append(levels.Trial(latest, after))
             aim = levels.next_aim(goal, before, rehearsals, encodes, output.profile.document.delivery.max_encodes)
-            self.decisions.append(decisions.of_encode(output.name, goal, encodes, aim, known=known is not None))
+            self.decisions.append(decisions.of_encode(output.name, goal, encodes, aim, known=known))
         chosen = levels.best(goal, encodes) if aim is None else None
         number = len(encodes) + 1 if chosen is None else chosen + 1
         final = latest if chosen is None else encodes[chosen].setting
@@ -217,17 +217,6 @@ class _Job:
             )
         )
 
-    def _rehearse(
-        self, signal: Signal, aim: levels.Goal, before: Loudness, rehearsals: list[levels.Trial], encodes: int
-    ) -> bool:
-        """Measure what the limiter leaves until the gain for ``aim`` is known; False as long as a result is missing."""
-        while (setting := levels.next_rehearsal(aim, before, rehearsals, encodes)) is not None:
-            heard = self._measured(command.levelled(signal, setting), "limited_programme")
-            if heard is None:
-                return False
-            rehearsals.append(levels.Trial(setting, heard.loudness or _SILENCE))
-        return True
-
     def _explain_picture(self, output: OutputRef, spec: VideoSpec) -> None:
         source = self.graph.picture
         self.decisions += picture.decisions(output.name, source.stream, spec)
@@ -242,12 +231,22 @@ class _Job:
         signal: Signal | None,
         setting: levels.Setting | None,
         number: int,
-        known: Loudness | None = None,
+        told: Loudness | None = None,
+        *,
+        metered: bool = True,
     ) -> Loudness | None:
-        """Encode and verify; the file's loudness once that has been done, measured unless it is ``known``."""
+        """Encode and verify; the file's loudness once that has been done, which is ``told`` or else ``metered``.
+
+        ``told`` is the loudness that goes into the encoder, where it is known.
+        """
         path, shown = path_of(output, number), self._shown(output)
-        argv = command.encode(signal, shown, self._packing(output, path), setting)
         provisional = signal is not None and signal.provisional
+        packing = self._packing(output, path)
+        if not provisional:
+            packing = replace(packing, dialnorm=self._dialnorm(output, told.integrated_lufs if told else None))
+        if signal is not None and setting is None:
+            packing = replace(packing, exact=self._is_exact(output, signal))
+        argv = command.encode(signal, shown, packing, setting)
         self.passes.run(
             encode_id(output, number),
             Purpose.ENCODE,
@@ -257,11 +256,13 @@ class _Job:
             provisional=provisional,
             times=1 if shown is None else _PICTURE_WEIGHT,
         )
-        self._verify(output, signal, number, provisional=provisional, metered=known is None)
+        self._verify(output, signal, number, provisional=provisional, metered=metered)
         if shown is not None:
             self._require_whole(output, signal, number)
         verified = self.passes.results.get(sound_id(output, number)) if signal is not None else None
-        return None if verified is None else known or verified.loudness or _SILENCE
+        if verified is None:
+            return None
+        return told if told is not None and not metered else verified.loudness or SILENCE
 
     def _encode_provisionally(self, output: OutputRef, signal: Signal, number: int) -> None:
         path, media_s = path_of(output, number), self._expected_s(signal)
@@ -330,8 +331,8 @@ class _Job:
             sources.append(self.graph.picture)
         return expected_s(self._taken(*sources))
 
-    def _measured(self, signal: Signal, label: str = "") -> StepResult | None:
-        return self.passes.measured(signal, self._expected_s(signal), label)
+    def _measured(self, signal: Signal) -> StepResult | None:
+        return self.passes.measured(signal, self._expected_s(signal))
 
     def _lossless(self, output: OutputRef) -> bool:
         audio = output.profile.document.audio
@@ -356,7 +357,23 @@ class _Job:
             metadata=self._metadata(),
             threads=self.passes.threads,
             gpu=self.gpu,
+            dialnorm="{dialnorm}" if _tells_loudness(output) else "",
         )
+
+    def _dialnorm(self, output: OutputRef, lufs: float | None) -> str:
+        """The loudness that the stream tells, in whole LKFS as ATSC A/85 has it; that of silence is the lowest."""
+        if not _tells_loudness(output):
+            return ""
+        loudest, lowest = -1, -31
+        told = lowest if lufs is None else max(lowest, min(loudest, round(lufs)))
+        if lufs is not None:
+            self.graph.decide(f"{output.name}: dialnorm", str(told), f"the programme is delivered at {lufs:.1f} LKFS")
+        return str(told)
+
+    def _is_exact(self, output: OutputRef, signal: Signal) -> bool:
+        """Whether nothing is rounded: dither would only add noise."""
+        audio, bits = output.profile.document.audio, self.graph.bits_of(signal)
+        return audio is not None and audio.bits is not None and bits is not None and bits <= audio.bits
 
     def _encoder(self, output: OutputRef, encoders: Sequence[str]) -> str:
         return encoder_for(output.profile.full_name, encoders, self.binary)
@@ -387,3 +404,8 @@ class _Job:
 
     def _decide(self, subject: str, choice: str, because: str) -> None:
         self.decisions.append(Decision(subject, choice, because))
+
+
+def _tells_loudness(output: OutputRef) -> bool:
+    audio = output.profile.document.audio
+    return audio is not None and CODECS[audio.codec].tells_loudness

@@ -19,7 +19,7 @@ def of_source(source: Source, facts: MediaFacts) -> Decision:
         f"input {source.input} ({source.role})",
         f"audio track {source.position + 1} of {count}: {stream.codec}, {stream.sample_rate_hz} Hz, "
         f"{stream.channels} channel{'s' if stream.channels > 1 else ''}",
-        "the only one" if count == 1 else "asked for, or else default, most channels, first",
+        "the only one" if count == 1 else "asked for, or else no commentary, default, most channels, first",
     )
 
 

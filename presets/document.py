@@ -164,7 +164,11 @@ class Chain(Table):
 
 
 class Measure(StrEnum):
-    """What a check may expect of an output."""
+    """What a check may expect of an output.
+
+    ``duck_db`` is the gain of a tone of 12 kHz, which is the only sound there, while another sounds, in dB against the
+    most that it gets.
+    """
 
     INTEGRATED_LUFS = "integrated_lufs"
     TRUE_PEAK_DBTP = "true_peak_dbtp"
@@ -173,6 +177,7 @@ class Measure(StrEnum):
     SAMPLE_RATE_HZ = "sample_rate_hz"
     WIDTH = "width"
     HEIGHT = "height"
+    DUCK_DB = "duck_db"
 
 
 class Check(Table):
@@ -217,8 +222,10 @@ Encoders = Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], ...],
 class AudioSpec(Table):
     """An audio stream of a deliverable.
 
-    ``encoders`` are FFmpeg's, preferred first. ``bitrate_kbps`` is a ceiling, for lossy codecs; ``bits`` is for
-    lossless ones. ``sample_rate_hz`` left out keeps the source's. A source layout in ``layouts`` is kept, any other
+    ``encoders`` are FFmpeg's, preferred first. ``bitrate_kbps`` is a ceiling, for lossy codecs; in its place
+    ``vbr_quality`` asks for a constant quality at a bit rate that varies, as the encoders count it (MP3: 0 is best, 9
+    smallest; Vorbis: 10 is best, -1 smallest). ``bits`` is for lossless ones: 16 are dithered, more are not.
+    ``sample_rate_hz`` left out keeps the source's. A source layout in ``layouts`` is kept, any other
     is mixed to the last of them.
     """
 
@@ -226,6 +233,7 @@ class AudioSpec(Table):
     codec: str
     encoders: Encoders
     bitrate_kbps: Annotated[int, Field(ge=1)] | None = None
+    vbr_quality: Annotated[int, Field(ge=-1, le=10)] | None = None
     bits: Literal[16, 24, 32] | None = None
     sample_rate_hz: Annotated[int, Field(ge=8000, le=192_000)] | None = None
     layouts: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]

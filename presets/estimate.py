@@ -81,9 +81,9 @@ def estimate(intent: Intent, facts: Sequence[MediaFacts], plan: Plan) -> Estimat
 
 
 def _bytes_per_s(spec: AudioSpec, expected: ExpectedStream) -> float:
-    if spec.bitrate_kbps is not None:
-        return spec.bitrate_kbps * 1000 / 8 * _OVER_BIT_RATE
     codec = CODECS[spec.codec]
+    if codec.bitrates_kbps is not None:
+        return (spec.bitrate_kbps or codec.bitrates_kbps[1]) * 1000 / 8 * _OVER_BIT_RATE
     bits: int = spec.bits or min(codec.depths, default=32)
     # A lossless codec may save nothing (noise), and its frames then cost a little.
     return expected.sample_rate_hz * expected.channels * bits / 8 * (1.0 if spec.codec.startswith("pcm_") else 1.02)

@@ -12,12 +12,23 @@ from presets.reasons import Reason
 #: Above this the base rate, in frames per second, is no rate but the unit of some timestamps.
 FASTEST_FPS = 240.0
 
+#: FFmpeg's dispositions of tracks that are not the programme itself.
+_ASIDE = ("comment", "lyrics", "karaoke", "visual_impaired", "clean_effects", "non_diegetic")
+
+#: The same, as people write it into a track's title or comment.
+_ASIDE_TITLE = re.compile(
+    r"comment(ary|aries|aire)|kommentar|comentario|descri(ption|ptive|bed)|audiodesk|hörfilm|audiodescription"
+    r"|isolated (score|music)|score only|music (and|&) effects|\bm ?& ?e\b|karaoke|instrumental|without (voice|vocals)",
+    re.IGNORECASE,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class AudioStream:
     """An audio stream; ``index`` counts all streams of the file, ``bits`` is None for lossy codecs.
 
-    ``bit_rate`` is what the stream itself says, in bits per second.
+    ``bit_rate`` is what the stream itself says, in bits per second. ``aside``: it is marked or titled as something
+    beside the programme: a commentary, a description for the blind, music without the voices.
     """
 
     index: int
@@ -30,6 +41,8 @@ class AudioStream:
     layout: str | None
     bits: int | None
     bit_rate: int | None = None
+    title: str | None = None
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +195,8 @@ def _stream(position: int, raw: Mapping[str, Any]) -> Stream:
                 layout=_word(raw.get("channel_layout")),
                 bits=_count(raw.get("bits_per_raw_sample")) or _count(raw.get("bits_per_sample")),
                 bit_rate=_count(raw.get("bit_rate")),
+                title=tags.get("title"),
+                aside=any(disposition.get(mark) for mark in _ASIDE) or bool(_ASIDE_TITLE.search(_told(tags))),
             )
         case "video":
             return VideoStream(
@@ -206,6 +221,10 @@ def _stream(position: int, raw: Mapping[str, Any]) -> Stream:
             )
         case kind:
             return OtherStream(index=index, kind=str(kind or "unknown"), codec=codec, language=language)
+
+
+def _told(tags: Mapping[str, str]) -> str:
+    return " ".join(tags.get(key, "") for key in ("title", "handler_name", "comment", "description"))
 
 
 def _number(value: object) -> float | None:

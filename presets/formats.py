@@ -1,7 +1,7 @@
 """What FFmpeg calls the containers, codecs and layouts that presets speak of, and which inputs it may open."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 #: Demuxers that may open an input. Formats that make FFmpeg read further files or devices (hls, dash, concat, imf,
@@ -29,6 +29,10 @@ _STATES_DURATION = frozenset(
     {"mov", "mp4", "m4a", "3gp", "matroska", "webm", "wav", "w64", "flac", "aiff", "caf", "avi", "asf", "mxf", "ape"}
 )
 
+#: Codecs, as ffprobe names them, whose frames carry checksums that FFmpeg verifies when told to. Elsewhere it must not
+#: be told: it would then refuse an MP3 that was cut out of a longer one.
+CHECKSUMMED = frozenset({"ac3", "eac3", "flac", "tak", "tta", "wavpack"})
+
 
 def states_duration(format_name: str) -> bool:
     """Whether files of this format (as ffprobe names it) declare their duration."""
@@ -52,28 +56,82 @@ def _container(muxer: str, codecs: str, probed_as: str = "", **options: str) -> 
 
 
 _PCM = "pcm_s16le pcm_s24le pcm_s32le pcm_f32le"
+_DOLBY = "ac3 eac3"
 
 CONTAINERS: Mapping[str, Container] = MappingProxyType(
     {
         # RF64 replaces the header as soon as a file outgrows 4 GiB, which plain WAV cannot express (EBU Tech 3306).
         "wav": _container("wav", _PCM, rf64="auto"),
-        "mp4": _container("mp4", "aac mp3 opus flac alac h264 hevc", "mov mp4 m4a 3gp 3g2 mj2"),
+        "mp4": _container("mp4", f"aac mp3 opus flac alac {_DOLBY} h264 hevc", "mov mp4 m4a 3gp 3g2 mj2"),
         "mp3": _container("mp3", "mp3", id3v2_version="3"),
         "ogg": _container("ogg", "opus vorbis flac"),
         "flac": _container("flac", "flac"),
-        "matroska": _container("matroska", f"aac mp3 opus vorbis flac alac {_PCM} h264 hevc", "matroska webm"),
+        "ac3": _container("ac3", "ac3"),
+        "eac3": _container("eac3", "eac3"),
+        "matroska": _container("matroska", f"aac mp3 opus vorbis flac alac {_DOLBY} {_PCM} h264 hevc", "matroska webm"),
     }
 )
 
 
+#: Channel layouts that presets and profiles may name, as FFmpeg names them -> the channels in FFmpeg's order.
+#: The first of a number of channels is what FFmpeg takes a stream for that does not say.
+LAYOUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "mono": ("FC",),
+        "stereo": ("FL", "FR"),
+        "2.1": ("FL", "FR", "LFE"),
+        "3.0": ("FL", "FR", "FC"),
+        "4.0": ("FL", "FR", "FC", "BC"),
+        "quad": ("FL", "FR", "BL", "BR"),
+        "5.0": ("FL", "FR", "FC", "BL", "BR"),
+        "5.1": ("FL", "FR", "FC", "LFE", "BL", "BR"),
+        "6.1": ("FL", "FR", "FC", "LFE", "BC", "SL", "SR"),
+        "7.1": ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
+    }
+)
+
+#: FFmpeg's other names of the same loudspeakers in the same order: the surround channels of a living room stand
+#: between its sides and its back, so that some formats call them the one and some the other.
+_ALIASES: Mapping[str, str] = MappingProxyType(
+    {"downmix": "stereo", "quad(side)": "quad", "5.0(side)": "5.0", "5.1(side)": "5.1"}
+)
+
+
+def layout_of(layout: str | None, channels: int) -> str | None:
+    """The name in :data:`LAYOUTS` of a probed layout; by channel count where none was stated; None if unnamed.
+
+    A single channel is mono, whatever loudspeaker it is labelled for.
+    """
+    if channels == 1:
+        return "mono"
+    if layout is None:
+        return stated_layout(layout, channels)
+    name = _ALIASES.get(layout, layout)
+    return name if len(LAYOUTS.get(name, ())) == channels else None
+
+
+def stated_layout(layout: str | None, channels: int) -> str | None:
+    """The layout by which FFmpeg decodes a probed one: itself, or where none was stated FFmpeg's for the count."""
+    return layout or next((name for name, order in LAYOUTS.items() if len(order) == channels), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """An audio codec: the bits per second it can be asked for (None: lossless) and the rates it takes (None: any)."""
+    """An audio codec: the bits per second it can be asked for (None: lossless) and the rates it takes (None: any).
+
+    ``layouts`` are those that come out as they went in. ``vbr_qualities`` bounds the numbers by which an encoder is
+    asked for a constant quality (None: by bits per second only). ``tells_loudness``: the stream says how loud its
+    dialogue is, and players set their level by it. ``surround_options`` are the encoder's for more than two channels.
+    """
 
     bitrates_kbps: tuple[int, int] | None
     sample_rates_hz: frozenset[int] | None
     #: Bits per sample -> options that make the encoder use them.
     depths: Mapping[int, Mapping[str, str]]
+    layouts: frozenset[str] = frozenset(LAYOUTS)
+    vbr_qualities: tuple[int, int] | None = None
+    tells_loudness: bool = False
+    surround_options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def lossless(self) -> bool:
@@ -85,15 +143,42 @@ _S16 = {16: {"sample_fmt": "s16"}}
 _FLAC = {16: {"sample_fmt": "s16"}, 24: {"sample_fmt": "s32", "bits_per_raw_sample": "24"}}
 _ALAC = {16: {"sample_fmt": "s16p"}, 24: {"sample_fmt": "s32p", "bits_per_raw_sample": "24"}}
 _AAC_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000}
+_AC3_RATES = frozenset({32000, 44100, 48000})
+
+# A receiver that plays stereo then mixes as ITU-R BS.775 does; FFmpeg's own choice is -4.5 dB and -6 dB.
+_AC3_SURROUND = {"center_mixlev": "0.707", "surround_mixlev": "0.707"}
+_EAC3_SURROUND = {"dmix_mode": "loro", "loro_cmixlev": "0.707", "loro_surmixlev": "0.707"}
+# The channels' order is that of family 1 either way; saying so also lets libopus spend bits by what masks what.
+_OPUS_SURROUND = {"mapping_family": "1"}
+
+# What FFmpeg's encoders made of each layout on 5.1 and 9.0, without mixing or renaming it on the way.
+_AAC_LAYOUTS = frozenset({"mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1"})
+_XIPH_LAYOUTS = frozenset({"mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1"})
+_DOLBY_LAYOUTS = frozenset({"mono", "stereo", "2.1", "3.0", "4.0", "quad", "5.0", "5.1"})
+_ALAC_LAYOUTS = frozenset({"mono", "stereo", "3.0", "4.0", "5.0", "5.1"})
 
 CODECS: Mapping[str, Codec] = MappingProxyType(
     {
-        "aac": Codec((8, 512), frozenset(_AAC_RATES), {}),
-        "mp3": Codec((8, 320), frozenset({16000, 22050, 24000, 32000, 44100, 48000}), {}),
-        "opus": Codec((6, 510), frozenset({8000, 12000, 16000, 24000, 48000}), {}),
-        "vorbis": Codec((32, 500), None, {}),
+        "aac": Codec((8, 512), frozenset(_AAC_RATES), {}, _AAC_LAYOUTS),
+        "mp3": Codec(
+            (8, 320),
+            frozenset({16000, 22050, 24000, 32000, 44100, 48000}),
+            {},
+            frozenset({"mono", "stereo"}),
+            vbr_qualities=(0, 9),
+        ),
+        "opus": Codec(
+            (6, 510),
+            frozenset({8000, 12000, 16000, 24000, 48000}),
+            {},
+            _XIPH_LAYOUTS,
+            surround_options=_OPUS_SURROUND,
+        ),
+        "vorbis": Codec((32, 500), None, {}, _XIPH_LAYOUTS, vbr_qualities=(-1, 10)),
+        "ac3": Codec((32, 640), _AC3_RATES, {}, _DOLBY_LAYOUTS, tells_loudness=True, surround_options=_AC3_SURROUND),
+        "eac3": Codec((32, 6144), _AC3_RATES, {}, _DOLBY_LAYOUTS, tells_loudness=True, surround_options=_EAC3_SURROUND),
         "flac": Codec(None, None, _FLAC),
-        "alac": Codec(None, None, _ALAC),
+        "alac": Codec(None, None, _ALAC, _ALAC_LAYOUTS),
         "pcm_s16le": Codec(None, None, _S16),
         "pcm_s24le": Codec(None, None, {24: {}}),
         "pcm_s32le": Codec(None, None, {32: {}}),
@@ -101,13 +186,7 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
     }
 )
 
-#: Channel layouts that presets and profiles may name -> number of channels.
-LAYOUTS: Mapping[str, int] = MappingProxyType({"mono": 1, "stereo": 2, "5.1": 6, "7.1": 8})
-
-
-def layout_of(layout: str | None, channels: int) -> str | None:
-    """The name in :data:`LAYOUTS` of a probed layout; by channel count where none was stated; None if unnamed."""
-    if layout is not None:
-        plain = layout.removesuffix("(side)").removesuffix("(back)")
-        return plain if LAYOUTS.get(plain) == channels else None
-    return next((name for name, count in LAYOUTS.items() if count == channels), None)
+#: How 16 bits are dithered: triangular noise of two steps, high-passed. In a gap that is 2.2 dB(A) below plain
+#: triangular at 44.1 kHz, 2.4 at 48, 4.0 at 96, at the same power. FFmpeg's noise-shaped methods (lipshitz, shibata,
+#: f_weighted, e_weighted) were measured 8 to 25 dB(A) above it at 44.1 kHz. Deeper samples need no dither.
+DITHER_METHOD = "triangular_hp"

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from ffmpeg.streams.audio import AudioStream as Filtered
+from ffmpeg.streams.av import AVStream
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets import picture
+from presets import picture, survey
 from presets.completeness import declared_s
 from presets.document import (
     AudioSpec,
@@ -22,14 +23,14 @@ from presets.document import (
     VideoSpec,
 )
 from presets.facts import AudioStream, MediaFacts, VideoStream
-from presets.formats import layout_of
+from presets.formats import CHECKSUMMED, layout_of, stated_layout
 from presets.intent import Intent
 from presets.opening import opened
 from presets.operations import Extract, Loudness, Operation
-from presets.operations.base import Signal, conform
+from presets.operations.base import Signal, conform, conforming
 from presets.passes import Passes
 from presets.picture import PictureSource
-from presets.plan import Decision, StepResult
+from presets.plan import Decision, StepResult, Survey
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.semantics import last_chain
@@ -123,6 +124,8 @@ class Graph:
         delivery = profile.audio
         signal = self.chain(last, delivery) if last and delivery else None
         if signal is not None and delivery is not None:
+            for choice, because in conforming(signal, delivery):
+                self.decide(f"{last}: conform", choice, because)
             return conform(signal, delivery)
         if profile.video is not None:
             return None
@@ -132,24 +135,43 @@ class Graph:
 
     def shown(self, source: PictureSource, spec: VideoSpec) -> FilteredPicture:
         """The picture as the profile wants it."""
-        opened_file = opened(f"in/{source.input}", self.passes.threads)
-        return picture.shown(opened_file.video_stream(source.position), source.stream, spec)
+        return picture.shown(self._opened(source.input).video_stream(source.position), source.stream, spec)
 
     def opened(self, source: Source) -> Filtered:
         """The start of a graph: an input's stream in float, in step with the file's own clock from 0 on."""
         # Gaps become silence, so that a track keeps step with the picture it was recorded with.
-        return (
-            opened(f"in/{source.input}", self.passes.threads)
+        stream = (
+            self._opened(source.input)
             .audio_stream(source.position)
             .aresample(extra_options={"async": 1, "first_pts": 0})
             .aformat(sample_fmts="fltp")
         )
+        channels = source.stream.channels
+        layout = layout_of(source.stream.layout, channels)
+        if layout is None or layout == stated_layout(source.stream.layout, channels):
+            return stream
+        # The same loudspeakers by another name, which not every encoder knows.
+        return stream.pan(args="|".join([layout, *(f"c{n}=c{n}" for n in range(channels))]))
+
+    def _opened(self, index: int) -> AVStream:
+        checked = any(stream.codec in CHECKSUMMED for stream in self.facts[index].audio)
+        return opened(f"in/{index}", self.passes.threads, checked=checked)
 
     def chain(self, name: str, delivery: AudioSpec) -> Signal | None:
         """What a chain makes for a delivery; None where it is skipped, or all that it takes is."""
         if (name, delivery) not in self._made:
             self._made[name, delivery] = self._build(name, delivery)
         return self._made[name, delivery]
+
+    def decide(self, subject: str, choice: str, because: str) -> None:
+        """Note a choice for the plan, once."""
+        decision = Decision(subject, choice, because)
+        if decision not in self.decisions:
+            self.decisions.append(decision)
+
+    def bits_of(self, signal: Signal) -> int | None:
+        """How many bits the samples of a signal have: those of an input that it is unchanged, else None."""
+        return next((s.stream.bits for s in self.sources if self.opened(s) == signal.stream), None)
 
     def _build(self, name: str, delivery: AudioSpec) -> Signal | None:
         chain = self.intent.preset.document.chain[name]
@@ -164,9 +186,12 @@ class Graph:
                 signals.append(replace(made, name=source))
         if not signals:
             return None
+        reference = signals[0]
         for operation in operations(self.intent.preset.document, name, self.intent.parameters):
-            surroundings = Surroundings(self, name, operation, delivery)
+            surroundings = Surroundings(self, name, operation, delivery, reference)
             signals = [operation.apply(signals, surroundings)]
+            if not operation.keeps_level:
+                reference = signals[0]
         return replace(signals[0], name=name)
 
     def _extract(self, chain: str) -> Extract:
@@ -219,6 +244,7 @@ class Surroundings:
     _chain: str
     _step: Operation
     delivery: AudioSpec
+    _reference: Signal
 
     def of(self, chain: str) -> Signal | None:
         """What another chain makes; None where it is skipped."""
@@ -228,15 +254,22 @@ class Surroundings:
         """The signal's length and loudness; None until they have been measured."""
         return self._graph.passes.measured(signal, signal.length_s, self._label(signal))
 
+    def surveyed(self) -> Survey | None:
+        """Loudness and quietest pause of what reaches this step, before steps that keep them; None until known."""
+        metered = survey.metered(self._reference)
+        return self._graph.passes.surveyed(metered, self._label(metered), key=survey.MOMENTARY)
+
+    def heard(self, signal: Signal) -> Survey | None:
+        """What the meters that a signal's filters end with hear; None until they have."""
+        return self._graph.passes.surveyed(signal, self._label(signal))
+
     def rendered(self, signal: Signal, *, endless: bool = False) -> Signal:
         """The signal from a file that an invocation of its own writes before."""
         return self._graph.passes.rendered(signal, self._label(signal), endless=endless)
 
     def decide(self, choice: str, because: str) -> None:
         """Note for the plan what this step chose and why."""
-        decision = Decision(f"{self._chain}: {self._step.op}", choice, because)
-        if decision not in self._graph.decisions:
-            self._graph.decisions.append(decision)
+        self._graph.decide(f"{self._chain}: {self._step.op}", choice, because)
 
     def _label(self, signal: Signal) -> str:
         chains = self._graph.intent.preset.document.chain

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from presets.plan import Invocation, Loudness, StepResult
+from presets.plan import Invocation, Loudness, Purpose, StepResult
 
 #: Silence appended before measuring: one block of the meter, which reports complete blocks only, so that a peak in
 #: the last instants of a recording is seen. ITU-R BS.1770-4 meters advance by 100 ms.
@@ -44,9 +44,9 @@ def step_result(
 
     ``out_time_s`` and ``frames`` are the last output time and number that ``-progress`` reported, ``tail`` the end of
     the file named by ``invocation.measure`` (at least :data:`TAIL_BYTES`, or all of it), None where the invocation
-    measures nothing.
+    measures nothing. What a survey's file says is read by :func:`presets.survey.parse_survey`.
     """
-    if invocation.measure is None:
+    if invocation.measure is None or invocation.purpose is Purpose.SURVEY:
         return StepResult(out_time_s, None, frames)
     decoded_s = None if out_time_s is None else max(out_time_s - TAIL_S, 0.0)
     return StepResult(decoded_s or None, parse_loudness(tail or ""), frames)

@@ -13,7 +13,7 @@ from presets.problems import MediaFailure
 from presets.reasons import Reason
 
 #: Filters that compilation uses whatever the steps are: opening an input, and measuring what was encoded.
-_ALWAYS = ("aformat", "ametadata", "apad", "aresample", "ebur128")
+_ALWAYS = ("aformat", "ametadata", "apad", "aresample", "ebur128", "pan")
 
 #: How long a job that prefers a GPU waits for one before the processor may do it, in seconds. Where no agent has
 #: one, it does not wait.

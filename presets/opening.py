@@ -8,14 +8,19 @@ from ffmpeg.streams.av import AVStream
 from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST
 
 
-def opened(path: str, threads: int, *, endless: bool = False) -> AVStream:
-    """A file in the workspace, decoded by ``threads`` threads; ``endless``: from the start again at its end."""
-    return ffmpeg.input(path, extra_options={**({"stream_loop": -1} if endless else {}), **input_options(threads)})
+def opened(path: str, threads: int, *, endless: bool = False, checked: bool = False) -> AVStream:
+    """A file in the workspace, decoded by ``threads`` threads; ``endless``: from the start again at its end.
+
+    ``checked``: sound that is not what its checksums say ends the run, which FFmpeg by itself only logs or passes over.
+    """
+    again = {"stream_loop": -1} if endless else {}
+    return ffmpeg.input(path, extra_options={**again, **input_options(threads, checked=checked)})
 
 
-def input_options(threads: int) -> dict[str, Any]:
+def input_options(threads: int, *, checked: bool = False) -> dict[str, Any]:
     """Options before ``-i``: which formats and protocols FFmpeg may open, and decoder threads."""
     return {
+        **({"err_detect:a": "crccheck+explode"} if checked else {}),
         "threads": threads,
         "protocol_whitelist": PROTOCOL_WHITELIST,
         "format_whitelist": FORMAT_WHITELIST,

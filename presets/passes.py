@@ -7,12 +7,13 @@ from itertools import count
 from presets import command
 from presets.opening import opened
 from presets.operations.base import Signal
-from presets.plan import Invocation, Purpose, StepResult
+from presets.plan import Invocation, Purpose, StepResult, Survey
 
 #: Work per second of media, relative to decoding and measuring it.
 _WEIGHTS = {
     Purpose.INSPECT: 0.4,
     Purpose.MEASURE: 1.0,
+    Purpose.SURVEY: 0.6,
     Purpose.RENDER: 0.6,
     Purpose.ENCODE: 1.5,
     Purpose.VERIFY: 0.6,
@@ -66,6 +67,16 @@ class Passes:
             Purpose.MEASURE, label, signal, "{}.txt", lambda file: command.measure(signal, self.threads, file)
         )
         return self.run(id_, Purpose.MEASURE, argv, media_s=media_s, measure=file, provisional=signal.provisional)
+
+    def surveyed(self, signal: Signal, label: str, *, key: str | None = None) -> Survey | None:
+        """What the meters at the end of a signal's filters hear, all or the one value ``key``; None until they have."""
+        id_, file, argv = self._new(
+            Purpose.SURVEY, label, signal, "{}.txt", lambda file: command.survey(signal, self.threads, file, key)
+        )
+        made = self.run(
+            id_, Purpose.SURVEY, argv, media_s=signal.length_s, measure=file, provisional=signal.provisional
+        )
+        return None if made is None else replace(made.survey or Survey(), length_s=made.out_time_s)
 
     def rendered(self, signal: Signal, label: str, *, endless: bool = False) -> Signal:
         """The signal from a file that another invocation writes, sample for sample; ``endless``: again and again.

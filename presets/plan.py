@@ -11,6 +11,7 @@ class Purpose(StrEnum):
 
     INSPECT = "inspect"
     MEASURE = "measure"
+    SURVEY = "survey"
     RENDER = "render"
     ENCODE = "encode"
     VERIFY = "verify"
@@ -34,15 +35,46 @@ class Loudness:
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """What the meters of a survey heard; each field is empty where its meter was not there.
+
+    ``loudness_lufs`` is integrated (None: nothing above the gate of ITU-R BS.1770-4). ``pause_s`` is from where to
+    where the quietest passage lasts and ``pause_lufs`` how loud it is; None where there is none. ``levels_db`` are RMS
+    levels of the signal's blocks in dBFS, ``silences_s`` where silences start and end; one that lasts until the end
+    ends at None. Times are in seconds; ``length_s`` is how long all of it lasts.
+    """
+
+    loudness_lufs: float | None = None
+    pause_s: tuple[float, float] | None = None
+    pause_lufs: float | None = None
+    levels_db: tuple[float, ...] = ()
+    silences_s: tuple[tuple[float, float | None], ...] = ()
+    length_s: float | None = None
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """From the plain JSON values of :func:`dataclasses.asdict`, whose tuples have become lists."""
+        pause = document["pause_s"]
+        return cls(
+            loudness_lufs=document["loudness_lufs"],
+            pause_s=None if pause is None else (pause[0], pause[1]),
+            pause_lufs=document["pause_lufs"],
+            levels_db=tuple(document["levels_db"]),
+            silences_s=tuple((start, end) for start, end in document["silences_s"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What an invocation reported: seconds of media put out (None: not a packet), and loudness if it measured.
 
-    ``frames`` is how many pictures it put out; None where it makes none.
+    ``frames`` is how many pictures it put out; None where it makes none. ``survey`` is what a survey heard.
     """
 
     out_time_s: float | None
     loudness: Loudness | None
     frames: int | None = None
+    survey: Survey | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -53,7 +85,9 @@ class StepResult:
         """The inverse of :meth:`to_json`."""
         loudness = document["loudness"]
         measured = None if loudness is None else Loudness(**loudness)
-        return cls(document["out_time_s"], measured, document.get("frames"))
+        survey = document.get("survey")
+        surveyed = None if survey is None else Survey.from_json(survey)
+        return cls(document["out_time_s"], measured, document.get("frames"), surveyed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +120,8 @@ class Invocation:
                 return f"decode input {subject} to its end"
             case Purpose.MEASURE:
                 return "measure the loudness" + ("" if subject.isdecimal() else f" of {subject}")
+            case Purpose.SURVEY:
+                return f"survey {subject}"
             case Purpose.RENDER:
                 return f"render {subject}"
             case Purpose.ENCODE | Purpose.VERIFY:

@@ -27,7 +27,7 @@ from presets.document import (
     VideoSpec,
 )
 from presets.encoders import VIDEO_ENCODERS
-from presets.formats import CODECS, CONTAINERS
+from presets.formats import CODECS, CONTAINERS, LAYOUTS
 from presets.operations import OPERATIONS, Extract, Loudness, Operation
 from presets.parameters import allows, expected, extremes, references, substitute
 from presets.positions import Path
@@ -87,14 +87,25 @@ def _audio_spec(at: Path, stream: AudioSpec) -> Iterator[Finding]:
     if codec.bitrates_kbps is None:
         if stream.bitrate_kbps is not None:
             yield (*at, "bitrate_kbps"), f"{stream.codec} is lossless: leave bitrate_kbps out"
-    else:
+    elif stream.vbr_quality is None:
         low, high = codec.bitrates_kbps
         if stream.bitrate_kbps is None or not low <= stream.bitrate_kbps <= high:
             yield (*at, "bitrate_kbps"), f"{stream.codec} takes from {low} to {high} kbit/s"
+    elif stream.bitrate_kbps is not None:
+        yield (*at, "bitrate_kbps"), "vbr_quality stands in its place: leave one of them out"
+    if stream.vbr_quality is not None:
+        low, high = codec.vbr_qualities or (0, -1)
+        if not low <= stream.vbr_quality <= high:
+            takes = "has none: say bitrate_kbps" if codec.vbr_qualities is None else f"takes from {low} to {high}"
+            yield (*at, "vbr_quality"), f"{stream.codec} {takes}"
     if stream.bits is not None and stream.bits not in codec.depths:
         depths = ", ".join(map(str, sorted(codec.depths)))
         takes = f"takes {depths} bits" if depths else "has no bit depth: leave bits out"
         yield (*at, "bits"), f"{stream.codec} {takes}"
+    for index, layout in enumerate(stream.layouts):
+        if layout not in codec.layouts:
+            takes = ", ".join(name for name in LAYOUTS if name in codec.layouts)
+            yield (*at, "layouts", index), f"{stream.codec} does not carry {layout}; it takes {takes}"
     rates = codec.sample_rates_hz
     if rates is not None and stream.sample_rate_hz not in rates:
         listed = ", ".join(map(str, sorted(rates)))
@@ -248,7 +259,10 @@ def _steps(document: PresetDocument) -> Iterator[Finding]:
             source in document.roles and document.roles[source].repeat for source in chain.from_
         )
         if several and not chain.steps:
-            yield ("chain", name), 'several sources need a first step that joins them: { op = "mix" }'
+            yield (
+                ("chain", name),
+                'several sources need a first step for them: { op = "mix" } or { op = "join" }',
+            )
         for index, step in enumerate(chain.steps):
             at: Path = ("chain", name, "steps", index)
             op = step.get("op")
@@ -258,7 +272,7 @@ def _steps(document: PresetDocument) -> Iterator[Finding]:
                 continue
             operation = OPERATIONS[op]
             if index == 0 and several and not operation.joins:
-                yield (*at, "op"), f"{op} takes one source, here are several: begin with mix"
+                yield (*at, "op"), f"{op} takes one source, here are several: begin with mix or join"
             if index > 0 and operation.joins:
                 yield (*at, "op"), f"{op} must be the first step of its chain"
             if operation is Extract and (index > 0 or any(s not in document.roles for s in chain.from_)):

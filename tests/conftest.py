@@ -12,14 +12,21 @@ from tests.fakes.postgres import Postgres, PostgresAbsent
 
 # A server that is started as another user is forked, and gRPC's handlers for that can spoil the child's descriptors.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Read once in a process: what gRPC logs of one test's connections would be on the stderr that another one looks at.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 # Other tests share the cores: how long one example took says nothing about the code.
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
 
-_ROOT = Path(__file__).resolve().parent.parent
+_TESTS = Path(__file__).resolve().parent
+_ROOT = _TESTS.parent
 _CORPUS = Path(os.environ.get("MEDIA_CORPUS") or _ROOT.parent / "shared" / "media")
 _NO_CORPUS = f"no recordings at {_CORPUS}: set MEDIA_CORPUS to a folder of media files"
+
+
+_LONGEST_FIRST = ("systemd", "simulation", "acceptance", "corpus", "integration", "contract")
+"""Folders by how long their files take; what is not named here takes seconds."""
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +74,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what uses the corpus, so that `-m corpus` selects it without anyone having to remember."""
+    """Marks what uses the corpus, so that `-m corpus` selects it without anyone having to remember.
+
+    Begins with the files that take longest, so that the workers end together: the short ones fill the gaps.
+    """
     for item in items:
         if {"media_corpus", "corpus_clip"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.corpus)
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    folder = item.path.relative_to(_TESTS).parts[0]
+    return _LONGEST_FIRST.index(folder) if folder in _LONGEST_FIRST else len(_LONGEST_FIRST)

@@ -24,11 +24,19 @@ class Reserve:
     low: str = ""
     """Why no work is taken: the figures of when it became so. Empty: there is enough."""
 
+    def missing(self, free: int, total: int) -> int:
+        """How much more must be free for work to be taken."""
+        reserve = self._reserve(total)
+        return max(0, int(reserve * HYSTERESIS if self.low else reserve) - free)
+
     def measure(self, free: int, total: int) -> str:
         """Take a measurement and return `low`."""
-        reserve = default_reserve(total) if self.given is None else self.given
-        if free >= (reserve * HYSTERESIS if self.low else reserve):
+        if not self.missing(free, total):
             self.low = ""
         elif not self.low:
+            reserve = self._reserve(total)
             self.low = f"scratch is low: {in_words(free)} of {in_words(total)} free, less than {in_words(reserve)}"
         return self.low
+
+    def _reserve(self, total: int) -> int:
+        return default_reserve(total) if self.given is None else self.given

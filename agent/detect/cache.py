@@ -14,7 +14,7 @@ from agent.detect.ffmpeg import Built
 from mediactl.v1 import fleet_service_pb2
 
 #: Of what is stored and of what probing looks at: raise it when either changes.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from agent.detect import trials
 from agent.detect.command import Answer, ask
 from agent.media.failure import quote
 from mediactl.v1 import fleet_service_pb2
+from presets.capabilities import binary as capability_of
 
 #: Names of encoders, decoders and filters that need a device. Being built in proves nothing about the device, so they
 #: count only where a trial worked.
@@ -77,7 +78,7 @@ def probe(path: str) -> Built:
         path=path,
         version=version,
         sha256=digest,
-        capabilities=sorted(capabilities - unproved),
+        capabilities=sorted((capabilities - unproved) | {capability_of(digest)}),
         start_milliseconds=start_ms,
     )
     return Built(binary, unproved)

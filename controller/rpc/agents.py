@@ -20,7 +20,7 @@ from controller.sessions import Sessions
 from controller.store import queries, topics
 from controller.store.attempts import Decline, EpochSuperseded, Item, Report
 from controller.store.collecting import wanted_from
-from controller.store.leasing import leases_of
+from controller.store.leases import leases_of
 from controller.store.writer import Store
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import agent_service_pb2_grpc

@@ -15,9 +15,10 @@ from controller.core.states import JobState, TaskState
 from controller.store import tables
 from controller.store.draining import drain_reason
 from controller.store.engine import AnyRow, Database
-from controller.store.leasing import blocked, candidate, charged
 from controller.store.queries import Record, ahead_in_line, job_tasks
+from controller.store.room import blocked, charged
 from controller.store.tables import JobId, Tenant
+from controller.store.waiting import candidate
 from presets.capabilities import Requirements
 
 

@@ -13,7 +13,7 @@ from controller.store import topics
 from controller.store.attempts import fail
 from controller.store.draining import AgentUnknown
 from controller.store.engine import AnyRow
-from controller.store.leasing import Leased, leases_of
+from controller.store.leases import Leased, leases_of
 from controller.store.tables import AgentId, agents, attempts, failures, meta
 from controller.store.work import Work, work
 from controller.store.writer import Tx

@@ -40,6 +40,7 @@ def replayed(connection: Connection, tenant: Tenant, job_id: JobId, output_uri: 
     spec.overwrite = intent["overwrite"] = overwrite
     if output_uri:
         _redirect(spec, intent, output_uri)
+    requirements = _again(connection, tenant, job_id, Requirements.from_json(json.loads(task.requirements)))
     paths = [uri_to_path(item["uri"]) for item in (*intent["inputs"], *intent["outputs"])]
     return NewJob(
         kind=job.kind,
@@ -54,8 +55,8 @@ def replayed(connection: Connection, tenant: Tenant, job_id: JobId, output_uri: 
         spec=spec.SerializeToString(),
         intent=json.dumps(intent),
         texts={},
-        class_key=Requirements.from_json(json.loads(task.requirements)).class_key(),
-        requirements=task.requirements,
+        class_key=requirements.class_key(),
+        requirements=json.dumps(requirements.to_json()),
         paths=json.dumps(paths),
         verbose=job.verbose,
         replay_of=job_id,
@@ -75,6 +76,20 @@ def _pinned(connection: Connection, tenant: Tenant, job_id: JobId, inputs: int) 
             if len(read) == inputs:
                 return json.dumps([{"size": item["size"], "token": item["token"]} for item in read])
     raise NeverRead
+
+
+def _again(connection: Connection, tenant: Tenant, job_id: JobId, asked: Requirements) -> Requirements:
+    """On the FFmpeg and with the threads of the last attempt that came to a plan."""
+    plan = connection.scalar(
+        select(attempts.c.plan)
+        .where(attempts.c.tenant == tenant, attempts.c.job_id == job_id, attempts.c.plan.is_not(None))
+        .order_by(attempts.c.leased_us.desc())
+        .limit(1)
+    )
+    if plan is None:
+        return asked
+    made = job_pb2.Plan.FromString(plan)
+    return asked.again(made.binary_sha256, made.threads) if made.binary_sha256 else asked
 
 
 def _redirect(spec: job_pb2.JobSpec, intent: dict[str, list[dict[str, str]]], output_uri: str) -> None:

@@ -12,11 +12,13 @@ class Conform(base.Operation):
     Whatever a preset says, its programme is conformed before loudness is measured and before it is encoded.
     """
 
-    revision: ClassVar[int] = 1
-    filters: ClassVar[tuple[str, ...]] = ("aresample", "aformat")
+    revision: ClassVar[int] = 2
+    filters: ClassVar[tuple[str, ...]] = ("aresample", "aformat", "pan")
 
     op: Literal["conform"] = "conform"
 
     def apply(self, signals: Sequence[base.Signal], context: base.Context) -> base.Signal:
         """Resample and mix as the profile says."""
+        for choice, because in base.conforming(signals[0], context.delivery):
+            context.decide(choice, because)
         return base.conform(signals[0], context.delivery)

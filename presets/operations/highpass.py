@@ -9,7 +9,7 @@ from pydantic import Field
 from presets.operations.base import Context, Operation, Signal, decimal
 
 #: Quality factors of the second-order sections that make a Butterworth filter of that slope.
-_SECTIONS: dict[int, tuple[float, ...]] = {12: (0.707107,), 24: (0.541196, 1.306563)}
+SECTIONS: dict[int, tuple[float, ...]] = {12: (0.707107,), 24: (0.541196, 1.306563)}
 
 
 class Highpass(Operation):
@@ -25,7 +25,7 @@ class Highpass(Operation):
     def apply(self, signals: Sequence[Signal], context: Context) -> Signal:
         """One second-order section per 12 dB."""
         signal = signals[0]
-        for quality in _SECTIONS[self.slope_db]:
+        for quality in SECTIONS[self.slope_db]:
             stream = signal.stream.highpass(frequency=decimal(self.hz), width_type="q", width=decimal(quality))
             signal = replace(signal, stream=stream)
         return signal

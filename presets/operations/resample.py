@@ -9,9 +9,12 @@ from presets.operations.base import Context, Operation, Signal, reshape
 
 
 class Resample(Operation):
-    """Change the sample rate to ``rate_hz`` (hertz), with a band limit below half of the lower rate."""
+    """Change the sample rate to ``rate_hz`` (hertz).
 
-    revision: ClassVar[int] = 1
+    Of half of the lower rate, 95 % passes within 0.001 dB; aliases and images are 120 dB down from 102 % on.
+    """
+
+    revision: ClassVar[int] = 2
     filters: ClassVar[tuple[str, ...]] = ("aresample", "aformat")
 
     op: Literal["resample"] = "resample"

@@ -180,7 +180,11 @@ def test_replay(box: Home, recordings: Recordings, tmp_path: Path) -> None:
     assert done["state"] == "JOB_STATE_COMPLETED"
     assert [one["sha256"] for one in done["artifacts"]] == [one["sha256"] for one in first["artifacts"]]
     assert [one["uri"] for one in done["artifacts"]] != [one["uri"] for one in first["artifacts"]]
-    assert first["id"] in box.run("jobs", "get", second["id"]).stdout
+    shown = box.run("jobs", "get", second["id"]).stdout
+    assert first["id"] in shown
+    assert "bit-identical" in shown
+    binaries = [box.job("jobs", "get", one["id"])["attempts"][-1]["plan"]["binarySha256"] for one in (first, second)]
+    assert binaries[0] == binaries[1]
     source.write_bytes(recordings.synth("speech").read_bytes())
     changed = _ended(box, box.job("jobs", "replay", first["id"], "--overwrite")["id"])
     assert (changed["state"], changed["failure"]["reason"]) == ("JOB_STATE_DEAD", "INPUT_CHANGED")

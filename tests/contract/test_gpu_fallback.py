@@ -12,7 +12,7 @@ from controller.offers import stored_offer
 from controller.store.draining import DrainAgent, ResumeAgent
 from controller.store.explaining import explain
 from controller.store.fleet import ExpireAgents, Seen, Sign
-from controller.store.leasing import Leased
+from controller.store.leases import Leased
 from controller.store.queries import Record
 from controller.store.tables import DEFAULT_TENANT, AgentId, JobId
 from mediactl.v1.fleet_service_pb2 import Capabilities, FfmpegBinary

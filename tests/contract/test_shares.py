@@ -7,7 +7,8 @@ import pytest
 
 from controller.core.matching import Rules
 from controller.store.attempts import Decline, Start
-from controller.store.leasing import DEFAULT_COST, Leased
+from controller.store.leases import Leased
+from controller.store.leasing import DEFAULT_COST
 from controller.store.limits import SetWeight
 from controller.store.tables import DEFAULT_TENANT
 from mediactl.v1 import agent_service_pb2 as pb

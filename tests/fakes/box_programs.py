@@ -17,7 +17,8 @@ from grpc import aio
 
 from mediactl.channel import SERVER_OPTIONS, unix_bind_target
 from mediactl.v1 import fleet_service_pb2_grpc, job_service_pb2_grpc
-from tests.fakes.controller import ENDED, FakeController
+from tests.fakes.controller import FakeController
+from tests.fakes.job_service import ENDED
 
 
 def install(folder: Path) -> None:
@@ -88,7 +89,9 @@ def controller() -> None:
 
 
 def agent() -> None:
-    """Waits for SIGTERM; with FAKE_AGENT=broken, dies at once. `detect` prints what `doctor` expects."""
+    """Waits for SIGTERM; with FAKE_AGENT=busy, for a second one, and with FAKE_AGENT=broken, dies at once. `detect`
+    prints what `doctor` expects.
+    """
     if sys.argv[1] == "detect":
         able = os.environ.get("FAKE_AGENT") != "broken"
         binaries = [{"path": "/usr/bin/ffmpeg", "version": "5.1.9"}] if able else []
@@ -102,4 +105,7 @@ def agent() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     _note(journal, "agent up")
     signal.sigwait({signal.SIGTERM})
+    if os.environ.get("FAKE_AGENT") == "busy":
+        _note(journal, f"agent finishing within {_option('--drain-timeout')}")
+        signal.sigwait({signal.SIGTERM})
     _note(journal, "agent down")

@@ -11,7 +11,7 @@ from controller.store.attempts import End
 from controller.store.cancelling import CancelJob, EnforceStops, ExpireJobs
 from controller.store.databases import open_database
 from controller.store.interventions import FallDue, HoldJobs, Outcome, ReleaseJobs, RetryJobs
-from controller.store.leasing import Leased
+from controller.store.leases import Leased
 from controller.store.tables import DEFAULT_TENANT, AttemptId, JobId, attempts, shares
 from controller.store.writer import Tx, begin, end
 from mediactl.v1 import agent_service_pb2 as pb

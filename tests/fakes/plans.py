@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST
 from presets.intent import Intent
 from presets.measurement import parse_frames, parse_progress, step_result
 from presets.needs import requirements
-from presets.plan import Plan, StepResult
+from presets.plan import Plan, Purpose, StepResult
 from presets.problems import MediaFailure
+from presets.survey import parse_survey
 from presets.verify import check
 
 
@@ -82,6 +83,9 @@ def carry_out(
         tail = (workspace / step.measure).read_text() if step.measure else None
         told = ran.stdout.splitlines()
         results[step.id] = step_result(step, parse_progress(told), tail, parse_frames(told))
+        if step.purpose is Purpose.SURVEY:
+            surveyed = parse_survey((tail or "").splitlines())
+            results[step.id] = replace(results[step.id], survey=surveyed)
     assert plan.finished(results)
     for output in plan.outputs:
         assert check(output, probe(workspace / output.path), output.decoded_s) == ()

@@ -25,7 +25,8 @@ from controller.store.attempts import Decline, End, Item, Log, Report, Speaker, 
 from controller.store.databases import open_database
 from controller.store.engine import AnyRow, Database
 from controller.store.fleet import Reconciled, Register
-from controller.store.leasing import GrantLeases, Leased
+from controller.store.leases import Leased
+from controller.store.leasing import GrantLeases
 from controller.store.migrations import upgrade
 from controller.store.submission import NewJob, Submit
 from controller.store.tables import (

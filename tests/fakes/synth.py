@@ -18,6 +18,11 @@ def _lavfi(*graphs: str) -> tuple[str, ...]:
     return tuple(argument for graph in graphs for argument in ("-f", "lavfi", "-i", graph))
 
 
+def _sides(right: str) -> tuple[str, ...]:
+    """Five seconds of a tone on the left, and on the right this many times that."""
+    return _lavfi(f"sine=f=997:r=48000:d=5,pan=stereo|c0=c0|c1={right}*c0")
+
+
 #: Syllables of a harmonic voice with stressed ones well above the rest: gain alone overshoots at podcast loudness.
 _VOICE = (
     "0.05*(sin(2*PI*140*t)+0.7*sin(2*PI*280*t)+0.5*sin(2*PI*560*t)+0.3*sin(2*PI*1400*t)+0.2*sin(2*PI*2800*t))"
@@ -31,6 +36,9 @@ _MUSIC = f"0.16*({_CHORD})*(0.75+0.25*sin(2*PI*2*t))"
 RECIPES: Mapping[str, Recipe] = {
     "speech": Recipe((*_lavfi(f"aevalsrc='{_VOICE}':s=16000:d=12"), "-c:a", "libvorbis"), "ogg"),
     "speech_with_rumble": Recipe((*_lavfi(f"aevalsrc='{_VOICE}+{_RUMBLE}':s=48000:d=12"), "-c:a", "pcm_s24le"), "wav"),
+    # Four seconds of speech and three of pause, twice, and four of speech.
+    "sentences": Recipe((*_lavfi(f"aevalsrc='{_VOICE}*lt(mod(t,7),4)':s=16000:d=18"), "-c:a", "libvorbis"), "ogg"),
+    "tone_12k": Recipe((*_lavfi("sine=f=12000:r=48000:d=30"), "-c:a", "flac"), "flac"),
     "loud_music": Recipe(
         (*_lavfi(f"aevalsrc='{_MUSIC}|{_MUSIC}*0.9':s=44100:c=stereo:d=12"), "-c:a", "pcm_s16le"), "wav"
     ),
@@ -48,6 +56,24 @@ RECIPES: Mapping[str, Recipe] = {
     "surround": Recipe(
         (*_lavfi(f"aevalsrc='{'|'.join(['0.9*sin(2*PI*440*t)'] * 6)}':c=5.1:s=48000:d=4"), "-c:a", "ac3"), "ac3"
     ),
+    # Names its surrounds after the sides, as AC-3 and DTS do: music around a voice in the centre.
+    "surround_side": Recipe(
+        (
+            *_lavfi(
+                f"aevalsrc='{_MUSIC}*0.5|{_MUSIC}*0.45|{_VOICE}*3|0.2*sin(2*PI*40*t)|{_MUSIC}*0.2|{_MUSIC}*0.25'"
+                ":c=5.1(side):s=48000:d=12"
+            ),
+            *("-c:a", "pcm_s24le"),
+        ),
+        "wav",
+    ),
+    "lfe_only": Recipe(
+        (*_lavfi("aevalsrc='0|0|0|0.5*sin(2*PI*40*t)|0|0':c=5.1:s=48000:d=4"), "-c:a", "pcm_s24le"), "wav"
+    ),
+    "tone_stereo": Recipe((*_sides("1"), "-c:a", "pcm_s24le"), "wav"),
+    "left_only": Recipe((*_sides("0"), "-c:a", "pcm_s24le"), "wav"),
+    # One of two lines is wired the wrong way round.
+    "antiphase": Recipe((*_sides("-1"), "-c:a", "pcm_s24le"), "wav"),
     "video_with_speech": Recipe(
         (
             *_lavfi("testsrc2=s=192x108:r=25:d=12", f"aevalsrc='{_VOICE}':s=48000:d=12"),

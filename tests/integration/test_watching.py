@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,13 @@ from structlog.typing import EventDict
 
 from agent import session, watching
 from agent.cordon import Cordon
+from agent.means import Means
 from agent.media.confinement import Confinement
 from agent.remains import Remains
 from agent.scratch import Scratch
 from agent.session import Agent
 from agent.settings import Settings
 from agent.storage import Stores
-from agent.transform import Means
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import fleet_service_pb2
 from presets.reasons import Reason
@@ -95,6 +96,30 @@ async def test_a_small_volume_fills_up_and_is_emptied(volume: Path) -> None:
     (volume / "big").unlink()
     await cordon.look()
     assert said == ["", "scratch is low: 4 MiB of 64 MiB free, less than 6 MiB", ""]
+
+
+async def test_what_failed_attempts_left_goes_before_work_does(volume: Path) -> None:
+    """A volume that is low because of it is not: the oldest go, as many as it takes. Without any left, it is."""
+    said: list[str] = []
+    remains = Remains(volume / "remains")
+    for name in ("a", "b", "c"):
+        (volume / name / "out").mkdir(parents=True)
+        (volume / name / "out" / "x.wav").write_bytes(bytes(10 * MIB))
+        assert remains.keep(volume / name, name, {}) == 10 * MIB
+    cordon = Cordon(volume, None, say=said.append, make_room=partial(remains.make_room, volume_of=volume))
+    (volume / "big").write_bytes(bytes(30 * MIB))
+    await cordon.look()
+    assert sorted(entry.name for entry in (volume / "remains").iterdir()) == ["b", "c"]
+    (volume / "bigger").write_bytes(bytes(13 * MIB))
+    await cordon.look()
+    assert [entry.name for entry in (volume / "remains").iterdir()] == ["c"]
+    (volume / "biggest").write_bytes(bytes(9 * MIB))
+    await cordon.look()
+    assert said == ["", "", ""]
+    (volume / "too big").write_bytes(bytes(11 * MIB))
+    await cordon.look()
+    assert said[-1].startswith("scratch is low: ")
+    assert list((volume / "remains").iterdir()) == []
 
 
 async def test_a_volume_that_is_gone_is_a_reason(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from controller.store.draining import AgentUnknown, DrainAgent, HandBackOverdue
 from controller.store.engine import StoreUnavailable
 from controller.store.fleet import AgentIdConflict, ExpireAgents, Reconciled, Seen, Sign
 from controller.store.interventions import FallDue
-from controller.store.leasing import GrantLeases, Leased, leases_of
+from controller.store.leases import Leased, leases_of
+from controller.store.leasing import GrantLeases
 from controller.store.tables import AgentId
 from controller.store.writer import Command
 from mediactl.v1 import agent_service_pb2 as pb

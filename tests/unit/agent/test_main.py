@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,10 @@ def test_scratch_is_one_agents_alone(served: list[Settings], tmp_path: Path) -> 
     assert f"another agent works on {scratch}: choose another --scratch-dir" in refused.output
     assert not served
     assert _serve(tmp_path, "--scratch-dir", str(scratch)).exit_code == 0
+
+
+def test_what_only_work_needs_is_not_loaded() -> None:
+    """An agent that serves but has nothing to do holds neither the compiler nor NVIDIA's binding in memory."""
+    code = "import agent.main, sys; print(*sorted({'ffmpeg', 'pydantic', 'pynvml', 'rich'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == []

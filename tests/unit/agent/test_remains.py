@@ -167,7 +167,7 @@ def test_old_ones_go_at_the_next_sweep(remains: Remains, tmp_path: Path, folder:
     again = Remains(folder, keep_s=100.0, clock=clock)
     again.sweep()
     assert kept(folder) == ["new"]
-    assert again.make_room(10**9) == 1
+    assert again.make_room(10**9, folder) == 1
 
 
 def test_no_more_than_so_many(remains: Remains, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,10 +197,12 @@ def test_low_disk_drops_the_oldest(remains: Remains, tmp_path: Path, folder: Pat
     for name in ("c", "b", "a"):
         clock.now_s += 1
         remains.keep(tmp_path / name, name, {"log": bytes(1000)})
-    assert remains.make_room(1001) == 2000
+    assert remains.make_room(1001, tmp_path) == 2000
     assert kept(folder) == ["a"]
-    assert remains.make_room(5000) == 1000
-    assert remains.make_room(1) == 0
+    assert remains.make_room(1, Path("/proc")) == 0, "another volume has nothing of it"
+    assert kept(folder) == ["a"]
+    assert remains.make_room(5000, tmp_path) == 1000
+    assert remains.make_room(1, tmp_path) == 0
 
 
 def test_keeping_twice_is_keeping_once(remains: Remains, tmp_path: Path) -> None:
@@ -358,7 +360,7 @@ def test_what_is_dropped_while_it_is_read_is_no_archive(tmp_path: Path) -> None:
     roomy.keep(workspace(tmp_path, output=os.urandom(3 * PIECE_BYTES)), "a.1", {})
     reading = roomy.pieces("a.1")
     next(reading)
-    roomy.make_room(1)
+    roomy.make_room(1, tmp_path)
     with pytest.raises(NothingKept, match="while it was being sent"):
         list(reading)
 

@@ -13,7 +13,7 @@ from controller.store.attempts import EpochSuperseded
 from controller.store.cancelling import CancelJob, EnforceStops, ExpireJobs, JobEnded
 from controller.store.fleet import AgentIdConflict, ExpireAgents
 from controller.store.interventions import FallDue, HoldJobs, ReleaseJobs, RetryJobs
-from controller.store.leasing import Leased
+from controller.store.leases import Leased
 from controller.store.tables import DEFAULT_TENANT
 from mediactl.v1 import agent_service_pb2 as pb
 from presets.reasons import Reason

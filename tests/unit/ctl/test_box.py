@@ -142,6 +142,18 @@ def test_up_serves_until_it_is_stopped(single: Box) -> None:
     assert [line for line in single.journal() if line.endswith("down")] == ["agent down", "controller down"]
 
 
+def test_the_agent_may_finish_what_it_has(single: Box) -> None:
+    """For so long; who interrupts once more does not want to wait for it."""
+    with single.start("up", "--drain-timeout", "10m", FAKE_AGENT="busy") as up:
+        wait_for(lambda: "agent up" in single.journal(), "the agent is up")
+        up.send_signal(signal.SIGINT)
+        wait_for(lambda: "agent finishing within 600.0" in single.journal(), "the agent is told to end")
+        assert up.poll() is None
+        up.send_signal(signal.SIGINT)
+        assert up.wait(20) == 0
+    assert [line for line in single.journal() if line.endswith("down")] == ["agent down", "controller down"]
+
+
 def test_a_second_up_is_refused(single: Box) -> None:
     """One box for a data directory; the second says which process is the first."""
     with single.start("up") as up:

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presets.capabilities import (
+    SAME_BINARY_S,
     Alternative,
     Binary,
     Requirements,
     Resources,
+    binary,
     choose_binary,
     encoder,
     hwaccel,
@@ -92,3 +94,24 @@ def test_after_a_gpu_failed() -> None:
     assert second.after_gpu_failure() == second
     assert Requirements(gpus).after_gpu_failure() == Requirements(gpus)
     assert Requirements(opened).after_gpu_failure() == Requirements(opened)
+
+
+def test_a_replay_asks_for_the_same_ffmpeg_and_threads() -> None:
+    """On that binary first, on any other after a while; a replay of a replay asks for no more than that."""
+    ways = tuple(Alternative(AAC.needs, Resources(cores=cores)) for cores in (4, 2, 1))
+    again = Requirements(ways).again("abc", 2)
+    same, other = again.alternatives
+    assert same == Alternative((*AAC.needs, frozenset({binary("abc")})), Resources(cores=2))
+    assert other == Alternative(AAC.needs, Resources(cores=2), open_after_s=SAME_BINARY_S)
+    assert again.again("abc", 2) == again
+    assert again.again("xyz", 2).alternatives[1] == other
+    assert len(Requirements(ways).again("abc", 16).alternatives) == 6
+
+
+def test_a_replay_takes_the_older_ffmpeg_where_that_is_the_one() -> None:
+    """Though the newest is otherwise preferred."""
+    old = _binary("/old", "5.1", *map("encoder:{}".format, ["aac"]), "filter:ebur128", binary("abc"))
+    new = _binary("/new", "9.0", *map("encoder:{}".format, ["aac"]), "filter:ebur128", binary("xyz"))
+    same, other = Requirements((AAC,)).again("abc", 1).alternatives
+    assert choose_binary([old, new], same) is old
+    assert choose_binary([old, new], other) is new

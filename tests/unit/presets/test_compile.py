@@ -141,11 +141,11 @@ def test_extraction_encodes_at_once() -> None:
 def test_a_mix_reads_every_input_to_its_end() -> None:
     """Several inputs are each decoded for themselves, then mixed; tags come from the default role."""
     facts = [media(audio(rate=16_000, channels=1), format_name="wav"), media(audio(rate=44_100), format_name="ogg")]
-    made = intent("voice_over_music", catalog=MIXED, inputs=WITH_MUSIC)
+    made = intent("voice_and_music", catalog=MIXED, inputs=WITH_MUSIC)
     results = {name: StepResult(60.0, None) for name in ("inspect.0.0", "inspect.1.0")}
     results["measure.48000.2ch"] = measured(-20, -10)
     plan = compile_plan(made, facts, BINARY, results)
-    golden("voice_over_music", plan)
+    golden("voice_and_music", plan)
     argv = next(i for i in plan.invocations if i.id == "encode.aac_192.1").argv
     inputs = [argv[n + 1] for n, word in enumerate(argv) if word == "-i"]
     assert argv[argv.index("-map_metadata:g") + 1] == f"{inputs.index('in/0')}:g"
@@ -153,7 +153,7 @@ def test_a_mix_reads_every_input_to_its_end() -> None:
 
 def test_a_chain_whose_condition_is_false_is_absent() -> None:
     """Without music there is no bed, and a mix of one signal is that signal."""
-    made = intent("voice_over_music", catalog=MIXED, inputs=WITH_MUSIC[:1])
+    made = intent("voice_and_music", catalog=MIXED, inputs=WITH_MUSIC[:1])
     graph = " ".join(compile_plan(made, [media()], BINARY, {}).invocations[0].argv)
     assert "amix" not in graph
     assert "in/1" not in graph

@@ -54,7 +54,7 @@ def test_names_for_a_prefix_come_from_the_default_role_whatever_the_order() -> N
     made = resolve(
         LIBRARY,
         inputs=[("music", "file:///m/bed.wav"), ("voice", "file:///m/a%20b%25%23.take.1.wav")],
-        preset="voice_over_music",
+        preset="voice_and_music",
         params={},
         outputs=[("flac", "file:///out/")],
     )
@@ -104,7 +104,7 @@ def test_one_profile_twice_gets_two_names() -> None:
         ({"outputs": [("", "file:///media/./x/..//talk.wav")]}, Reason.OUTPUT_COLLISION, "outputs[0].uri"),
         ({"outputs": [("", "file:///o/"), ("aac_192", "file:///o/")]}, Reason.OUTPUT_COLLISION, "outputs[1].uri"),
         ({"outputs": [("flac", "file:///o/%61"), ("", "file:///o/a")]}, Reason.OUTPUT_COLLISION, "outputs[1].uri"),
-        ({"preset": "voice_over_music", "inputs": [("music", TALK)]}, Reason.ROLE_MISSING, "inputs"),
+        ({"preset": "voice_and_music", "inputs": [("music", TALK)]}, Reason.ROLE_MISSING, "inputs"),
     ],
 )
 def test_each_mistake_has_its_reason_and_field(changed: dict[str, object], reason: Reason, field: str) -> None:
@@ -130,7 +130,7 @@ def test_a_value_between_the_ends_that_a_step_refuses_is_refused_at_submission()
 
     def make(slope: str) -> Intent:
         request = {"inputs": [("", TALK)], "params": {"slope": slope}, "outputs": [("", "file:///o/")]}
-        return resolve(catalog, preset="voice_over_music", **request)  # type: ignore[arg-type]  # values of one dict
+        return resolve(catalog, preset="voice_and_music", **request)  # type: ignore[arg-type]  # values of one dict
 
     assert make("24").parameters["slope"] == 24
     with pytest.raises(InvalidRequest) as caught:

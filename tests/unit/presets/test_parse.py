@@ -6,7 +6,7 @@ from presets.document import PresetDocument, ProfileDocument
 from presets.parse import InvalidDocument, parse, parse_preset, parse_profile
 
 PRESET = """\
-name = "voice_over_music"
+name = "voice_and_music"
 version = 1
 default_profile = "audio_only_master_v1"
 
@@ -69,7 +69,7 @@ def test_a_preset_and_a_profile_are_told_apart() -> None:
     """A document with a container or a stream is a profile."""
     assert isinstance(parse(PRESET), PresetDocument)
     assert isinstance(parse(PROFILE), ProfileDocument)
-    assert parse_preset(PRESET).full_name == "voice_over_music_v1"
+    assert parse_preset(PRESET).full_name == "voice_and_music_v1"
     audio = parse_profile(PROFILE).audio
     assert audio is not None
     assert audio.bitrate_kbps == 192
@@ -77,8 +77,8 @@ def test_a_preset_and_a_profile_are_told_apart() -> None:
 
 #: (what is replaced, by what, the line complained of, its field, words of the message)
 _PRESET_MISTAKES = [
-    ('name = "voice_over_music"', "name = ", 1, "", "not TOML"),
-    ('name = "voice_over_music"', 'name = "Voice Over"', 1, "name", "expected text like"),
+    ('name = "voice_and_music"', "name = ", 1, "", "not TOML"),
+    ('name = "voice_and_music"', 'name = "Voice Over"', 1, "name", "expected text like"),
     ("version = 1", "version = 0", 2, "version", "expected greater than or equal to 1"),
     ("version = 1", 'version = "1"', 2, "version", "expected a valid integer"),
     ("version = 1\n", "", 1, "version", "needed and absent"),
@@ -102,7 +102,7 @@ _PRESET_MISTAKES = [
     ("hz = 80", "hertz = 80", 15, "chain.speech.steps[0].hertz", "highpass has no parameter 'hertz'"),
     (", hz = 80", "", 15, "chain.speech.steps[0].hz", "needed and absent"),
     ('op = "highpass", hz', "hz", 15, "chain.speech.steps[0].op", "a step needs op"),
-    ('op = "highpass"', 'op = "hipass"', 15, "chain.speech.steps[0].op", "did you mean highpass?"),
+    ('op = "highpass"', 'op = "hipass"', 15, "chain.speech.steps[0].op", "did you mean highpass or"),
     (
         'layout = "stereo" }]\n\n[chain.bed]',
         'layout = "sterio" }]\n\n[chain.bed]',
@@ -175,7 +175,7 @@ def test_a_mistake_in_a_preset_is_pointed_at(old: str, new: str, line: int, fiel
         ("bitrate_kbps = 192", "bits = 24", 9, "stream[0].bits", "aac has no bit depth"),
         ("bitrate_kbps = 192\n", "", 5, "stream[0].bitrate_kbps", "aac takes from 8 to 512 kbit/s"),
         ("sample_rate_hz = 48000", "sample_rate_hz = 47999", 10, "stream[0].sample_rate_hz", "aac needs a sample rate"),
-        ('"mono", "stereo"', '"mono", "quad"', 11, "stream[0].layouts", "layout 'quad' is not known"),
+        ('"mono", "stereo"', '"mono", "quod"', 11, "stream[0].layouts", "layout 'quod' is not known"),
         ("ceiling_dbtp = -1.0", "ceiling_dbtp = 1.0", 13, "delivery.ceiling_dbtp", "less than or equal to 0"),
         ("max_encodes = 3", "max_encodes = 0", 14, "delivery.max_encodes", "greater than or equal to 1"),
         ("max_encodes = 3", "max_encode = 3", 14, "delivery.max_encode", "not known"),

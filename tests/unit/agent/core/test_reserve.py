@@ -34,3 +34,11 @@ def test_it_can_be_given_and_switched_off() -> None:
     )
     assert Reserve(100 << 20).measure(100 << 20, GIB) == ""
     assert Reserve(0).measure(0, GIB) == ""
+
+
+def test_what_is_missing_is_known() -> None:
+    """Up to the brink from above, up to some to spare from below it."""
+    reserve = Reserve(100)
+    assert [reserve.missing(free, 1000) for free in (100, 90)] == [0, 10]
+    reserve.measure(90, 1000)
+    assert [reserve.missing(free, 1000) for free in (125, 100)] == [0, 25]

@@ -259,7 +259,7 @@ def test_damaged_memory_is_ignored(tmp_path: Path, imitation: Imitation, content
     cache_file.write_text(content)
     assert look(tmp_path, path).binaries[0].version == "5.1.9"
     assert calls(path) > 0
-    assert json.loads(cache_file.read_text())["version"] == 2
+    assert json.loads(cache_file.read_text())["version"] == 3
     look(tmp_path, path)
     assert calls(path) == 0
     assert [file.name for file in cache_file.parent.iterdir()] == ["detected.json"]

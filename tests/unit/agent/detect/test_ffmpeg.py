@@ -20,6 +20,7 @@ def test_probe(imitation: Imitation) -> None:
     assert binary.sha256 == hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert binary.start_milliseconds > 0
     assert list(binary.capabilities) == [
+        f"binary:{binary.sha256}",
         "decoder:h264",
         "encoder:aac",
         "encoder:libx264",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.workspace import Workspace, free_bytes, workspaces
+from agent.workspace import Workspace, folder_bytes, free_bytes, workspaces
 
 FIRST = {"step": "measure", "result": {"out_time_s": 10.25}}
 SECOND = {"step": "encode", "result": {"out_time_s": None}}
@@ -100,3 +100,16 @@ def test_free_bytes(tmp_path: Path) -> None:
     """Free space is that of the volume, whether or not the folder exists yet."""
     assert free_bytes(tmp_path) > 0
     assert free_bytes(tmp_path / "not" / "yet") > 0
+
+
+def test_bytes_of_a_folder(tmp_path: Path) -> None:
+    """Of its files at any depth; links are not followed, and a folder that is not there has none."""
+    (tmp_path / "big").write_bytes(bytes(5000))
+    folder = tmp_path / "w"
+    (folder / "out" / "deep").mkdir(parents=True)
+    (folder / "x").write_bytes(bytes(10))
+    (folder / "out" / "deep" / "y").write_bytes(bytes(7))
+    (folder / "link").symlink_to(tmp_path / "big")
+    (folder / "round").symlink_to(tmp_path)
+    assert folder_bytes(folder) == 17
+    assert folder_bytes(tmp_path / "none") == 0
