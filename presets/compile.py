@@ -14,15 +14,14 @@ from ffmpeg.streams.video import VideoStream as FilteredPicture
 from presets import command, decisions, levels, picture, rehearsal
 from presets.capabilities import Binary
 from presets.completeness import Taken, declared_s, expected_s, require_whole
-from presets.document import Hardware, Media, VideoSpec
-from presets.encoders import VIDEO_ENCODERS
+from presets.document import Media, VideoSpec
 from presets.expectations import expectation
 from presets.facts import MediaFacts
 from presets.formats import CODECS
 from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
 from presets.names import encode_id, path_of, sound_id, verify_id
-from presets.needs import encoder_for, usable_encoders
+from presets.needs import encoder_for, video_encoder_for
 from presets.operations.base import Signal
 from presets.passes import Passes
 from presets.picture import PictureSource
@@ -35,8 +34,6 @@ from presets.plan import (
     Purpose,
     StepResult,
 )
-from presets.problems import MediaFailure
-from presets.reasons import Reason
 from presets.rehearsal import SILENCE
 
 #: How much more work a picture is than sound.
@@ -379,20 +376,8 @@ class _Job:
         return encoder_for(output.profile.full_name, encoders, self.binary)
 
     def _video_encoder(self, output: OutputRef, spec: VideoSpec) -> str:
-        """Of what was granted; but for a picture that the GPU does not take, the processor's where that may serve."""
-        chosen = self._encoder(output, usable_encoders(spec, hardware=self.gpu is not None))
         sides = picture.size(self.graph.picture.stream, spec.max_height)
-        if VIDEO_ENCODERS[chosen].takes(*sides):
-            return chosen
-        if VIDEO_ENCODERS[chosen].hardware and spec.hardware is Hardware.PREFER:
-            chosen = self._encoder(output, usable_encoders(spec, hardware=False))
-            if VIDEO_ENCODERS[chosen].takes(*sides):
-                return chosen
-        least, most = VIDEO_ENCODERS[chosen].least, VIDEO_ENCODERS[chosen].most
-        raise MediaFailure(
-            Reason.UNSUPPORTED_COMBINATION,
-            f"{output.name}: the picture is {sides[0]}x{sides[1]}, and {chosen} takes sides from {least} to {most}",
-        )
+        return video_encoder_for(output, spec, self.binary, sides, hardware=self.gpu is not None)
 
     def _metadata(self) -> command.Metadata:
         """Title and artist are the default role's; they belong to the file, but in Ogg to its audio stream."""
