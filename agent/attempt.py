@@ -214,7 +214,8 @@ class Attempt:
             if done.plan is not None and done.binary is not None:
                 report.plan.CopyFrom(plan_message(done.plan, done.binary, self._lease.cores))
         used = done.usage if done is not None else Usage()
-        report.usage.CopyFrom(usage_message(used, time.monotonic() - self._begun))
+        results = done.results if done is not None else {}
+        report.usage.CopyFrom(usage_message(used, time.monotonic() - self._begun, results))
         if stopped and self._stop_reason == Reason.AGENT_STOPPING:
             report.outcome = pb.OUTCOME_FAILED
             report.failure.CopyFrom(

@@ -39,8 +39,9 @@ def plan_message(plan: Plan, binary: Binary, threads: int) -> job_pb2.Plan:
     )
 
 
-def usage_message(used: Usage, run_s: float) -> pb.Usage:
-    message = pb.Usage(**asdict(used))
+def usage_message(used: Usage, run_s: float, results: Mapping[str, StepResult]) -> pb.Usage:
+    media_s = max((result.out_time_s or 0.0 for result in results.values()), default=0.0)
+    message = pb.Usage(**asdict(used), media_seconds=media_s)
     message.run_time.FromMicroseconds(int(run_s * 1e6))
     return message
 

@@ -75,6 +75,7 @@ def _trim(report: pb.EndReport) -> None:
     report.kept_bytes = max(0, report.kept_bytes)
     usage.bytes_read = max(0, usage.bytes_read)
     usage.bytes_written = max(0, usage.bytes_written)
+    usage.media_seconds = _within(usage.media_seconds, _MOST)
     if report.HasField("failure"):
         failure = report.failure
         if len(failure.reason) > MOST_ID or not failure.reason.isprintable():

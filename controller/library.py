@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from controller.store.catalog_documents import AddDocument
 from controller.store.queries import stored_documents
 from controller.store.tables import Tenant
@@ -13,10 +15,11 @@ from presets.reasons import Reason
 
 
 class Library:
-    """Caches one catalog a tenant; additions go through here."""
+    """Caches one catalog a tenant; additions go through here. `on_catalog` hears of each that is read."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, on_catalog: Callable[[Catalog], None] | None = None) -> None:
         self._store = store
+        self._on_catalog = on_catalog
         self._catalogs: dict[Tenant, Catalog] = {}
 
     async def catalog(self, tenant: Tenant) -> Catalog:
@@ -28,6 +31,8 @@ class Library:
                 [row.text for row in rows if row.kind == "profile"],
             )
             self._catalogs[tenant] = cached
+            if self._on_catalog is not None:
+                self._on_catalog(cached)
         return cached
 
     async def add_preset(self, tenant: Tenant, text: str) -> Preset:

@@ -95,6 +95,8 @@ class Dispatcher:
     def _send(self, leases: list[Leased]) -> None:
         for leased in leases:
             self._metrics.leased(leased.queue_wait_s)
+            if leased.task_kind != "plan":
+                self._metrics.preset_leased(leased.preset, leased.queue_wait_s)
             session = self._sessions.get(leased.agent_id)
             # Without a session it is sent again when the agent's next one begins.
             if session is not None:

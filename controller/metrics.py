@@ -19,6 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from controller.store.overview import Overview
+from presets.catalog import Catalog
 from presets.reasons import Reason
 
 log = structlog.get_logger()
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 MOST_QUEUES = 100
 """Queues with series of their own; the others share the name `other`. Names come from callers."""
+MOST_PRESETS = 100
+"""Presets with series of their own."""
 OTHER = "other"
 OVERVIEW_S = 2.0
 """How long a scrape waits for the database; without it, it tells the rest."""
@@ -36,6 +39,8 @@ _LEAST_S = 0.2
 
 _WAIT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
 _START_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_RUN_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)
+_PRESET_WAIT_S = (0.01, 0.1, 1, 10, 60, 300, 900, 3600, 14400, 86400)
 _RPC_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _COMMIT_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -84,6 +89,7 @@ class Metrics:
             version("mediactl")
         ).set(1)
         self._gauges = _Gauges()
+        self._presets: set[str] = set()
         registry.register(self._gauges)
         self._submitted = Counter("mediactl_jobs_submitted", "Jobs stored.", registry=registry)
         self._jobs_ended = Counter(
@@ -109,6 +115,48 @@ class Metrics:
             "mediactl_task_start_seconds",
             "From a lease to the agent's word that it began.",
             buckets=_START_S,
+            registry=registry,
+        )
+        self._preset_jobs = Counter(
+            "mediactl_preset_jobs_ended",
+            "Jobs that ended, by preset, state and reason.",
+            ("preset", "state", "reason"),
+            registry=registry,
+        )
+        self._preset_attempts = Counter(
+            "mediactl_preset_attempts_ended",
+            "Attempts that ended, by preset and reason; of those that completed it is empty.",
+            ("preset", "reason"),
+            registry=registry,
+        )
+        self._preset_run = Histogram(
+            "mediactl_preset_run_seconds",
+            "How long attempts ran that completed, by preset.",
+            ("preset",),
+            buckets=_RUN_S,
+            registry=registry,
+        )
+        self._preset_wait = Histogram(
+            "mediactl_preset_queue_wait_seconds",
+            "From when a task could first have been leased to its lease, by preset.",
+            ("preset",),
+            buckets=_PRESET_WAIT_S,
+            registry=registry,
+        )
+        self._preset_operations = Gauge(
+            "mediactl_preset_operation",
+            "1 for each operation that a preset uses. Multiplied with a series by preset, it gives one by operation.",
+            ("preset", "operation"),
+            registry=registry,
+        )
+        self._preset_cpu = Counter(
+            "mediactl_preset_cpu_seconds", "CPU seconds of FFmpeg, by preset.", ("preset",), registry=registry
+        )
+        self._preset_media = Counter(
+            "mediactl_preset_media_seconds",
+            "Seconds of media that completed attempts went through, by preset. By mediactl_preset_run_seconds_sum: how "
+            "many times faster than real time.",
+            ("preset",),
             registry=registry,
         )
         self._log_bytes = Counter("mediactl_log_bytes", "Bytes of tasks' logs stored.", registry=registry)
@@ -162,6 +210,36 @@ class Metrics:
     def lease_ended(self, how: str, reason: str = "") -> None:
         """A lease ended otherwise than by its attempt's end. `how` is the code's own word, such as `expired`."""
         self._leases_ended.labels(how, _reason(reason)).inc()
+
+    def knows(self, catalog: Catalog) -> None:
+        """Which presets there are, and of what they consist."""
+        for preset in catalog.presets:
+            for operation in preset.operations:
+                self._preset_operations.labels(self._preset(preset.full_name), operation).set(1)
+
+    def preset_leased(self, preset: str, queue_wait_s: float) -> None:
+        """A task of a job with this preset was leased after waiting so long."""
+        self._preset_wait.labels(self._preset(preset)).observe(queue_wait_s)
+
+    def preset_ended(self, preset: str, state: str, reason: str) -> None:
+        """A caller's job with this preset ended."""
+        self._preset_jobs.labels(self._preset(preset), state, _reason(reason)).inc()
+
+    def preset_used(self, preset: str, reason: str, *, run_s: float, cpu_s: float, media_s: float) -> None:
+        """An attempt at a caller's job with this preset ended; without a reason it completed. Durations in seconds."""
+        name = self._preset(preset)
+        self._preset_attempts.labels(name, _reason(reason)).inc()
+        self._preset_cpu.labels(name).inc(cpu_s)
+        if not reason:
+            self._preset_run.labels(name).observe(run_s)
+            self._preset_media.labels(name).inc(media_s)
+
+    def _preset(self, name: str) -> str:
+        if name not in self._presets:
+            if len(self._presets) >= MOST_PRESETS:
+                return OTHER
+            self._presets.add(name)
+        return name
 
     def logged(self, size: int) -> None:
         """Bytes of logs were stored."""

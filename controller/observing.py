@@ -17,7 +17,7 @@ from presets.reasons import Reason
 
 log = structlog.get_logger()
 
-_UNTOLD = ("at_us", "since_us", "type", "ended")
+_UNTOLD = ("at_us", "since_us", "type", "ended", "preset", "kind", "used")
 _FAILED = ("failed", "given_back", "dead")
 
 
@@ -55,6 +55,21 @@ class Observer:
                 pass
         if event["ended"]:
             metrics.job_ended(event["job_state"], event["reason"])
+        if event["kind"] == "media":
+            self._measure_preset(event)
+
+    def _measure_preset(self, event: Mapping[str, Any]) -> None:
+        if event["ended"]:
+            self._metrics.preset_ended(event["preset"], event["job_state"], event["reason"])
+        used = event.get("used")
+        if used is not None:
+            self._metrics.preset_used(
+                event["preset"],
+                "" if used["state"] == "completed" else event["reason"],
+                run_s=(used.get("run_us") or 0) / 1e6,
+                cpu_s=used.get("cpu_seconds") or 0.0,
+                media_s=(used.get("media_us") or 0) / 1e6,
+            )
 
 
 def _write(events: Sequence[Mapping[str, Any]]) -> None:

@@ -171,10 +171,10 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
     sessions = Sessions(store.topics, settings.timers)
     presence = Presence()
     dice = random.Random()  # noqa: S311 - jitter, no secret
-    library = Library(store)
     archive = Archive(settings.store_url) if settings.store_url is not None else None
     overview = Recent(partial(_overview, store, settings.timers)).get
     metrics = Metrics(overview)
+    library = Library(store, metrics.knows)
     store.on_events = Observer(metrics, sessions, log_transitions=settings.log_transitions).observe
     store.on_commit = metrics.committed
     interceptors: list[grpc.aio.ServerInterceptor] = [Measured(metrics), Errors(), presence]
@@ -186,7 +186,7 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     preset_service_pb2_grpc.add_PresetServiceServicer_to_server(PresetServicer(library), server)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetServicer(store, sessions, settings.timers), server)
-    queue_service_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(store, sessions, overview), server)
+    queue_service_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(store, sessions, library, overview), server)
     receptions = Receptions(store, archive, settings.most_remains_bytes)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(
         AgentServicer(store, sessions, receptions, settings.timers, dice), server

@@ -172,6 +172,9 @@ def _attempt(attempt: job_pb2.Attempt) -> str:
         parts.append(f"waited {attempt.queue_wait.ToTimedelta().total_seconds():.2f} s")
     if attempt.HasField("run_time"):
         parts.append(f"ran {attempt.run_time.ToTimedelta().total_seconds():.2f} s")
+    if attempt.media_seconds and attempt.run_time.ToTimedelta():
+        pace = attempt.media_seconds / attempt.run_time.ToTimedelta().total_seconds()
+        parts.append(f"{render.duration(attempt.media_seconds)} of media ({pace:.3g}x)")
     if attempt.cpu_seconds:
         parts.append(f"{attempt.cpu_seconds:.2f} CPU s")
     if attempt.peak_memory_bytes:

@@ -96,6 +96,7 @@ cli: Final = LazyGroup(
         "plan": Leaf("ctl.submit:plan", "Show what would be run for a job, and why."),
         "jobs": _JOBS,
         "queue": _QUEUE,
+        "stats": Leaf("ctl.stats:stats", "Show how jobs fared lately, by preset and by operation."),
         "presets": _PRESETS,
         "profiles": _PROFILES,
         "agents": _AGENTS,

@@ -33,6 +33,11 @@ class Preset:
     text: str
     document: PresetDocument
 
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The operations that its chains use, by name."""
+        return tuple(sorted({str(step["op"]) for chain in self.document.chain.values() for step in chain.steps}))
+
     @classmethod
     def from_text(cls, text: str) -> Self:
         """The preset a TOML text describes.

@@ -108,7 +108,7 @@ class _Job:
     def measure(self, output: OutputRef) -> None:
         """Outputs with one rate and layout share one measurement."""
         signal = self._programme(output)
-        if signal is None or (loudness_of(self.intent) is None and not _tells_loudness(output)):
+        if signal is None or not self._is_measured(output):
             return
         measured = self._measured(signal)
         if measured is not None:
@@ -138,7 +138,7 @@ class _Job:
 
     def _make_plain(self, output: OutputRef, signal: Signal | None) -> None:
         before: Loudness | None = None
-        if signal is not None and (loudness_of(self.intent) is not None or _tells_loudness(output)):
+        if signal is not None and self._is_measured(output):
             measured = self._measured(signal)
             before = measured.loudness if measured is not None else None
             if _tells_loudness(output):
@@ -330,6 +330,10 @@ class _Job:
 
     def _measured(self, signal: Signal) -> StepResult | None:
         return self.passes.measured(signal, self._expected_s(signal))
+
+    def _is_measured(self, output: OutputRef) -> bool:
+        """Whether anything depends on how loud the programme is before it is encoded."""
+        return loudness_of(self.intent) is not None or _tells_loudness(output)
 
     def _lossless(self, output: OutputRef) -> bool:
         audio = output.profile.document.audio

@@ -168,6 +168,8 @@ class Measure(StrEnum):
 
     ``duck_db`` is the gain of a tone of 12 kHz, which is the only sound there, while another sounds, in dB against the
     most that it gets.
+    ``noise_reduction_db`` is how much quieter pauses are than in the input of the default role, ``voice_level_db`` how
+    much louder what is loud in it; both before the gain that brings the programme to its loudness.
     """
 
     INTEGRATED_LUFS = "integrated_lufs"
@@ -175,6 +177,8 @@ class Measure(StrEnum):
     DURATION_S = "duration_s"
     CHANNELS = "channels"
     SAMPLE_RATE_HZ = "sample_rate_hz"
+    NOISE_REDUCTION_DB = "noise_reduction_db"
+    VOICE_LEVEL_DB = "voice_level_db"
     WIDTH = "width"
     HEIGHT = "height"
     DUCK_DB = "duck_db"

@@ -104,9 +104,8 @@ def layout_of(layout: str | None, channels: int) -> str | None:
     """
     if channels == 1:
         return "mono"
-    if layout is None:
-        return stated_layout(layout, channels)
-    name = _ALIASES.get(layout, layout)
+    stated = stated_layout(layout, channels) or ""
+    name = _ALIASES.get(stated, stated)
     return name if len(LAYOUTS.get(name, ())) == channels else None
 
 

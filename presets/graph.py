@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from typing import Any, assert_never
 
 from ffmpeg.streams.audio import AudioStream as Filtered
 from ffmpeg.streams.av import AVStream
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets import picture, survey
+from presets import picture
 from presets.completeness import declared_s
 from presets.document import (
     AudioSpec,
@@ -26,7 +26,7 @@ from presets.facts import AudioStream, MediaFacts, VideoStream
 from presets.formats import CHECKSUMMED, layout_of, stated_layout
 from presets.intent import Intent
 from presets.opening import opened
-from presets.operations import Extract, Loudness, Operation
+from presets.operations import Extract, Loudness, Operation, meters
 from presets.operations.base import Signal, conform, conforming
 from presets.passes import Passes
 from presets.picture import PictureSource
@@ -35,6 +35,7 @@ from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.semantics import last_chain
 from presets.steps import operations
+from presets.survey import MOMENTARY
 
 
 def loudness_of(intent: Intent) -> Loudness | None:
@@ -139,16 +140,18 @@ class Graph:
 
     def opened(self, source: Source) -> Filtered:
         """The start of a graph: an input's stream in float, in step with the file's own clock from 0 on."""
+        channels, stated = source.stream.channels, source.stream.layout
+        layout = layout_of(stated, channels)
+        # Some decoders leave the layout open, and filters then refuse it.
+        pinned: dict[str, Any] = {"channel_layouts": layout} if layout is not None and stated is None else {}
         # Gaps become silence, so that a track keeps step with the picture it was recorded with.
         stream = (
             self._opened(source.input)
             .audio_stream(source.position)
             .aresample(extra_options={"async": 1, "first_pts": 0})
-            .aformat(sample_fmts="fltp")
+            .aformat(sample_fmts="fltp", **pinned)
         )
-        channels = source.stream.channels
-        layout = layout_of(source.stream.layout, channels)
-        if layout is None or layout == stated_layout(source.stream.layout, channels):
+        if layout is None or layout == stated_layout(stated, channels):
             return stream
         # The same loudspeakers by another name, which not every encoder knows.
         return stream.pan(args="|".join([layout, *(f"c{n}=c{n}" for n in range(channels))]))
@@ -256,8 +259,8 @@ class Surroundings:
 
     def surveyed(self) -> Survey | None:
         """Loudness and quietest pause of what reaches this step, before steps that keep them; None until known."""
-        metered = survey.metered(self._reference)
-        return self._graph.passes.surveyed(metered, self._label(metered), key=survey.MOMENTARY)
+        metered = meters.metered(self._reference)
+        return self._graph.passes.surveyed(metered, self._label(metered), key=MOMENTARY)
 
     def heard(self, signal: Signal) -> Survey | None:
         """What the meters that a signal's filters end with hear; None until they have."""

@@ -59,6 +59,7 @@ def attempt(row: Record) -> job_pb2.Attempt:
         kept_bytes=row.kept_bytes or 0,
         bytes_read=row.bytes_read or 0,
         bytes_written=row.bytes_written or 0,
+        media_seconds=(row.media_us or 0) / 1e6,
     )
     message.queue_wait.FromMicroseconds(row.queue_wait_us)
     if row.run_us is not None:

@@ -221,6 +221,7 @@ class _Reports:
             "peak_memory_bytes": report.usage.peak_memory_bytes,
             "bytes_read": report.usage.bytes_read,
             "bytes_written": report.usage.bytes_written,
+            "media_us": int(report.usage.media_seconds * 1e6),
             "plan": report.plan.SerializeToString(),
             "record": report.record_json,
             "kept_bytes": report.kept_bytes,

@@ -37,6 +37,7 @@ class Leased:
     redo: bytes | None
     pinned_inputs: str
     queue: str = ""
+    preset: str = ""
     queue_wait_s: float = 0.0
 
 
@@ -62,7 +63,7 @@ def leased_of(connection: Connection, database: Database, found: Sequence[Mappin
     chosen: dict[tuple[str, int], str] = {}
     leased = []
     for row in found:
-        _, intent, verbose, pinned_inputs, queue = of_job[row["tenant"], row["job_id"]]
+        _, intent, verbose, pinned_inputs, queue, preset = of_job[row["tenant"], row["job_id"]]
         _, kind, own_intent, requirements, redo = of_task[row["tenant"], row["task_id"]]
         needs = (requirements, row["alternative"])
         if needs not in chosen:
@@ -87,13 +88,14 @@ def leased_of(connection: Connection, database: Database, found: Sequence[Mappin
                 redo=redo,
                 pinned_inputs=pinned_inputs,
                 queue=queue,
+                preset=preset,
                 queue_wait_s=row["queue_wait_us"] / 1e6,
             )
         )
     return leased
 
 
-_JOBS = 'SELECT id, intent, "verbose", pinned_inputs, queue FROM jobs'
+_JOBS = 'SELECT id, intent, "verbose", pinned_inputs, queue, preset FROM jobs'
 _TASKS = "SELECT id, kind, intent, requirements, redo FROM tasks"
 
 

@@ -228,6 +228,8 @@ attempts = Table(
     Column("kept_bytes", BigInteger),
     Column("collect_us", BigInteger),
     Column("remains_key", String),
+    # How much media its longest pass went through.
+    Column("media_us", BigInteger),
     # Of the job rather than of the task: an index that leads there is needed anyway.
     ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
     Index("ix_attempts_job", "job_id", "tenant"),

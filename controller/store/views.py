@@ -39,7 +39,7 @@ _SHOWN = (
 _COLUMNS = ", ".join(_SHOWN)
 _ATTEMPTS = (
     "job_id, id, task_id, agent_id, number, state, failure, leased_us, started_us, ended_us, queue_wait_us, run_us,"
-    " cpu_seconds, peak_memory_bytes, bytes_read, bytes_written, plan, kept_bytes"
+    " cpu_seconds, peak_memory_bytes, bytes_read, bytes_written, media_us, plan, kept_bytes"
 )
 _shown = select(*(jobs.c[name] for name in _SHOWN))
 

@@ -246,7 +246,11 @@ class Work:
         self._events.append(event)
         ended = job.id in self._ending
         self._ending.discard(job.id)
-        self._told.append({**event, "ended": ended, "since_us": happened.since_us})
+        attempt = self.attempts.get(happened.attempt_id)
+        told = {**event, "ended": ended, "since_us": happened.since_us, "preset": job.preset, "kind": job.kind}
+        if attempt is not None and "ended_us" in attempt.changes:
+            told["used"] = attempt.changes
+        self._told.append(told)
         self.tx.changed |= {topics.job(JobId(job.id)), topics.JOBS}
 
     def _stand_in_line(self, job: JobRecord, task: TaskRecord) -> None:

@@ -20,21 +20,22 @@ _RATIO = 6.0
 class Deess(Operation):
     """Lower sibilants by ``amount_db``, and nothing else; 0 does nothing.
 
-    The spectrum is split at ``hz`` (hertz; 4000 suits low voices, 6500 high ones) by a Linkwitz-Riley crossover. Where
-    the upper band is louder than the threshold, which no vowel reaches, that band is lowered by exactly ``amount_db``;
-    anything else comes out at its level. The threshold is ``threshold_lu`` from the programme's own loudness.
+    The spectrum is split at ``hz`` (hertz; 4000 suits low voices, 6500 high ones) by a steep Linkwitz-Riley
+    crossover. Where the upper band is louder than the threshold it is lowered by ``amount_db``; anything else comes
+    out at its level. The threshold is ``threshold_lu`` from the programme's own loudness: at -14 and 5000 Hz, of
+    vowels in read speech not one in a hundred reaches it, and half of the sibilants do.
 
     FFmpeg's own `deesser` has neither a depth nor a threshold that could be told in such figures.
     """
 
     revision: ClassVar[int] = 1
-    filters: ClassVar[tuple[str, ...]] = ("acrossover", "agate", "ametadata", "amix", "asplit", "ebur128")
+    filters: ClassVar[tuple[str, ...]] = ("acrossover", "agate", "ametadata", "amix", "asplit", "ebur128", "volume")
     keeps_level: ClassVar[bool] = True
 
     op: Literal["deess"] = "deess"
     amount_db: Annotated[float, Field(ge=0, le=20)] = 6.0
     hz: Annotated[float, Field(ge=2000, le=12_000)] = 5000.0
-    threshold_lu: Annotated[float, Field(ge=-40, le=10)] = -12.0
+    threshold_lu: Annotated[float, Field(ge=-40, le=10)] = -14.0
 
     def apply(self, signals: Sequence[Signal], context: Context) -> Signal:
         """Survey the loudness, then take a share of loud treble away from the treble."""
@@ -59,7 +60,7 @@ class Deess(Operation):
 
     def _softened(self, signal: Signal, threshold: str) -> Signal:
         """What a gate lets through of the treble is taken off by a share: the gate open, that share is missing."""
-        low, high = split_at(signal.stream, (self.hz,), order="4th")
+        low, high = split_at(signal.stream, (self.hz,), order="12th")
         halves = high.asplit(outputs=2)
         sibilants = halves.audio(1).agate(
             threshold=threshold,
@@ -72,7 +73,7 @@ class Deess(Operation):
             detection="rms",
             link="maximum",
         )
-        share = 1 - 10 ** (-self.amount_db / 20)
-        weights = f"1 1 {decimal(-share)}"
-        stream = ffmpeg.filters.amix(low, halves.audio(0), sibilants, weights=weights, normalize=False)
+        # Taken off by the volume: amix loses the sign of its weights.
+        share = sibilants.volume(volume=decimal(10 ** (-self.amount_db / 20) - 1), precision="double")
+        stream = ffmpeg.filters.amix(low, halves.audio(0), share, normalize=False)
         return replace(signal, stream=stream, provisional=signal.provisional or threshold.startswith("{"))

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from ffmpeg.streams.audio import AudioStream as Filtered
 
-from presets import survey
+from presets.operations import meters
 from presets.operations.base import Context, Operation, Signal, decimal
 
 Mains = Literal[50, 60]
@@ -37,7 +37,7 @@ class Dehum(Operation):
     """
 
     revision: ClassVar[int] = 1
-    filters: ClassVar[tuple[str, ...]] = ("bandpass", "bandreject", *survey.PAUSE_FILTERS)
+    filters: ClassVar[tuple[str, ...]] = ("bandpass", "bandreject", *meters.PAUSE_FILTERS)
     keeps_level: ClassVar[bool] = True
 
     op: Literal["dehum"] = "dehum"
@@ -54,11 +54,14 @@ class Dehum(Operation):
         if surveyed.pause_s is None:
             context.decide("left as it is", "the recording is too short to have a pause in which hum could be heard")
             return signal
-        listened = [*_harmonics(50), *_harmonics(60), *_BETWEEN_HZ]
-        pause, samples = survey.pause(signal, surveyed.pause_s)
-        heard = context.heard(survey.levels([_around(pause, hz) for hz in listened], samples))
+        listened = sorted({*_harmonics(50), *_harmonics(60), *_BETWEEN_HZ})
+        pause, samples = meters.pause(signal, surveyed.pause_s)
+        heard = context.heard(meters.levels([_around(pause, hz) for hz in listened], samples))
         if heard is None:
             return replace(_notched(signal, _harmonics(50)), provisional=True)
+        if len(heard.levels_db) != len(listened):
+            context.decide("left as it is", f"nothing could be heard of the pause at {surveyed.pause_s[0]:.1f} s")
+            return signal
         levels = dict(zip(listened, heard.levels_db, strict=True))
         between = median(levels[hz] for hz in _BETWEEN_HZ)
         whole = {mains: median(levels[hz] for hz in _harmonics(mains)[_TELLING]) - between for mains in _MAINS}

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from presets import survey
+from presets.operations import meters
 from presets.operations.base import Context, Operation, Signal, decimal, split_at
 from presets.plan import Survey
 
@@ -42,7 +42,7 @@ class Denoise(Operation):
     """
 
     revision: ClassVar[int] = 1
-    filters: ClassVar[tuple[str, ...]] = ("acrossover", "afftdn", *survey.PAUSE_FILTERS)
+    filters: ClassVar[tuple[str, ...]] = ("acrossover", "afftdn", *meters.PAUSE_FILTERS)
     keeps_level: ClassVar[bool] = True
 
     op: Literal["denoise"] = "denoise"
@@ -61,10 +61,13 @@ class Denoise(Operation):
             context.decide("left as it is", left or "")
             return signal
         start_s, end_s = surveyed.pause_s
-        pause, samples = survey.pause(signal, surveyed.pause_s)
-        heard = context.heard(survey.levels(split_at(pause, _EDGES_HZ, order="8th"), samples))
+        pause, samples = meters.pause(signal, surveyed.pause_s)
+        heard = context.heard(meters.levels(split_at(pause, _EDGES_HZ, order="8th"), samples))
         if heard is None:
             return _reduced(signal, self.reduction_db, None, context)
+        if len(heard.levels_db) != len(_CENTRES_HZ):
+            context.decide("left as it is", f"nothing could be heard of the pause at {start_s:.1f} s")
+            return signal
         profile = _profile(heard.levels_db, signal.sample_rate_hz)
         if sum(profile) / len(profile) <= _FLOOR_DB:
             context.decide("left as it is", f"the noise in the pause at {start_s:.1f} s is below what can be heard")
@@ -95,7 +98,7 @@ def _profile(levels_db: Sequence[float], sample_rate_hz: int) -> tuple[float, ..
     """The noise's density in each band, as the level of white noise that is as dense, in dBFS."""
     nyquist = sample_rate_hz / 2
     profile: list[float] = []
-    for level, low, high in zip(levels_db, (0.0, *_EDGES_HZ), (*_EDGES_HZ, survey.ANALYSED_HZ / 2), strict=True):
+    for level, low, high in zip(levels_db, (0.0, *_EDGES_HZ), (*_EDGES_HZ, meters.ANALYSED_HZ / 2), strict=True):
         if profile and high > nyquist:  # which holds a part of the band, or nothing
             profile.append(profile[-1])
         else:

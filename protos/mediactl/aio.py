@@ -231,6 +231,14 @@ class AsyncClient:
         )
         return response.limit if response.HasField("limit") else None
 
+    async def get_statistics(
+        self, *, window_s: float = 86_400.0, preset: str = "", queue: str = ""
+    ) -> queue_service_pb2.GetStatisticsResponse:
+        """What came of the jobs that ended within the last `window_s` seconds, by preset and by operation."""
+        request = queue_service_pb2.GetStatisticsRequest(preset=preset, queue=queue)
+        request.window.FromMicroseconds(int(window_s * 1e6))
+        return await self._call(lambda at: at.queue.GetStatistics, request)
+
     # Presets and profiles
 
     async def presets(self) -> builtins.list[preset_service_pb2.Preset]:

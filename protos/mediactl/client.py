@@ -228,6 +228,14 @@ class Client:
         response = self._call(lambda at: at.queue.SetLimit, queue_service_pb2.SetLimitRequest(key=key, maximum=maximum))
         return response.limit if response.HasField("limit") else None
 
+    def get_statistics(
+        self, *, window_s: float = 86_400.0, preset: str = "", queue: str = ""
+    ) -> queue_service_pb2.GetStatisticsResponse:
+        """What came of the jobs that ended within the last `window_s` seconds, by preset and by operation."""
+        request = queue_service_pb2.GetStatisticsRequest(preset=preset, queue=queue)
+        request.window.FromMicroseconds(int(window_s * 1e6))
+        return self._call(lambda at: at.queue.GetStatistics, request)
+
     # Presets and profiles
 
     def presets(self) -> builtins.list[preset_service_pb2.Preset]:

@@ -48,6 +48,7 @@ class FakeController(
         if beside is not None:
             self.jobs, self.requests, self.events = beside.jobs, beside.requests, beside.events
         self.queue = queue_service_pb2.GetQueueResponse()
+        self.statistics = queue_service_pb2.GetStatisticsResponse()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
 
@@ -93,6 +94,12 @@ class FakeController(
         return queue_service_pb2.SetLimitResponse(
             limit=queue_service_pb2.Limit(key=request.key, maximum=request.maximum)
         )
+
+    async def GetStatistics(
+        self, request: queue_service_pb2.GetStatisticsRequest, context: Any
+    ) -> queue_service_pb2.GetStatisticsResponse:
+        await self._enter("GetStatistics", request, context)
+        return self.statistics
 
     # AgentService: says every status back as an acknowledgement, to prove that a stream carries both ways.
 

@@ -28,6 +28,12 @@ _VOICE = (
     "0.05*(sin(2*PI*140*t)+0.7*sin(2*PI*280*t)+0.5*sin(2*PI*560*t)+0.3*sin(2*PI*1400*t)+0.2*sin(2*PI*2800*t))"
     "*pow(max(0,sin(2*PI*1.3*t)),2)*(1+4*pow(max(0,sin(2*PI*0.21*t)),40))"
 )
+#: The same voice without stress, and with pauses of a second.
+_READING = (
+    "0.09*(sin(2*PI*140*t)+0.7*sin(2*PI*280*t)+0.5*sin(2*PI*560*t)+0.3*sin(2*PI*1400*t)+0.2*sin(2*PI*2800*t))"
+    "*pow(max(0,sin(2*PI*1.3*t)),2)*lt(mod(t,3),2)"
+)
+_HUM = "sin(2*PI*100*t)+0.5*sin(2*PI*150*t)+0.4*sin(2*PI*200*t)+0.3*sin(2*PI*250*t)"
 #: A hall's air conditioning: far louder than the voice below its range.
 _RUMBLE = "0.3*sin(2*PI*22*t)"
 _CHORD = "+".join(f"sin(2*PI*{hz}*t)" for hz in (110, 220, 277.18, 329.63, 440, 1318.5, 5274))
@@ -39,6 +45,22 @@ RECIPES: Mapping[str, Recipe] = {
     # Four seconds of speech and three of pause, twice, and four of speech.
     "sentences": Recipe((*_lavfi(f"aevalsrc='{_VOICE}*lt(mod(t,7),4)':s=16000:d=18"), "-c:a", "libvorbis"), "ogg"),
     "tone_12k": Recipe((*_lavfi("sine=f=12000:r=48000:d=30"), "-c:a", "flac"), "flac"),
+    **{
+        f"speech_in_{colour}_noise": Recipe(
+            (
+                *_lavfi(
+                    f"aevalsrc='{_READING}':s=48000:d=15[v];anoisesrc=c={colour}:a={level}:r=48000:d=15:seed=1[n];"
+                    "[v][n]amix=normalize=0"
+                ),
+                *("-c:a", "pcm_s24le"),
+            ),
+            "wav",
+        )
+        for colour, level in (("pink", 0.027), ("white", 0.0092))
+    },
+    "speech_with_hum": Recipe(
+        (*_lavfi(f"aevalsrc='{_READING}+0.0062*({_HUM})':s=48000:d=15"), "-c:a", "pcm_s24le"), "wav"
+    ),
     "loud_music": Recipe(
         (*_lavfi(f"aevalsrc='{_MUSIC}|{_MUSIC}*0.9':s=44100:c=stereo:d=12"), "-c:a", "pcm_s16le"), "wav"
     ),
@@ -70,6 +92,44 @@ RECIPES: Mapping[str, Recipe] = {
     "lfe_only": Recipe(
         (*_lavfi("aevalsrc='0|0|0|0.5*sin(2*PI*40*t)|0|0':c=5.1:s=48000:d=4"), "-c:a", "pcm_s24le"), "wav"
     ),
+    "seven_one": Recipe(
+        (
+            *_lavfi(
+                "aevalsrc='"
+                + "|".join(f"0.1*sin(2*PI*{hz}*t)" for hz in (300, 500, 700, 40, 1100, 1300, 1700, 1900))
+                + "':c=7.1:s=48000:d=5"
+            ),
+            *("-c:a", "pcm_s24le"),
+        ),
+        "wav",
+    ),
+    # A channel, a tone: 300 and 500 Hz in front, 700 in the centre, 40 of low frequency, 1100 and 1300 at the sides.
+    "surround_tones": Recipe(
+        (
+            *_lavfi(
+                "aevalsrc='"
+                + "|".join(f"0.1*sin(2*PI*{hz}*t)" for hz in (300, 500, 700, 40, 1100, 1300))
+                + "':c=5.1(side):s=48000:d=5"
+            ),
+            *("-c:a", "pcm_s24le"),
+        ),
+        "wav",
+    ),
+    "dc_offset": Recipe((*_lavfi(f"aevalsrc='0.25+{_VOICE}':s=48000:d=12"), "-c:a", "pcm_s24le"), "wav"),
+    "hard_clipped": Recipe(
+        (*_lavfi(f"aevalsrc='max(-1,min(1,8*{_MUSIC}))|max(-1,min(1,7*{_MUSIC}))':s=44100:d=12"), "-c:a", "pcm_s16le"),
+        "wav",
+    ),
+    "above_full_scale": Recipe(
+        (*_lavfi(f"aevalsrc='20*{_MUSIC}|18*{_MUSIC}':s=48000:d=12"), "-c:a", "pcm_f32le"), "wav"
+    ),
+    "telephone": Recipe((*_lavfi(f"aevalsrc='{_VOICE}':s=8000:d=12"), "-c:a", "pcm_mulaw"), "wav"),
+    # 997 Hz, and 30 kHz, which nobody hears and which becomes 18 kHz where a resampler does not remove it.
+    "studio_192k": Recipe(
+        (*_lavfi("aevalsrc='0.1*sin(2*PI*997*t)+0.1*sin(2*PI*30000*t)':s=192000:d=5"), "-c:a", "pcm_f64le"), "wav"
+    ),
+    # Silence for a second, then a tone: where it begins shows what was cut off or put before it.
+    "onset": Recipe((*_lavfi("sine=f=997:r=48000:d=3,adelay=1000"), "-c:a", "pcm_s24le"), "wav"),
     "tone_stereo": Recipe((*_sides("1"), "-c:a", "pcm_s24le"), "wav"),
     "left_only": Recipe((*_sides("0"), "-c:a", "pcm_s24le"), "wav"),
     # One of two lines is wired the wrong way round.
@@ -96,6 +156,15 @@ RECIPES: Mapping[str, Recipe] = {
             *_lavfi("sine=f=997:r=48000:d=5,volume=-8.9dB"),
             *("-map", "0:a", "-map", "1:a", "-c:a", "flac"),
             *("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=deu"),
+        ),
+        "mka",
+    ),
+    "commentary": Recipe(
+        (
+            *_lavfi("sine=f=440:r=48000:d=5,volume=1dB,aformat=channel_layouts=stereo"),
+            *_lavfi("sine=f=997:r=48000:d=5,volume=-8.9dB"),
+            *("-map", "0:a", "-map", "1:a", "-c:a", "flac", "-disposition:a:0", "default", "-disposition:a:1", "0"),
+            *("-metadata:s:a:0", "title=Commentary by the director"),
         ),
         "mka",
     ),

@@ -93,6 +93,8 @@ def test_every_method_answers(client: Client, fake: FakeController) -> None:
     assert (fake.named("ReplayJob")[0].output_uri, fake.named("HoldJobs")[0].message) == ("file:///again/", "wait")
     fake.queue.queues.add(name="default", weight=1)
     assert client.get_queue().queues[0].name == "default"
+    assert not client.get_statistics(window_s=60, preset="convert").presets
+    assert fake.named("GetStatistics")[0].window.seconds == 60
     assert client.set_queue("news", weight=3).weight == 3
     limit = client.set_limit("global", 0)
     assert limit is not None
@@ -336,6 +338,7 @@ async def test_asyncio_has_the_same_methods(address: str, fake: FakeController) 
         assert (await client.hold_jobs({"ids": [job.id]})).refused[0].reason == Reason.JOB_ENDED
         assert (await client.release_jobs({"ids": [job.id]})).refused[0].reason == Reason.JOB_ENDED
         assert not (await client.get_queue()).queues
+        assert not (await client.get_statistics(queue="night")).operations
         assert (await client.set_queue("news", weight=3)).name == "news"
         assert (await client.set_limit("global", 2)) is not None
         assert (await client.set_limit("global", None)) is None

@@ -21,9 +21,11 @@ from presets.intent import Intent, resolve
 from presets.problems import MediaFailure
 from presets.reasons import TABLE, Reason
 from presets.uris import path_to_uri
+from tests.fakes.chains import samples as channels_of
 from tests.fakes.ducking import duck_db
 from tests.fakes.plans import carry_out, listed, probe
 from tests.fakes.synth import cut, synthesise
+from tests.fakes.voices import voice_changes
 
 LIMITED = """
 name = "limited"
@@ -118,6 +120,11 @@ def test_every_check_of_every_preset_holds(
     measured = _measured(done.path)
     if Measure.DUCK_DB in stated.expect:
         measured[Measure.DUCK_DB] = duck_db(done.path)
+    if Measure.NOISE_REDUCTION_DB in stated.expect:
+        (source,) = inputs.values()
+        before, after = channels_of(source)[0], channels_of(done.path)[0]
+        changed = voice_changes(before, after, done.plan.measured[0].gain_db or 0.0)
+        measured |= {Measure.NOISE_REDUCTION_DB: changed.noise_reduction_db, Measure.VOICE_LEVEL_DB: changed.voice_db}
     for measure, (low, high) in stated.expect.items():
         assert low <= measured[measure] <= high, measure
 

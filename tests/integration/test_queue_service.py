@@ -1,5 +1,6 @@
 """QueueService on a real store: what it shows of a queue, and what it lets people set."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -7,15 +8,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from controller.core.liveness import Timers
 from controller.core.retries import BLOCK_S
+from controller.library import Library
 from controller.metrics import Recent
 from controller.rpc.queue import QueueServicer
 from controller.sessions import Sessions
 from controller.store.databases import open_database
 from controller.store.overview import take
-from controller.store.tables import failures
+from controller.store.tables import attempts, failures, jobs
 from controller.store.writer import Store
 from mediactl.v1 import job_pb2
 from mediactl.v1 import queue_service_pb2 as pb
@@ -43,7 +46,7 @@ async def _service(folder: Path) -> AsyncIterator[tuple[QueueServicer, Rows, _Pr
     store.open()
     overview = Recent(partial(store.read, take, NOW_US, Timers()))
     try:
-        yield QueueServicer(store, cast(Sessions, progress), overview.get), rows, progress
+        yield QueueServicer(store, cast(Sessions, progress), Library(store), overview.get), rows, progress
     finally:
         await store.close()
         rows.engine.dispose()
@@ -131,3 +134,31 @@ async def test_limits_that_mean_nothing_are_refused(
         with pytest.raises(InvalidRequest) as refused:
             await service.SetLimit(pb.SetLimitRequest(key=key, maximum=maximum), CONTEXT)
         assert [problem.field for problem in refused.value.problems] == fields
+
+
+async def test_statistics_are_by_preset_and_by_each_of_its_operations(tmp_path: Path) -> None:
+    """Of the window asked for, a day otherwise; one preset by its short name, and a fixed reason for an unknown one."""
+    async with _service(tmp_path) as (service, rows, _):
+        now_us = time.time_ns() // 1000
+        for number, (preset, age_s) in enumerate([("loudness_podcast_v1", 60), ("mono_v1", 7200)]):
+            ended_us = now_us - age_s * 1_000_000
+            job = {"seq": number, "tenant": "default", "id": f"j{number}", "state": "COMPLETED", "preset": preset}
+            rows.put(jobs, **job, kind="media", queue="default", ended_us=ended_us)
+            attempt = {"tenant": "default", "id": f"a{number}", "job_id": f"j{number}", "state": "completed"}
+            rows.put(attempts, **attempt, run_us=2_000_000, media_us=90_000_000, limit_keys="[]")
+        whole = await service.GetStatistics(pb.GetStatisticsRequest(), CONTEXT)
+        assert [(each.name, dict(each.jobs)) for each in whole.presets] == [
+            ("loudness_podcast_v1", {"COMPLETED": 1}),
+            ("mono_v1", {"COMPLETED": 1}),
+        ]
+        assert whole.presets[0].real_time_factor == 45
+        operations = {each.name: each.attempts for each in whole.operations}
+        assert operations["loudness"] == 1
+        assert operations["conform"] == 2
+        lately = await service.GetStatistics(pb.GetStatisticsRequest(window=Duration(seconds=3600)), CONTEXT)
+        assert [each.name for each in lately.presets] == ["loudness_podcast_v1"]
+        one = await service.GetStatistics(pb.GetStatisticsRequest(preset="mono"), CONTEXT)
+        assert [each.name for each in one.presets] == ["mono_v1"]
+        for wrong in (pb.GetStatisticsRequest(preset="polka"), pb.GetStatisticsRequest(window=Duration())):
+            with pytest.raises(InvalidRequest):
+                await service.GetStatistics(wrong, CONTEXT)

@@ -601,6 +601,7 @@ class Usage(_message.Message):
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     BYTES_READ_FIELD_NUMBER: _builtins.int
     BYTES_WRITTEN_FIELD_NUMBER: _builtins.int
+    MEDIA_SECONDS_FIELD_NUMBER: _builtins.int
     cpu_seconds: _builtins.float
     """CPU seconds of FFmpeg, user and system."""
     peak_memory_bytes: _builtins.int
@@ -609,6 +610,8 @@ class Usage(_message.Message):
     """Bytes that FFmpeg read and wrote, through the page cache or not."""
     bytes_written: _builtins.int
     """See `bytes_read`."""
+    media_seconds: _builtins.float
+    """Seconds of media that it went through: of its longest pass. 0: none was finished."""
     @_builtins.property
     def run_time(self) -> _duration_pb2.Duration:
         """Wall time at the agent, by its monotonic clock."""
@@ -621,10 +624,11 @@ class Usage(_message.Message):
         peak_memory_bytes: _builtins.int = ...,
         bytes_read: _builtins.int = ...,
         bytes_written: _builtins.int = ...,
+        media_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run_time", b"run_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_read", b"bytes_read", "bytes_written", b"bytes_written", "cpu_seconds", b"cpu_seconds", "peak_memory_bytes", b"peak_memory_bytes", "run_time", b"run_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_read", b"bytes_read", "bytes_written", b"bytes_written", "cpu_seconds", b"cpu_seconds", "media_seconds", b"media_seconds", "peak_memory_bytes", b"peak_memory_bytes", "run_time", b"run_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -635,6 +635,7 @@ class Attempt(_message.Message):
     KEPT_BYTES_FIELD_NUMBER: _builtins.int
     BYTES_READ_FIELD_NUMBER: _builtins.int
     BYTES_WRITTEN_FIELD_NUMBER: _builtins.int
+    MEDIA_SECONDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique."""
     task_id: _builtins.str
@@ -655,6 +656,8 @@ class Attempt(_message.Message):
     """Bytes that FFmpeg read, inputs and intermediate files alike, from the disk or from the page cache."""
     bytes_written: _builtins.int
     """Bytes that FFmpeg wrote, outputs, intermediate files and its log alike."""
+    media_seconds: _builtins.float
+    """Seconds of media that it went through: of its longest pass. 0: none was finished, or it is not known."""
     @_builtins.property
     def failure(self) -> Global___Failure:
         """Why it failed. Unset otherwise."""
@@ -703,10 +706,11 @@ class Attempt(_message.Message):
         kept_bytes: _builtins.int = ...,
         bytes_read: _builtins.int = ...,
         bytes_written: _builtins.int = ...,
+        media_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "lease_time", b"lease_time", "plan", b"plan", "queue_wait", b"queue_wait", "run_time", b"run_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "bytes_read", b"bytes_read", "bytes_written", b"bytes_written", "cpu_seconds", b"cpu_seconds", "end_time", b"end_time", "failure", b"failure", "id", b"id", "kept_bytes", b"kept_bytes", "lease_time", b"lease_time", "number", b"number", "peak_memory_bytes", b"peak_memory_bytes", "plan", b"plan", "queue_wait", b"queue_wait", "run_time", b"run_time", "start_time", b"start_time", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "bytes_read", b"bytes_read", "bytes_written", b"bytes_written", "cpu_seconds", b"cpu_seconds", "end_time", b"end_time", "failure", b"failure", "id", b"id", "kept_bytes", b"kept_bytes", "lease_time", b"lease_time", "media_seconds", b"media_seconds", "number", b"number", "peak_memory_bytes", b"peak_memory_bytes", "plan", b"plan", "queue_wait", b"queue_wait", "run_time", b"run_time", "start_time", b"start_time", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -404,3 +404,229 @@ class SetLimitResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetLimitResponse: _TypeAlias = SetLimitResponse  # noqa: Y015
+
+@_typing.final
+class GetStatisticsRequest(_message.Message):
+    """Asks for statistics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    PRESET_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    preset: _builtins.str
+    """Only jobs of this preset, by full name. Empty: all."""
+    queue: _builtins.str
+    """Only jobs of this queue. Empty: all."""
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """Of jobs that ended within this time up to now. Unset: a day."""
+
+    def __init__(
+        self,
+        *,
+        window: _duration_pb2.Duration | None = ...,
+        preset: _builtins.str = ...,
+        queue: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["preset", b"preset", "queue", b"queue", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatisticsRequest: _TypeAlias = GetStatisticsRequest  # noqa: Y015
+
+@_typing.final
+class GetStatisticsResponse(_message.Message):
+    """Statistics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRESETS_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def presets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Statistics]:
+        """By full name of the preset."""
+
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Statistics]:
+        """By name of the operation: each of all jobs whose preset has such a step, so that one job counts for several."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Where the window begins."""
+
+    def __init__(
+        self,
+        *,
+        presets: _abc.Iterable[Global___Statistics] | None = ...,
+        operations: _abc.Iterable[Global___Statistics] | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operations", b"operations", "presets", b"presets", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatisticsResponse: _TypeAlias = GetStatisticsResponse  # noqa: Y015
+
+@_typing.final
+class Statistics(_message.Message):
+    """What came of the jobs of one preset, or of all whose preset uses one operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class JobsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class DeadEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FailedAttemptsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FAILED_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    QUEUE_WAIT_FIELD_NUMBER: _builtins.int
+    RUN_TIME_FIELD_NUMBER: _builtins.int
+    CPU_SECONDS_FIELD_NUMBER: _builtins.int
+    MEDIA_SECONDS_FIELD_NUMBER: _builtins.int
+    REAL_TIME_FACTOR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Of the preset or the operation."""
+    attempts: _builtins.int
+    """How many attempts they took."""
+    cpu_seconds: _builtins.float
+    """Sum of CPU seconds of FFmpeg over all attempts."""
+    media_seconds: _builtins.float
+    """Sum of the media seconds that completed attempts went through, where these are known."""
+    real_time_factor: _builtins.float
+    """These by the run time of the same attempts: media seconds a second. 0: not known."""
+    @_builtins.property
+    def jobs(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many jobs ended, by state: `COMPLETED`, `DEAD`, `CANCELLED`."""
+
+    @_builtins.property
+    def dead(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many of them are DEAD, by reason."""
+
+    @_builtins.property
+    def failed_attempts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many of these failed, by reason."""
+
+    @_builtins.property
+    def queue_wait(self) -> Global___Spread:
+        """From when a task could have been leased to its lease, of all attempts. Unset: there were none."""
+
+    @_builtins.property
+    def run_time(self) -> Global___Spread:
+        """How long attempts ran that completed, at the agent. Unset: none did."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        jobs: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        dead: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        attempts: _builtins.int = ...,
+        failed_attempts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        queue_wait: Global___Spread | None = ...,
+        run_time: Global___Spread | None = ...,
+        cpu_seconds: _builtins.float = ...,
+        media_seconds: _builtins.float = ...,
+        real_time_factor: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue_wait", b"queue_wait", "run_time", b"run_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cpu_seconds", b"cpu_seconds", "dead", b"dead", "failed_attempts", b"failed_attempts", "jobs", b"jobs", "media_seconds", b"media_seconds", "name", b"name", "queue_wait", b"queue_wait", "real_time_factor", b"real_time_factor", "run_time", b"run_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Statistics: _TypeAlias = Statistics  # noqa: Y015
+
+@_typing.final
+class Spread(_message.Message):
+    """How a duration is distributed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIAN_FIELD_NUMBER: _builtins.int
+    P95_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def median(self) -> _duration_pb2.Duration:
+        """Half of them took at most so long."""
+
+    @_builtins.property
+    def p95(self) -> _duration_pb2.Duration:
+        """95 % of them took at most so long."""
+
+    def __init__(
+        self,
+        *,
+        median: _duration_pb2.Duration | None = ...,
+        p95: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["median", b"median", "p95", b"p95"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["median", b"median", "p95", b"p95"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Spread: _TypeAlias = Spread  # noqa: Y015

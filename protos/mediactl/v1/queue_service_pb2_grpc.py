@@ -50,6 +50,11 @@ class QueueServiceStub:
                 request_serializer=mediactl_dot_v1_dot_queue__service__pb2.SetLimitRequest.SerializeToString,
                 response_deserializer=mediactl_dot_v1_dot_queue__service__pb2.SetLimitResponse.FromString,
                 _registered_method=True)
+        self.GetStatistics = channel.unary_unary(
+                '/mediactl.v1.QueueService/GetStatistics',
+                request_serializer=mediactl_dot_v1_dot_queue__service__pb2.GetStatisticsRequest.SerializeToString,
+                response_deserializer=mediactl_dot_v1_dot_queue__service__pb2.GetStatisticsResponse.FromString,
+                _registered_method=True)
 
 
 class QueueServiceServicer:
@@ -77,6 +82,14 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatistics(self, request, context):
+        """What came of the jobs that ended lately, by preset and by operation: how long they waited and ran, how fast, and
+        why they failed. Counted anew at each call, of jobs that are still kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +107,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.SetLimit,
                     request_deserializer=mediactl_dot_v1_dot_queue__service__pb2.SetLimitRequest.FromString,
                     response_serializer=mediactl_dot_v1_dot_queue__service__pb2.SetLimitResponse.SerializeToString,
+            ),
+            'GetStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatistics,
+                    request_deserializer=mediactl_dot_v1_dot_queue__service__pb2.GetStatisticsRequest.FromString,
+                    response_serializer=mediactl_dot_v1_dot_queue__service__pb2.GetStatisticsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +196,33 @@ class QueueService:
             '/mediactl.v1.QueueService/SetLimit',
             mediactl_dot_v1_dot_queue__service__pb2.SetLimitRequest.SerializeToString,
             mediactl_dot_v1_dot_queue__service__pb2.SetLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediactl.v1.QueueService/GetStatistics',
+            mediactl_dot_v1_dot_queue__service__pb2.GetStatisticsRequest.SerializeToString,
+            mediactl_dot_v1_dot_queue__service__pb2.GetStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,

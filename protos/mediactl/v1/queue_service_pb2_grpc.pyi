@@ -39,6 +39,10 @@ class QueueServiceStub:
     """Sets the weight of a queue: under load, queues of one tenant get core-seconds in proportion to their weights."""
     SetLimit: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.SetLimitRequest, _queue_service_pb2.SetLimitResponse]
     """Sets or removes a limit on how many tasks run at once. What runs already is counted and goes on."""
+    GetStatistics: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetStatisticsRequest, _queue_service_pb2.GetStatisticsResponse]
+    """What came of the jobs that ended lately, by preset and by operation: how long they waited and ran, how fast, and
+    why they failed. Counted anew at each call, of jobs that are still kept.
+    """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
@@ -51,6 +55,10 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """Sets the weight of a queue: under load, queues of one tenant get core-seconds in proportion to their weights."""
     SetLimit: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.SetLimitRequest, _queue_service_pb2.SetLimitResponse]  # type: ignore[assignment]
     """Sets or removes a limit on how many tasks run at once. What runs already is counted and goes on."""
+    GetStatistics: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetStatisticsRequest, _queue_service_pb2.GetStatisticsResponse]  # type: ignore[assignment]
+    """What came of the jobs that ended lately, by preset and by operation: how long they waited and ran, how fast, and
+    why they failed. Counted anew at each call, of jobs that are still kept.
+    """
 
 class QueueServiceServicer:
     """The queue as a whole: what waits, what runs, who gets how much."""
@@ -75,5 +83,14 @@ class QueueServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.SetLimitResponse, _abc.Awaitable[_queue_service_pb2.SetLimitResponse]]:
         """Sets or removes a limit on how many tasks run at once. What runs already is counted and goes on."""
+
+    def GetStatistics(
+        self,
+        request: _queue_service_pb2.GetStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.GetStatisticsResponse, _abc.Awaitable[_queue_service_pb2.GetStatisticsResponse]]:
+        """What came of the jobs that ended lately, by preset and by operation: how long they waited and ran, how fast, and
+        why they failed. Counted anew at each call, of jobs that are still kept.
+        """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -102,7 +102,7 @@ _PRESET_MISTAKES = [
     ("hz = 80", "hertz = 80", 15, "chain.speech.steps[0].hertz", "highpass has no parameter 'hertz'"),
     (", hz = 80", "", 15, "chain.speech.steps[0].hz", "needed and absent"),
     ('op = "highpass", hz', "hz", 15, "chain.speech.steps[0].op", "a step needs op"),
-    ('op = "highpass"', 'op = "hipass"', 15, "chain.speech.steps[0].op", "did you mean highpass or"),
+    ('op = "highpass"', 'op = "hipass"', 15, "chain.speech.steps[0].op", "did you mean highpass or lowpass?"),
     (
         'layout = "stereo" }]\n\n[chain.bed]',
         'layout = "sterio" }]\n\n[chain.bed]',

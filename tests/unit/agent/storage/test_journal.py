@@ -81,7 +81,9 @@ def test_what_cannot_be_taken_up(workspace: Workspace, entry: str) -> None:
 def test_costs_add_up() -> None:
     """Time and bytes are summed, of memory the largest counts."""
     assert USED.followed_by(Usage(0.5, 400, 1, 2)) == Usage(2.0, 1000, 21, 32)
-    message = usage_message(USED, 2.5)
+    results = {"measure": StepResult(12.0, None), "verify": StepResult(11.5, None), "lost": StepResult(None, None)}
+    message = usage_message(USED, 2.5, results)
+    assert message.media_seconds == 12
     assert (message.cpu_seconds, message.peak_memory_bytes) == (1.5, 1000)
     assert (message.bytes_read, message.bytes_written) == (20, 30)
     assert message.run_time.ToMilliseconds() == 2500
