@@ -13,6 +13,7 @@ from agent.media.usage import Usage
 from agent.storage import Identity, Staged
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2
+from presets.analysis import Analysis
 from presets.capabilities import Binary
 from presets.facts import AudioStream, MediaFacts, VideoStream
 from presets.plan import Expectation, Loudness, OutputReport, Plan, StepResult
@@ -102,10 +103,11 @@ def redo_record(
     output: OutputRef,
     expectation: Expectation,
     report: OutputReport | None,
-    facts: MediaFacts,
+    facts: MediaFacts | None,
     staged: Staged,
     intent: Intent,
 ) -> pb.RedoRecord:
+    """`facts` is what ffprobe sees in the output; None for a document, which is no media."""
     artifact = job_pb2.Artifact(
         name=output.name,
         uri=output.uri,
@@ -113,9 +115,10 @@ def redo_record(
         sha256=staged.sha256,
         profile=output.profile.full_name,
         duration_seconds=round(_duration_s(expectation, facts), 6),
-        container=facts.format_name,
-        streams=[_picture(stream) for stream in facts.video] + [_sound(stream) for stream in facts.audio],
+        container=expectation.container if facts is None else facts.format_name,
     )
+    if facts is not None:
+        artifact.streams.extend([*map(_picture, facts.video), *map(_sound, facts.audio)])
     if report is not None and report.after is not None:
         artifact.loudness.CopyFrom(
             job_pb2.LoudnessReport(
@@ -128,12 +131,30 @@ def redo_record(
                 missed_by_lu=report.missed_by_lu,
             )
         )
+    if report is not None and report.analysis is not None:
+        artifact.analysis.CopyFrom(_analysis(report.analysis))
     return pb.RedoRecord(artifact=artifact, staged_uri=staged.staged_uri, overwrite=intent.overwrite)
 
 
-def _duration_s(expectation: Expectation, facts: MediaFacts) -> float:
+def _analysis(found: Analysis) -> job_pb2.SoundAnalysis:
+    phase = found.phase
+    return job_pb2.SoundAnalysis(
+        max_momentary_lufs=found.max_momentary_lufs,
+        max_short_term_lufs=found.max_short_term_lufs,
+        noise_floor_dbfs=found.noise_floor_dbfs,
+        full_scale_samples=sum(channel.full_scale_samples for channel in found.channels),
+        hard_clipped_at_dbfs=found.hard_clipped_at_dbfs,
+        silence_count=found.silence_count,
+        silence_seconds=found.silence_s,
+        correlation=None if phase is None else phase.correlation,
+        worst_correlation=None if phase is None else phase.worst_correlation,
+        dc_offset=max((channel.dc_offset for channel in found.channels), key=abs, default=0.0),
+    )
+
+
+def _duration_s(expectation: Expectation, facts: MediaFacts | None) -> float:
     """Decoding shows the end of sound exactly, and of a picture only when its last frame begins."""
-    told, seen = facts.duration_s, expectation.decoded_s
+    told, seen = None if facts is None else facts.duration_s, expectation.decoded_s
     return (told or seen if expectation.picture is not None else seen or told) or 0.0
 
 

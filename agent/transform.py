@@ -30,11 +30,12 @@ from presets.capabilities import Binary, Requirements, choose_binary
 from presets.compile import compile as compile_plan
 from presets.estimate import Estimate, estimate
 from presets.facts import MediaFacts
-from presets.intent import Intent, OutputRef
+from presets.intent import InputRef, Intent, OutputRef
+from presets.opening import formats_of
 from presets.plan import Expectation, Invocation, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import Reason
-from presets.verify import check
+from presets.verify import check, check_document
 
 T = TypeVar("T")
 
@@ -175,7 +176,7 @@ class Transform:
             self._require_pinned(index, item.uri, identity)
             self._observer.say(f"in/{index} is {item.uri} ({identity.size} bytes)")
         self._observer.status("probing")
-        self.facts = [await self._probe_input(i, item.uri) for i, item in enumerate(self.intent.inputs)]
+        self.facts = [await self._probe_input(i, item) for i, item in enumerate(self.intent.inputs)]
         self._journal.fetched(list(zip(self.identities, self.facts, strict=True)))
 
     def _require_pinned(self, index: int, uri: str, identity: Identity) -> None:
@@ -186,11 +187,12 @@ class Transform:
         if (identity.size, identity.token) != (pinned["size"], pinned["token"]):
             raise MediaFailure(Reason.INPUT_CHANGED, f"{uri} is not what it was when the replayed job read it")
 
-    async def _probe_input(self, index: int, uri: str) -> MediaFacts:
+    async def _probe_input(self, index: int, item: InputRef) -> MediaFacts:
+        formats = formats_of(self.intent.preset.document.roles[item.role].media)
         try:
-            return await probe(self._means.ffprobe, Path("in", str(index)), cwd=self._workspace.path)
+            return await probe(self._means.ffprobe, Path("in", str(index)), cwd=self._workspace.path, formats=formats)
         except MediaFailure as failure:
-            raise MediaFailure(failure.reason, f"{uri}: {failure.message}") from None
+            raise MediaFailure(failure.reason, f"{item.uri}: {failure.message}") from None
 
     def _compile(self, binary: Binary) -> Plan:
         lease = self._lease
@@ -205,8 +207,14 @@ class Transform:
         )
         return self.plan
 
+    def _write_documents(self, plan: Plan) -> None:
+        """What later steps read, and reports as soon as everything in them is known."""
+        for path, text in plan.documents.items():
+            (self._workspace.path / path).write_text(text)
+
     async def _run_steps(self, plan: Plan, binary: Binary, expected: Estimate) -> Plan:
         results = self.results
+        await asyncio.to_thread(self._write_documents, plan)
         while (step := plan.next(results)) is not None:
             left = sum(other.weight for other in plan.invocations if other.id not in results)
             self._meter.begin(step.weight, left)
@@ -222,6 +230,7 @@ class Transform:
             results[step.id] = result
             self._meter.end()
             plan = self._compile(binary)
+            await asyncio.to_thread(self._write_documents, plan)
         if not plan.finished(results):
             raise MediaFailure(Reason.INTERNAL, "the plan neither ends nor goes on")
         for index, item in enumerate(self.intent.inputs):
@@ -282,11 +291,14 @@ class Transform:
     async def _stage(self, plan: Plan) -> None:
         reports = {report.name: report for report in plan.measured}
         self._observer.status("verifying")
-        probed = [await self._probes[expectation.path] for expectation in plan.outputs]
+        documents = plan.documents
+        probed = [None if made.path in documents else await self._probes[made.path] for made in plan.outputs]
         wrong = [
-            f"{expectation.name}: {problem}"
-            for expectation, facts in zip(plan.outputs, probed, strict=True)
-            for problem in check(expectation, facts, expectation.decoded_s)
+            f"{made.name}: {problem}"
+            for made, facts in zip(plan.outputs, probed, strict=True)
+            for problem in (
+                check_document(documents[made.path]) if facts is None else check(made, facts, made.decoded_s)
+            )
         ]
         if wrong:
             raise MediaFailure(Reason.OUTPUT_INVALID, "; ".join(wrong))
@@ -303,7 +315,7 @@ class Transform:
         output: OutputRef,
         expectation: Expectation,
         report: OutputReport | None,
-        facts: MediaFacts,
+        facts: MediaFacts | None,
     ) -> None:
         store = self._means.stores.store_for(output.uri)
         staged = await store.stage(self._workspace.path / expectation.path, output.uri, self._lease.attempt_id)

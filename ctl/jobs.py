@@ -146,6 +146,7 @@ def _tell(job: job_pb2.Job, original: job_pb2.Job | None, settings: Settings) ->
     if job.artifacts:
         print()
         _tell_artifacts(job, settings)
+        waiting.tell_analyses([job], settings)
 
 
 def _pairs(values: Mapping[str, object]) -> str:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from google.protobuf.message import Message
 from rich.text import Text
 
 from ctl import render
@@ -87,6 +88,44 @@ def _tell_artifacts(jobs: Sequence[job_pb2.Job], settings: Settings) -> None:
         return
     rows = [artifact_row(artifact) for job in jobs for artifact in job.artifacts]
     render.table(settings, ARTIFACT_HEADS, rows, empty="nothing was published")
+    tell_analyses(jobs, settings)
+
+
+def tell_analyses(jobs: Sequence[job_pb2.Job], settings: Settings) -> None:
+    """Prints the main figures of each report."""
+    for job in jobs:
+        for artifact in job.artifacts:
+            if artifact.HasField("analysis"):
+                print()
+                render.details(settings, analysis_rows(artifact))
+
+
+def analysis_rows(artifact: job_pb2.Artifact) -> list[tuple[str, str]]:
+    """A report in names and values; what was not found, such as clipping, is left out."""
+    found, after = artifact.analysis, artifact.loudness.after
+
+    def value(of: Message, field: str, unit: str, digits: int = 1) -> str:
+        return f"{getattr(of, field):.{digits}f}{unit}".replace("-", "−") if of.HasField(field) else ""
+
+    clipped = f"{found.full_scale_samples} samples at full scale" if found.full_scale_samples else ""
+    flat = value(found, "hard_clipped_at_dbfs", " dBFS")
+    phase = value(found, "correlation", "", 2)
+    return [
+        ("report", render.place(artifact.uri)),
+        ("loudness", value(after, "integrated_lufs", " LUFS") or "none: silence, or less than 0.4 s"),
+        ("loudness range", value(after, "range_lu", " LU")),
+        ("loudest 3 s", value(found, "max_short_term_lufs", " LUFS")),
+        ("loudest 0.4 s", value(found, "max_momentary_lufs", " LUFS")),
+        ("true peak", value(after, "true_peak_dbtp", " dBTP")),
+        ("noise floor", value(found, "noise_floor_dbfs", " dBFS")),
+        ("clipping", ", ".join(filter(None, [clipped, f"peaks cut off flat at {flat}" if flat else ""]))),
+        (
+            "silences",
+            f"{found.silence_count}, together {render.duration(found.silence_seconds)}" if found.silence_count else "",
+        ),
+        ("phase", f"correlation {phase}, at worst {value(found, 'worst_correlation', '', 2)}" if phase else ""),
+        ("DC offset", f"{found.dc_offset * 100:.2f} %".replace("-", "−") if abs(found.dc_offset) >= 1e-4 else ""),
+    ]
 
 
 ARTIFACT_HEADS: Final = ("ARTIFACT", "LUFS", "dBTP", "DURATION", "SIZE", "STREAMS")

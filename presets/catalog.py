@@ -92,10 +92,11 @@ class Profile:
             overrides=MappingProxyType({}),
         )
 
-    def lacks_stream_for(self, key: str) -> bool:
-        """Whether ``key`` is one of a kind of stream that this profile does not have."""
-        kind = _STREAM_KEYS.get(key)
-        return kind is not None and all(stream.kind != kind for stream in self.document.stream)
+    def lacks_place_for(self, key: str) -> bool:
+        """Whether ``key`` belongs to a kind of stream, or to a sort of profile, that this one is not."""
+        if key in _STREAM_KEYS:
+            return all(stream.kind != _STREAM_KEYS[key] for stream in self.document.stream)
+        return (key in _SILENCE_KEYS) if not self.document.reports else key in _DELIVERY_KEYS
 
     def overridden(self, overrides: Mapping[str, Value]) -> Self:
         """This profile with keys of its streams and delivery set to other values.
@@ -108,18 +109,19 @@ class Profile:
         values = load(self.text)
         problems: list[Problem] = []
         for key, value in overrides.items():
-            if key in _STREAM_KEYS:
-                kind = _STREAM_KEYS[key]
+            told = ""
+            if key not in _KEYS:
+                told = f"a profile has no {key!r}{suggestion(key, _KEYS)}"
+            elif self.lacks_place_for(key):
+                of = f"stream of {_STREAM_KEYS[key]}" if key in _STREAM_KEYS else "part"
+                told = f"{self.full_name} has no {of}, which {key!r} belongs to"
+            elif key in _STREAM_KEYS:
                 for stream in values["stream"]:
-                    if stream["kind"] == kind:
+                    if stream["kind"] == _STREAM_KEYS[key]:
                         stream[key] = value
-                if self.lacks_stream_for(key):
-                    told = f"{self.full_name} has no stream of {kind}, which {key!r} belongs to"
-                    problems.append(Problem(Reason.PARAMETER_UNKNOWN, f"params.profile.{key}", told))
-            elif key in _DELIVERY_KEYS:
-                values.setdefault("delivery", {})[key] = value
             else:
-                told = f"a profile has no {key!r}{suggestion(key, [*_STREAM_KEYS, *_DELIVERY_KEYS])}"
+                values.setdefault("delivery" if key in _DELIVERY_KEYS else "silence", {})[key] = value
+            if told:
                 problems.append(Problem(Reason.PARAMETER_UNKNOWN, f"params.profile.{key}", told))
         document = self.document
         try:
@@ -152,7 +154,9 @@ _STREAM_KEYS: Mapping[str, Media] = MappingProxyType(
         **dict.fromkeys(("hardware", "quality", "max_height", "gop_s"), Media.VIDEO),
     }
 )
-_DELIVERY_KEYS = ("ceiling_dbtp", "max_encodes", "faststart")
+_DELIVERY_KEYS = ("ceiling_dbtp", "max_encodes", "faststart", "cover", "chapters")
+_SILENCE_KEYS = ("below_dbfs", "at_least_s")
+_KEYS = (*_STREAM_KEYS, *_DELIVERY_KEYS, *_SILENCE_KEYS)
 
 
 class _Versioned(Protocol):

@@ -11,12 +11,14 @@ from ffmpeg.dag.nodes import OutputStream
 from ffmpeg.streams.audio import AudioStream as Filtered
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets.document import AudioSpec, ProfileDocument, VideoSpec
+from presets.analysis import WINDOW_S
+from presets.beside import Beside, Cover
+from presets.document import AudioSpec, ProfileDocument, Silence, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
-from presets.formats import CODECS, CONTAINERS, DITHER_METHOD
+from presets.formats import CODECS, CONTAINERS, DITHER_METHOD, PROTOCOL_WHITELIST
 from presets.levels import Setting
 from presets.measurement import TAIL_S
-from presets.opening import input_options, opened
+from presets.opening import input_options, opened, opened_picture
 from presets.operations.base import Signal, decimal, gain
 from presets.operations.limiter import limit
 from presets.plan import Invocation
@@ -31,24 +33,20 @@ _NOISE = ("encoder", "major_brand", "minor_version", "compatible_brands", "creat
 #: Identical bytes from identical runs: no versions, no dates, no random serial numbers.
 _BITEXACT = {"fflags": "+bitexact"}
 
+#: What of each channel a report is made of.
+_MEASURED = "DC_offset+Min_level+Max_level+RMS_level+Peak_count+Flat_factor"
+
 _AUDIO_ONLY = {"vn": True, "sn": True, "dn": True}
 _VIDEO_ONLY = {"an": True, "sn": True, "dn": True}
 
 
 @dataclass(frozen=True, slots=True)
-class Metadata:
-    """Metadata of an input: its path, and which of them as FFmpeg's ``-map_metadata`` names it."""
-
-    path: str
-    specifier: str
-
-
-@dataclass(frozen=True, slots=True)
 class Packing:
-    """How an output is encoded, and where to: FFmpeg's encoders by kind, whose metadata are kept, threads and GPU.
+    """How an output is encoded, and where to: FFmpeg's encoders by kind, what goes beside them, threads and GPU.
 
-    ``time_base`` is the unit of the picture's timestamps. ``dialnorm`` is what the stream says of its loudness, empty
-    where its codec does not. ``exact``: the sound's samples have no more bits than are delivered.
+    ``time_base`` is the unit of the picture's timestamps, ``chapters`` the file that holds them as FFmpeg reads them.
+    ``dialnorm`` is what the stream says of its loudness, empty where its codec does not. ``exact``: the sound's samples
+    have no more bits than are delivered.
     """
 
     profile: ProfileDocument
@@ -56,7 +54,8 @@ class Packing:
     audio_encoder: str
     video_encoder: str
     time_base: str
-    metadata: Metadata
+    beside: Beside
+    chapters: str | None
     threads: int
     gpu: int | None
     dialnorm: str = ""
@@ -77,6 +76,38 @@ def survey(signal: Signal, threads: int, file: str, key: str | None) -> tuple[st
     """Write what the meters among a signal's filters say into ``file``: all of it, or only the value called ``key``."""
     only = None if key is None else {"key": key}
     return _argv(_discarded(signal.stream.ametadata(mode="print", file=file, extra_options=only)), threads)
+
+
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """The files that an analysis writes, as :func:`presets.analysis.analyse` reads them."""
+
+    loudness: str
+    levels: str
+    silences: str
+
+
+def analyse(signal: Signal, threads: int, files: Meters, silence: Silence) -> tuple[str, ...]:
+    """Have every meter listen to a signal at once."""
+    # A decoder's own metadata on frames would be printed with every one.
+    stream = signal.stream.ametadata(mode="delete").silencedetect(
+        n=f"{decimal(silence.below_dbfs)}dB", d=decimal(silence.at_least_s)
+    )
+    heard = stream.ametadata(mode="print", file=files.silences).asplit(outputs=2)
+    levels = heard.audio(1)
+    if signal.channels == 2:
+        levels = levels.pan(args="4c|c0=c0|c1=c1|c2=0.5*c0+0.5*c1|c3=0.5*c0-0.5*c1")
+    levels = levels.asetnsamples(nb_out_samples=round(signal.sample_rate_hz * WINDOW_S), pad=False).astats(
+        metadata=True, reset=1, measure_perchannel=_MEASURED, measure_overall="none"
+    )
+    metered = _metered(replace(signal, stream=heard.audio(0)), files.loudness)
+    made = ffmpeg.output(
+        metered,
+        levels.ametadata(mode="print", file=files.levels),
+        filename="-",
+        extra_options={**_AUDIO_ONLY, "f": "null"},
+    )
+    return _argv(made, threads)
 
 
 def render(signal: Signal, threads: int, path: str) -> tuple[str, ...]:
@@ -133,6 +164,7 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
     profile = packing.profile
     container = CONTAINERS[profile.container]
     streams: list[Filtered | FilteredPicture] = []
+    beside = packing.beside
     options: dict[str, Any] = {}
     if picture is not None and profile.video is not None:
         streams.append(picture)
@@ -141,15 +173,18 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
         stream, audio_options = _sampled(sound, profile.audio, packing)
         streams.append(stream)
         options |= audio_options
+    if beside.cover is not None:
+        streams.append(_cover(beside.cover, packing.threads))
+        options |= {"c:v": "copy", "disposition:v:0": "attached_pic"}
     options |= {
         **_BITEXACT,
         **({"flags:a": "+bitexact"} if sound is not None else {}),
-        **({"vn": True} if picture is None else {}),
+        **({"vn": True} if picture is None and beside.cover is None else {}),
         **({"an": True} if sound is None else {}),
         "sn": True,
         "dn": True,
         "threads": packing.threads,
-        "map_chapters": -1,
+        "map_chapters": -1 if packing.chapters is None else len(_inputs(ffmpeg.output(*streams, filename="-"))),
         **container.options,
         **({"movflags": "+faststart"} if profile.delivery.faststart and container.muxer == "mp4" else {}),
         "f": container.muxer,
@@ -157,12 +192,22 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
     if sound is not None and profile.audio is not None:
         options |= _depth_options(profile.audio)
     made = ffmpeg.output(*streams, filename=packing.path, extra_options=options)
-    metadata, inputs = packing.metadata, _inputs(made)
-    number = inputs.index(metadata.path) if metadata.path in inputs else len(inputs)
-    kept = ["-map_metadata:g", f"{number}:{metadata.specifier}"]
-    noise = [argument for key in _NOISE for argument in ("-metadata", f"{key}=")]
-    argv = _argv(made, packing.threads, before_path=[*kept, *noise])
-    return argv if number < len(inputs) else _opening_too(argv, metadata.path, packing.threads)
+    inputs, main = _inputs(made), f"in/{beside.input}"
+    opened_already = beside.specifier is None or main in inputs
+    number = inputs.index(main) if main in inputs else len(inputs) + (packing.chapters is not None)
+    kept = ["-map_metadata:g", "-1" if beside.specifier is None else f"{number}:{beside.specifier}"]
+    said = {**dict.fromkeys(_NOISE, ""), **beside.tags}
+    told = [argument for key, value in said.items() for argument in ("-metadata", f"{key}={value}")]
+    if beside.cover is not None:
+        # What a picture says of itself is of no use here; ID3 and FLAC tell from this one what it shows.
+        told += ["-map_metadata:s:v:0", "-1", "-metadata:s:v:0", "comment=Cover (front)"]
+    argv = _argv(made, packing.threads, before_path=[*kept, *told], chapters=packing.chapters)
+    return argv if opened_already else _opening_too(argv, main, packing.threads)
+
+
+def _cover(cover: Cover, threads: int) -> FilteredPicture:
+    path = f"in/{cover.input}"
+    return (opened_picture(path) if cover.given else opened(path, threads)).video_stream(cover.position)
 
 
 def _sampled(sound: Signal, spec: AudioSpec, packing: Packing) -> tuple[Filtered, dict[str, Any]]:
@@ -218,8 +263,14 @@ def _discarded(stream: Filtered) -> OutputStream:
     return stream.output(filename="-", extra_options={**_AUDIO_ONLY, "f": "null"})
 
 
-def _argv(made: OutputStream, threads: int, before_path: Sequence[str] = ()) -> tuple[str, ...]:
+def _argv(
+    made: OutputStream, threads: int, before_path: Sequence[str] = (), chapters: str | None = None
+) -> tuple[str, ...]:
     *arguments, path = compile_as_list(made)
+    if chapters is not None:
+        # Behind the last input, as one that has no streams.
+        behind = max(n for n, argument in enumerate(arguments) if argument == "-i") + 2
+        arguments[behind:behind] = ["-f", "ffmetadata", "-protocol_whitelist", PROTOCOL_WHITELIST, "-i", chapters]
     return (*_globals({"filter_complex_threads": str(threads)}), *arguments, *before_path, path)
 
 

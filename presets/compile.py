@@ -11,17 +11,19 @@ from dataclasses import dataclass, field, replace
 
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets import command, decisions, levels, picture, rehearsal
+from presets import beside, command, decisions, levels, picture, rehearsal, report
+from presets.beside import Beside
 from presets.capabilities import Binary
 from presets.completeness import Taken, declared_s, expected_s, require_whole
 from presets.document import Media, VideoSpec
 from presets.expectations import expectation
-from presets.facts import MediaFacts
-from presets.formats import CODECS
+from presets.facts import Chapter, MediaFacts
+from presets.formats import CODECS, REPORT
 from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
 from presets.names import encode_id, path_of, sound_id, verify_id
 from presets.needs import encoder_for, video_encoder_for
+from presets.opening import opened
 from presets.operations.base import Signal
 from presets.passes import Passes
 from presets.picture import PictureSource
@@ -67,12 +69,22 @@ def compile(  # noqa: A001 -- the name this step has everywhere; the module is i
     if len(sources) > 1 or not graph.keeps_length:
         for source in sources:
             job.inspect(source)
-    for output in intent.outputs:
+    for output in job.media:
         job.measure(output)
-    for output in intent.outputs:
+    for output in job.media:
         job.make(output)
+    for output in intent.outputs:
+        if output.profile.document.reports:
+            job.make_report(output)
     invocations = (command.verbose(i) if verbose else i for i in passes.invocations.values())
-    return Plan(tuple(invocations), tuple(job.decisions), tuple(job.expectations), tuple(job.reports))
+    order = [output.name for output in intent.outputs]
+    return Plan(
+        tuple(invocations),
+        tuple(job.decisions),
+        tuple(sorted(job.expectations, key=lambda made: order.index(made.name))),
+        tuple(sorted(job.reports, key=lambda made: order.index(made.name))),
+        job.documents,
+    )
 
 
 @dataclass(slots=True)
@@ -88,6 +100,12 @@ class _Job:
     decisions: list[Decision]
     expectations: list[Expectation] = field(default_factory=list)
     reports: list[OutputReport] = field(default_factory=list)
+    documents: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def media(self) -> list[OutputRef]:
+        """The outputs that are encoded; the others are reports."""
+        return [output for output in self.intent.outputs if not output.profile.document.reports]
 
     def describe(self, sources: Sequence[Source]) -> None:
         for index, ref in enumerate(self.intent.inputs):
@@ -118,6 +136,10 @@ class _Job:
         spec = output.profile.document.video
         if spec is not None:
             self._explain_picture(output, spec)
+        made = self._beside(output)
+        self.decisions += beside.decisions(self.intent, self.facts, output, made, self._chapters(output))
+        if (path := self._packing(output, "").chapters) is not None:
+            self.documents[path] = beside.ffmetadata(made.chapters)
         step, signal = loudness_of(self.intent), self._programme(output)
         target_lufs = step.target_for(signal.channels) if step is not None and signal is not None else None
         if step is None or signal is None or target_lufs is None:
@@ -135,6 +157,39 @@ class _Job:
             self._make_provisionally(output, signal, goal)
         else:
             self._make_levelled(output, signal, goal, measured)
+
+    def make_report(self, output: OutputRef) -> None:
+        """Of the programme before it is levelled and encoded, and of the files that it was made into."""
+        silence = output.profile.document.silence
+        delivered = [(o, self._programme(o)) for o in self.media if o.profile.document.audio is not None]
+        signal = delivered[0][1] if delivered else self.graph.as_it_comes()
+        before = None if signal is None else self.passes.analysed(signal, f"{output.name}.programme", silence)
+        if before is not None:
+            self._require_inputs_whole(before)
+        files: list[tuple[OutputReport, str, report.Heard | None]] = []
+        for other, made in delivered:
+            if made is None:
+                continue
+            expected = next(e for e in self.expectations if e.name == other.name)
+            told = next(r for r in self.reports if r.name == other.name)
+            file = replace(made, stream=opened(expected.path, self.passes.threads).audio_stream(0))
+            # Until it is known which encode is delivered there may be no file yet.
+            pending = expected.decoded_s is None
+            after = self.passes.analysed(file, f"{output.name}.{other.name}", silence, provisional=pending)
+            files.append((told, other.profile.full_name, None if after is None else report.Heard(file, after)))
+        known = [(told, profile, heard) for told, profile, heard in files if heard is not None]
+        path = path_of(output, 1)
+        if len(known) == len(files) and (signal is None or before is not None):
+            self.documents[path] = report.text(
+                self.intent.preset.full_name,
+                [(source, self.facts[source.input]) for source in self.graph.sources],
+                report.Heard(signal, before) if signal is not None and before is not None else None,
+                known,
+            )
+        length_s = None if before is None else before.out_time_s
+        self.expectations.append(Expectation(output.name, path, output.uri, REPORT, (), length_s, "", length_s))
+        loudness, analysis = (None, None) if before is None else (before.loudness, before.analysis)
+        self.reports.append(OutputReport(output.name, None, loudness, None, None, None, None, 0, analysis))
 
     def _make_plain(self, output: OutputRef, signal: Signal | None) -> None:
         before: Loudness | None = None
@@ -315,7 +370,8 @@ class _Job:
             require_whole(heard.out_time_s, self._taken(*self.graph.sources))
 
     def _expect(self, output: OutputRef, number: int, encoded_s: float | None) -> None:
-        self.expectations.append(expectation(output, self.graph, self.passes.results, number, encoded_s))
+        results, made = self.passes.results, self._beside(output)
+        self.expectations.append(expectation(output, self.graph, results, number, encoded_s, made))
 
     def _taken(self, *sources: Source | PictureSource) -> Iterator[Taken]:
         return ((self.facts[source.input], source.stream) for source in sources)
@@ -349,13 +405,15 @@ class _Job:
     def _packing(self, output: OutputRef, path: str) -> command.Packing:
         document = output.profile.document
         audio, video = document.audio, document.video
+        made = self._beside(output)
         return command.Packing(
             profile=document,
             path=path,
             audio_encoder=self._encoder(output, audio.encoders) if audio is not None else "",
             video_encoder=self._video_encoder(output, video) if video is not None else "",
             time_base=picture.time_base(self.graph.picture.stream) if video is not None else "",
-            metadata=self._metadata(),
+            beside=made,
+            chapters=f"work/{output.name}.chapters.txt" if made.chapters else None,
             threads=self.passes.threads,
             gpu=self.gpu,
             dialnorm="{dialnorm}" if _tells_loudness(output) else "",
@@ -383,13 +441,18 @@ class _Job:
         sides = picture.size(self.graph.picture.stream, spec.max_height)
         return video_encoder_for(output, spec, self.binary, sides, hardware=self.gpu is not None)
 
-    def _metadata(self) -> command.Metadata:
-        """Title and artist are the default role's; they belong to the file, but in Ogg to its audio stream."""
+    def _chapters(self, output: OutputRef) -> tuple[Chapter, ...]:
+        """Of the programme; a picture without sound keeps those of its input."""
+        signal = self._programme(output)
+        return self.facts[self.graph.picture.input].chapters if signal is None else signal.chapters
+
+    def _beside(self, output: OutputRef) -> Beside:
+        """Tags, cover and chapters are the default role's."""
         default = default_role(self.intent.preset)
         sources: list[Source | PictureSource] = [*self.graph.sources] or [self.graph.picture]
         first = min(sources, key=lambda source: source.role != default)
-        ogg = "ogg" in self.facts[first.input].format_name.split(",")
-        return command.Metadata(f"in/{first.input}", f"s:{first.stream.index}" if ogg else "g")
+        main = (first.input, first.stream.index)
+        return beside.beside(self.intent, self.facts, output, main, self._chapters(output))
 
     def _decide(self, subject: str, choice: str, because: str) -> None:
         self.decisions.append(Decision(subject, choice, because))

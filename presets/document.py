@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 from pydantic_core import PydanticCustomError
 
 from presets.encoders import VIDEO_CODECS
-from presets.formats import CODECS, CONTAINERS, LAYOUTS
+from presets.formats import CODECS, CONTAINERS, LAYOUTS, REPORT
 
 #: Names of presets, profiles, roles, parameters and chains.
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
@@ -28,16 +28,18 @@ class Table(BaseModel):
 
 
 class Media(StrEnum):
-    """A kind of stream."""
+    """A kind of stream, or a still picture beside them."""
 
     AUDIO = "audio"
     VIDEO = "video"
+    PICTURE = "picture"
 
 
 class Role(Table):
     """A part that an input plays.
 
-    One for audio takes the audio of a video file too; one for video needs a picture, whose sound may be absent.
+    One for audio takes the audio of a video file too; one for video needs a picture, whose sound may be absent. One for
+    a still picture (JPEG or PNG) gives files of sound their cover art, in the place of the default role's own.
     ``default``: takes an input given without a role; ``repeat``: takes several inputs.
     """
 
@@ -292,24 +294,41 @@ class Delivery(Table):
     """What is promised of the encoded file.
 
     ``ceiling_dbtp`` is the highest true peak, measured on the encoded file; at most ``max_encodes`` are made to keep
-    loudness and ceiling. ``faststart`` puts an MP4's index first.
+    loudness and ceiling. ``faststart`` puts an MP4's index first. ``cover``: a file of sound keeps cover art, where the
+    container has a place for it; ``chapters``: and chapters, where the steps leave the timeline as it is.
     """
 
     ceiling_dbtp: Annotated[float, Field(ge=-12, le=0)] | None = None
     max_encodes: Annotated[int, Field(ge=1, le=5)] = 3
     faststart: bool = False
+    cover: bool = True
+    chapters: bool = False
+
+
+class Silence(Table):
+    """What a report lists as silence: every channel below ``below_dbfs`` (sample peaks) for ``at_least_s`` seconds."""
+
+    below_dbfs: Annotated[float, Field(ge=-120, le=-20)] = -60.0
+    at_least_s: Annotated[float, Field(ge=0.1, le=3600)] = 0.5
 
 
 class ProfileDocument(Document):
     """How a deliverable is packed: container, streams, and what is promised of the encoded file.
 
-    At most one stream of each kind. Beside a picture, sound is left out where the source has none.
+    At most one stream of each kind. Beside a picture, sound is left out where the source has none. The container
+    "report" has no streams: it is a JSON document of what was measured, in which ``silence`` counts as such.
     """
 
     container: str
     extension: Annotated[str, Field(pattern=r"^[a-z0-9]{1,8}$")]
-    stream: Annotated[tuple[StreamSpec, ...], Field(min_length=1, max_length=2, strict=False)]
+    stream: Annotated[tuple[StreamSpec, ...], Field(max_length=2, strict=False)] = ()
     delivery: Delivery = Delivery()
+    silence: Silence = Silence()
+
+    @property
+    def reports(self) -> bool:
+        """Whether this is a document of measurements, and no media."""
+        return self.container == REPORT
 
     @property
     def audio(self) -> AudioSpec | None:
@@ -324,7 +343,7 @@ class ProfileDocument(Document):
     @field_validator("container")
     @classmethod
     def _known_container(cls, container: str) -> str:
-        return _one_of("container", container, CONTAINERS)
+        return _one_of("container", container, (*CONTAINERS, REPORT))
 
 
 def _one_of(what: str, value: str, known: Any) -> str:

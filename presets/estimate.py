@@ -18,6 +18,8 @@ _REHEARSALS = 3
 #: A measurement writes ten blocks of text a second: bytes a second, and more for each channel (FFmpeg 5.1 and 9.0).
 _MEASURED_BYTES_PER_S = 2400
 _MEASURED_BYTES_PER_S_AND_CHANNEL = 300
+#: Two channels of 32-bit float at 48 kHz.
+_RENDERED_BYTES_PER_S = 384_000
 #: Headers, logs and reports.
 _ASIDE_BYTES = 16 << 20
 #: A run that writes this many times what it should is out of hand; the estimate may be wrong, but not by that much.
@@ -45,7 +47,7 @@ class Estimate:
 
     def bound(self, step: Invocation) -> int:
         """Bytes beyond which ``step`` is out of hand, whatever it does: several times what was estimated."""
-        expected = self.measurement_bytes
+        expected = self.measurement_bytes * (1 if step.levels is None else 2)
         if step.purpose is Purpose.ENCODE:
             expected = self.encodes[step.id.split(".")[1]]
         elif step.purpose is Purpose.RENDER:
@@ -61,6 +63,11 @@ def estimate(intent: Intent, facts: Sequence[MediaFacts], plan: Plan) -> Estimat
     channels = 1
     for output, expected, report in zip(intent.outputs, plan.outputs, plan.measured, strict=True):
         document = output.profile.document
+        if document.reports:
+            # Itself it is nothing, but steps before it may render what it is of.
+            encodes[output.name] = int(duration_s * _RENDERED_BYTES_PER_S)
+            channels = max(channels, *(stream.channels for one in facts for stream in one.audio), 1)
+            continue
         sound = [spec for spec in document.stream if isinstance(spec, AudioSpec)]
         # What the input lacks is not expected.
         rate = sum(_bytes_per_s(*both) for both in zip(sound, expected.streams, strict=False))
@@ -72,8 +79,9 @@ def estimate(intent: Intent, facts: Sequence[MediaFacts], plan: Plan) -> Estimat
         times = 1 if report.target_lufs is None else min(_ENCODES, document.delivery.max_encodes)
         total += times * encodes[output.name]
     measurement = int(duration_s * (_MEASURED_BYTES_PER_S + channels * _MEASURED_BYTES_PER_S_AND_CHANNEL))
-    # As many verifications again as there are second encodes.
-    passes = sum(1 for step in plan.invocations if step.measure is not None) + len(encodes)
+    # As many verifications again as there are second encodes. An analysis writes levels beside the loudness.
+    passes = sum(1 if step.levels is None else 2 for step in plan.invocations if step.measure is not None)
+    passes += sum(not output.profile.document.reports for output in intent.outputs)
     if any(report.target_lufs is not None for report in plan.measured):
         passes += _REHEARSALS
     rendered = sum(step.renders_bytes for step in plan.invocations)

@@ -3,18 +3,24 @@
 from collections.abc import Mapping
 
 from presets import picture
+from presets.beside import Beside
 from presets.document import VideoSpec
 from presets.facts import VideoStream
 from presets.graph import Graph
 from presets.intent import OutputRef
 from presets.names import encode_id, path_of, sound_id, verify_id
-from presets.plan import Expectation, ExpectedPicture, ExpectedStream, StepResult
+from presets.plan import Expectation, ExpectedCover, ExpectedPicture, ExpectedStream, StepResult
 
 
 def expectation(
-    output: OutputRef, graph: Graph, results: Mapping[str, StepResult], number: int, encoded_s: float | None
+    output: OutputRef,
+    graph: Graph,
+    results: Mapping[str, StepResult],
+    number: int,
+    encoded_s: float | None,
+    beside: Beside,
 ) -> Expectation:
-    """Of an output's encode with that number; ``encoded_s`` is how much sound went into it."""
+    """Of an output's encode with that number; ``encoded_s`` is how much sound went into it, ``beside`` what else."""
     document = output.profile.document
     signal = graph.programme(document)
     ids = [verify_id(output, number)] if document.video is not None else []
@@ -40,7 +46,13 @@ def expectation(
         verified_by=verify_id(output, number),
         decoded_s=decoded_s,
         picture=shown,
+        cover=None if beside.cover is None else _cover(beside.cover.stream),
+        chapters_s=tuple(chapter.start_s for chapter in beside.chapters),
     )
+
+
+def _cover(stream: VideoStream) -> ExpectedCover:
+    return ExpectedCover(stream.codec, stream.width, stream.height)
 
 
 def _picture(

@@ -1,7 +1,7 @@
 """What probing found in a media file."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Self, assert_never
@@ -21,6 +21,10 @@ _ASIDE_TITLE = re.compile(
     r"|isolated (score|music)|score only|music (and|&) effects|\bm ?& ?e\b|karaoke|instrumental|without (voice|vocals)",
     re.IGNORECASE,
 )
+
+
+#: No recording has more; a file that claims to is an attack on memory.
+MOST_CHAPTERS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,15 @@ class OtherStream:
     language: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A chapter, in seconds from the beginning of the recording."""
+
+    start_s: float
+    end_s: float
+    title: str
+
+
 Stream = AudioStream | VideoStream | OtherStream
 
 
@@ -108,6 +121,7 @@ class MediaFacts:
     size_bytes: int
     bit_rate: int | None
     streams: tuple[Stream, ...]
+    chapters: tuple[Chapter, ...] = ()
 
     @property
     def audio(self) -> tuple[AudioStream, ...]:
@@ -131,7 +145,8 @@ class MediaFacts:
         streams = tuple(
             _STREAM_TYPES[s["type"]](**{k: v for k, v in s.items() if k != "type"}) for s in document["streams"]
         )
-        return cls(**{**document, "streams": streams})
+        chapters = tuple(Chapter(**chapter) for chapter in document.get("chapters", ()))
+        return cls(**{**document, "streams": streams, "chapters": chapters})
 
 
 _STREAM_TYPES: Mapping[str, type[AudioStream] | type[VideoStream] | type[OtherStream]] = {
@@ -154,7 +169,7 @@ def _type_of(stream: Stream) -> str:
 
 
 def from_ffprobe(document: Mapping[str, Any]) -> MediaFacts:
-    """Facts from the output of ``ffprobe -of json -show_format -show_streams``.
+    """Facts from the output of ``ffprobe -of json -show_format -show_streams -show_chapters``.
 
     :raises MediaFailure: INPUT_CORRUPT where the document describes no media.
     """
@@ -171,7 +186,18 @@ def from_ffprobe(document: Mapping[str, Any]) -> MediaFacts:
         size_bytes=int(_number(container.get("size")) or 0),
         bit_rate=_count(container.get("bit_rate")),
         streams=streams,
+        chapters=_chapters(document.get("chapters") or (), _number(container.get("start_time")) or 0.0),
     )
+
+
+def _chapters(raw: Sequence[Mapping[str, Any]], begin_s: float) -> tuple[Chapter, ...]:
+    found = []
+    for one in raw[:MOST_CHAPTERS]:
+        start_s, end_s = _number(one.get("start_time")), _number(one.get("end_time"))
+        if start_s is not None and end_s is not None and end_s >= start_s:
+            tags = {str(k).lower(): str(v) for k, v in (one.get("tags") or {}).items()}
+            found.append(Chapter(max(start_s - begin_s, 0.0), max(end_s - begin_s, 0.0), tags.get("title", "")))
+    return tuple(sorted(found, key=lambda chapter: chapter.start_s))
 
 
 def _stream(position: int, raw: Mapping[str, Any]) -> Stream:

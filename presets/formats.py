@@ -19,6 +19,12 @@ INPUT_FORMATS: tuple[str, ...] = (
 #: As the value of ``-format_whitelist``, for ffmpeg and ffprobe alike.
 FORMAT_WHITELIST = ",".join(INPUT_FORMATS)
 
+#: The same for an input that is a picture. These read one file, and not one after the other as image2 does.
+PICTURE_WHITELIST = "jpeg_pipe,png_pipe"
+
+#: What a picture may be coded in.
+COVER_CODECS = frozenset({"mjpeg", "png"})
+
 #: As the value of ``-protocol_whitelist``, for ffmpeg and ffprobe alike.
 PROTOCOL_WHITELIST = "file,pipe"
 
@@ -41,17 +47,27 @@ def states_duration(format_name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """An output container: FFmpeg's muxer, its extra options, the codecs it takes, ffprobe's names of it."""
+    """An output container: FFmpeg's muxer, its extra options, the codecs it takes, ffprobe's names of it.
+
+    ``covers``: it has a place for cover art; ``chapters``: and for chapters.
+    """
 
     muxer: str
     codecs: frozenset[str]
     probed_as: frozenset[str]
     options: Mapping[str, str]
+    covers: bool
+    chapters: bool
 
 
-def _container(muxer: str, codecs: str, probed_as: str = "", **options: str) -> Container:
+def _container(muxer: str, codecs: str, probed_as: str = "", *, holds: str = "", **options: str) -> Container:
     return Container(
-        muxer, frozenset(codecs.split()), frozenset((probed_as or muxer).split()), MappingProxyType(options)
+        muxer=muxer,
+        codecs=frozenset(codecs.split()),
+        probed_as=frozenset((probed_as or muxer).split()),
+        options=MappingProxyType(options),
+        covers="cover" in holds.split(),
+        chapters="chapters" in holds.split(),
     )
 
 
@@ -62,13 +78,20 @@ CONTAINERS: Mapping[str, Container] = MappingProxyType(
     {
         # RF64 replaces the header as soon as a file outgrows 4 GiB, which plain WAV cannot express (EBU Tech 3306).
         "wav": _container("wav", _PCM, rf64="auto"),
-        "mp4": _container("mp4", f"aac mp3 opus flac alac {_DOLBY} h264 hevc", "mov mp4 m4a 3gp 3g2 mj2"),
-        "mp3": _container("mp3", "mp3", id3v2_version="3"),
-        "ogg": _container("ogg", "opus vorbis flac"),
-        "flac": _container("flac", "flac"),
+        "mp4": _container(
+            "mp4", f"aac mp3 opus flac alac {_DOLBY} h264 hevc", "mov mp4 m4a 3gp 3g2 mj2", holds="cover chapters"
+        ),
+        "mp3": _container("mp3", "mp3", holds="cover chapters", id3v2_version="3"),
+        "ogg": _container("ogg", "opus vorbis flac", holds="chapters"),
+        "flac": _container("flac", "flac", holds="cover"),
         "ac3": _container("ac3", "ac3"),
         "eac3": _container("eac3", "eac3"),
-        "matroska": _container("matroska", f"aac mp3 opus vorbis flac alac {_DOLBY} {_PCM} h264 hevc", "matroska webm"),
+        "matroska": _container(
+            "matroska",
+            f"aac mp3 opus vorbis flac alac {_DOLBY} {_PCM} h264 hevc",
+            "matroska webm",
+            holds="chapters",
+        ),
     }
 )
 
@@ -189,3 +212,6 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
 #: triangular at 44.1 kHz, 2.4 at 48, 4.0 at 96, at the same power. FFmpeg's noise-shaped methods (lipshitz, shibata,
 #: f_weighted, e_weighted) were measured 8 to 25 dB(A) above it at 44.1 kHz. Deeper samples need no dither.
 DITHER_METHOD = "triangular_hp"
+
+#: In the place of a container: a JSON document of measurements, which FFmpeg has no part in.
+REPORT = "report"

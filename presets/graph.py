@@ -23,8 +23,8 @@ from presets.document import (
     VideoSpec,
 )
 from presets.facts import AudioStream, MediaFacts, VideoStream
-from presets.formats import CHECKSUMMED, layout_of, stated_layout
-from presets.intent import Intent
+from presets.formats import CHECKSUMMED, LAYOUTS, layout_of, stated_layout
+from presets.intent import Intent, default_role
 from presets.opening import opened
 from presets.operations import Extract, Loudness, Operation, meters
 from presets.operations.base import Signal, conform, conforming
@@ -36,6 +36,9 @@ from presets.reasons import Reason
 from presets.semantics import last_chain
 from presets.steps import operations
 from presets.survey import MOMENTARY
+
+#: The delivery of what is not delivered, but only measured.
+_AS_IT_COMES = AudioSpec(kind="audio", codec="pcm_f32le", encoders=("pcm_f32le",), layouts=tuple(LAYOUTS))
 
 
 def loudness_of(intent: Intent) -> Loudness | None:
@@ -130,9 +133,18 @@ class Graph:
             return conform(signal, delivery)
         if profile.video is not None:
             return None
-        if any(_may_be_silent(self.intent.preset.document, ref.role) for ref in self.intent.inputs):
-            raise MediaFailure(Reason.INPUT_NO_AUDIO, "the input has no audio stream")
-        raise _all_skipped()
+        raise self._nothing_heard()
+
+    def as_it_comes(self) -> Signal:
+        """What the last chain of audio makes where no profile says at which rate and layout.
+
+        :raises MediaFailure: as :meth:`programme`.
+        """
+        last = last_chain(self.intent.preset.document, Media.AUDIO)
+        signal = self.chain(last, _AS_IT_COMES) if last else None
+        if signal is None:
+            raise self._nothing_heard()
+        return signal
 
     def shown(self, source: PictureSource, spec: VideoSpec) -> FilteredPicture:
         """The picture as the profile wants it."""
@@ -192,7 +204,7 @@ class Graph:
         reference = signals[0]
         for operation in operations(self.intent.preset.document, name, self.intent.parameters):
             surroundings = Surroundings(self, name, operation, delivery, reference)
-            signals = [operation.apply(signals, surroundings)]
+            signals = [_with_chapters(operation.apply(signals, surroundings), signals, operation)]
             if not operation.keeps_level:
                 reference = signals[0]
         return replace(signals[0], name=name)
@@ -216,7 +228,21 @@ class Graph:
         stream = source.stream
         layout = layout_of(stream.layout, stream.channels)
         length_s = declared_s(self.facts[source.input], stream) or self.facts[source.input].duration_s
-        return Signal(source.role, self.opened(source), stream.sample_rate_hz, stream.channels, layout, length_s)
+        return Signal(
+            name=source.role,
+            stream=self.opened(source),
+            sample_rate_hz=stream.sample_rate_hz,
+            channels=stream.channels,
+            layout=layout,
+            length_s=length_s,
+            # Those of music in the background would mean nothing.
+            chapters=self.facts[source.input].chapters if source.role == default_role(self.intent.preset) else (),
+        )
+
+    def _nothing_heard(self) -> MediaFailure:
+        if any(_may_be_silent(self.intent.preset.document, ref.role) for ref in self.intent.inputs):
+            return MediaFailure(Reason.INPUT_NO_AUDIO, "the input has no audio stream")
+        return _all_skipped()
 
     def _wanted(self, chain: Chain) -> bool:
         given = {ref.role for ref in self.intent.inputs}
@@ -279,6 +305,14 @@ class Surroundings:
         return signal.name if signal.name in chains else self._chain
 
 
+def _with_chapters(made: Signal, signals: Sequence[Signal], operation: Operation) -> Signal:
+    """Chapters are those of what went in, unless the step moved it in time; a step that does may set its own."""
+    before = next((signal.chapters for signal in signals if signal.chapters), ())
+    if operation.keeps_length:
+        return replace(made, chapters=before)
+    return replace(made, chapters=()) if made.chapters == before else made
+
+
 def _may_be_silent(document: PresetDocument, role: str) -> bool:
     return document.roles[role].media is Media.VIDEO
 
@@ -296,5 +330,7 @@ def _has(facts: MediaFacts, kind: Media) -> bool:
             return bool(facts.audio)
         case Media.VIDEO:
             return bool(facts.video)
+        case Media.PICTURE:
+            return any(isinstance(stream, VideoStream) and stream.attached_pic for stream in facts.streams)
         case _:
             assert_never(kind)

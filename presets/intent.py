@@ -4,13 +4,14 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from pydantic import ValidationError
 
+from presets import tags
 from presets.catalog import Catalog, Preset, Profile
 from presets.document import Media, Value
 from presets.parameters import expected, from_text
@@ -18,6 +19,7 @@ from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
 from presets.semantics import last_chain, reworded, suggestion
 from presets.steps import operations
+from presets.tags import Tags
 from presets.uris import UnsupportedScheme, join, same_file, stem, uri_to_path
 
 _T = TypeVar("_T")
@@ -51,6 +53,7 @@ class Intent:
     parameters: Mapping[str, Value]
     outputs: tuple[OutputRef, ...]
     overwrite: bool
+    tags: Tags = field(default_factory=Tags)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; the preset and the profiles stand there as the keys of :meth:`texts`."""
@@ -68,6 +71,7 @@ class Intent:
                 for o in self.outputs
             ],
             "overwrite": self.overwrite,
+            "tags": self.tags.to_json(),
         }
 
     def texts(self) -> dict[str, str]:
@@ -93,6 +97,7 @@ class Intent:
                 for o in document["outputs"]
             ),
             overwrite=bool(document["overwrite"]),
+            tags=Tags.from_json(document["tags"]) if "tags" in document else Tags(),
         )
 
 
@@ -116,7 +121,7 @@ def resolve(
     :param inputs: (role, URI); the role "" means the preset's default role.
     :param preset: a preset's name, with or without version.
     :param params: the preset's parameters as text, and ``profile.KEY`` to override a key of every profile that has a
-        stream of the kind which the key belongs to.
+        stream of the kind which the key belongs to, and ``tag.NAME`` for what the files say of themselves.
     :param outputs: (profile, URI); the profile "" means the preset's default. A URI that ends in ``/`` is a prefix:
         the name becomes ``{stem of the default role's input}.{profile}.{extension}``.
     :raises InvalidRequest: with every problem found. Fields are paths: ``inputs[0].role``, ``params.target_lufs``,
@@ -153,6 +158,8 @@ def resolve(
         refs = _roles(chosen, inputs, problems)
         parameters = _parameters(chosen, params, problems)
 
+    said, unfit = tags.from_parameters(params)
+    problems += unfit
     overrides = {
         key.removeprefix(_PROFILE_PREFIX): _literal(text)
         for key, text in params.items()
@@ -186,15 +193,15 @@ def resolve(
             made.append(OutputRef(profile, exact, name))
     if problems or chosen is None:
         raise InvalidRequest(*dict.fromkeys(problems))
-    return Intent(chosen, refs, MappingProxyType(dict(parameters)), tuple(made), overwrite)
+    return Intent(chosen, refs, MappingProxyType(dict(parameters)), tuple(made), overwrite, said)
 
 
 def _meant_for(profile: Profile, all_: Sequence[Profile | None], overrides: Mapping[str, Value]) -> Mapping[str, Value]:
-    """What is for pictures leaves a file of sound as it is, unless no other profile could be meant."""
+    """What is for pictures leaves a file of sound or a report as it is, unless no other profile could be meant."""
     return {
         key: value
         for key, value in overrides.items()
-        if not profile.lacks_stream_for(key) or all(p is None or p.lacks_stream_for(key) for p in all_)
+        if not profile.lacks_place_for(key) or all(p is None or p.lacks_place_for(key) for p in all_)
     }
 
 
@@ -246,7 +253,7 @@ def _parameters(preset: Preset, params: Mapping[str, str], problems: list[Proble
     declared = preset.document.parameters
     values = {name: parameter.default for name, parameter in declared.items()}
     for key, text in params.items():
-        if key.startswith(_PROFILE_PREFIX):
+        if key.startswith((_PROFILE_PREFIX, tags.PREFIX)):
             continue
         if key not in declared:
             told = f"{preset.full_name} has no parameter {key!r}{suggestion(key, list(declared))}"

@@ -2,9 +2,12 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
+from presets.analysis import analyse
 from presets.plan import Invocation, Loudness, Purpose, StepResult
+from presets.survey import parse_survey
 
 #: Silence appended before measuring: one block of the meter, which reports complete blocks only, so that a peak in
 #: the last instants of a recording is seen. ITU-R BS.1770-4 meters advance by 100 ms.
@@ -38,18 +41,31 @@ def parse_loudness(tail: str) -> Loudness:
 
 
 def step_result(
-    invocation: Invocation, out_time_s: float | None, tail: str | None, frames: int | None = None
+    invocation: Invocation,
+    out_time_s: float | None,
+    tail: str | None,
+    frames: int | None = None,
+    files: Callable[[str], AbstractContextManager[Iterable[str]]] | None = None,
 ) -> StepResult:
     """What a finished invocation tells the compiler.
 
     ``out_time_s`` and ``frames`` are the last output time and number that ``-progress`` reported, ``tail`` the end of
     the file named by ``invocation.measure`` (at least :data:`TAIL_BYTES`, or all of it), None where the invocation
-    measures nothing. What a survey's file says is read by :func:`presets.survey.parse_survey`.
+    measures nothing. ``files`` opens a file that an analysis or a survey wrote, to be read line by line.
     """
-    if invocation.measure is None or invocation.purpose is Purpose.SURVEY:
+    if invocation.measure is None:
         return StepResult(out_time_s, None, frames)
+    if invocation.purpose is Purpose.SURVEY:
+        if files is None:
+            return StepResult(out_time_s, None, frames)
+        with files(invocation.measure) as lines:
+            return StepResult(out_time_s, None, frames, survey=parse_survey(lines))
     decoded_s = None if out_time_s is None else max(out_time_s - TAIL_S, 0.0)
-    return StepResult(decoded_s or None, parse_loudness(tail or ""), frames)
+    analysis = None
+    if files is not None and invocation.levels is not None and invocation.silences is not None:
+        with files(invocation.measure) as loudness, files(invocation.levels) as levels, files(invocation.silences) as s:
+            analysis = analyse(loudness, levels, s, decoded_s or 0.0)
+    return StepResult(decoded_s or None, parse_loudness(tail or ""), frames, analysis=analysis)
 
 
 def _complete_blocks(tail: str) -> list[dict[str, float]]:

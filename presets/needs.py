@@ -15,6 +15,9 @@ from presets.reasons import Reason
 #: Filters that compilation uses whatever the steps are: opening an input, and measuring what was encoded.
 _ALWAYS = ("aformat", "ametadata", "apad", "aresample", "ebur128", "pan")
 
+#: Filters that an analysis takes beside those.
+_METERS = ("asetnsamples", "asplit", "astats", "pan", "silencedetect")
+
 #: How long a job that prefers a GPU waits for one before the processor may do it, in seconds. Where no agent has
 #: one, it does not wait.
 PROCESSOR_OPENS_S = 30.0
@@ -112,6 +115,9 @@ def _needs(intent: Intent, *, hardware: bool) -> tuple[frozenset[str], ...]:
     needs: set[frozenset[str]] = set()
     for output in intent.outputs:
         document = output.profile.document
+        if document.reports:
+            filters.update(_METERS)
+            continue
         needs.add(frozenset({muxer(CONTAINERS[document.container].muxer)}))
         if document.audio is not None:
             needs.add(frozenset(map(encoder, document.audio.encoders)))

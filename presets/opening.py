@@ -5,7 +5,19 @@ from typing import Any
 import ffmpeg
 from ffmpeg.streams.av import AVStream
 
-from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST
+from presets.document import Media
+from presets.formats import FORMAT_WHITELIST, PICTURE_WHITELIST, PROTOCOL_WHITELIST
+
+
+def formats_of(media: Media) -> str:
+    """The formats in which an input of a role may be, as the value of ``-format_whitelist``."""
+    return PICTURE_WHITELIST if media is Media.PICTURE else FORMAT_WHITELIST
+
+
+def opened_picture(path: str) -> AVStream:
+    """A still picture in the workspace."""
+    options = {"protocol_whitelist": PROTOCOL_WHITELIST, "format_whitelist": PICTURE_WHITELIST}
+    return ffmpeg.input(path, extra_options=options)
 
 
 def opened(path: str, threads: int, *, endless: bool = False, checked: bool = False) -> AVStream:

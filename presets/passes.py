@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from presets import command
+from presets.document import Silence
 from presets.opening import opened
 from presets.operations.base import Signal
 from presets.plan import Invocation, Purpose, StepResult, Survey
@@ -14,6 +15,7 @@ _WEIGHTS = {
     Purpose.INSPECT: 0.4,
     Purpose.MEASURE: 1.0,
     Purpose.SURVEY: 0.6,
+    Purpose.ANALYZE: 1.6,
     Purpose.RENDER: 0.6,
     Purpose.ENCODE: 1.5,
     Purpose.VERIFY: 0.6,
@@ -43,18 +45,22 @@ class Passes:
         provisional: bool = False,
         times: int = 1,
         renders_bytes: int = 0,
+        levels: str | None = None,
+        silences: str | None = None,
     ) -> StepResult | None:
         """Have an invocation run, and its result where it has been; ``times`` is its work relative to sound's."""
         self.invocations[id_] = Invocation(
             id=id_,
             purpose=purpose,
             argv=argv,
-            writes=(*writes, measure) if measure else writes,
+            writes=(*writes, *(file for file in (measure, levels, silences) if file)),
             measure=measure,
             media_s=media_s,
             weight=_WEIGHTS[purpose] * times,
             provisional=provisional,
             renders_bytes=renders_bytes,
+            levels=levels,
+            silences=silences,
         )
         return None if provisional else self.results.get(id_)
 
@@ -77,6 +83,23 @@ class Passes:
             id_, Purpose.SURVEY, argv, media_s=signal.length_s, measure=file, provisional=signal.provisional
         )
         return None if made is None else replace(made.survey or Survey(), length_s=made.out_time_s)
+
+    def analysed(
+        self, signal: Signal, subject: str, silence: Silence, *, provisional: bool = False
+    ) -> StepResult | None:
+        """All that the meters tell of a signal; None until they have. ``subject`` says in ids what it is."""
+        id_ = f"{Purpose.ANALYZE}.{subject}"
+        files = command.Meters(f"{id_}.txt", f"{id_}.levels.txt", f"{id_}.silences.txt")
+        return self.run(
+            id_,
+            Purpose.ANALYZE,
+            command.analyse(signal, self.threads, files, silence),
+            media_s=signal.length_s,
+            measure=files.loudness,
+            levels=files.levels,
+            silences=files.silences,
+            provisional=provisional or signal.provisional,
+        )
 
     def rendered(self, signal: Signal, label: str, *, endless: bool = False) -> Signal:
         """The signal from a file that another invocation writes, sample for sample; ``endless``: again and again.

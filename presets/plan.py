@@ -1,9 +1,11 @@
 """The compiled result: FFmpeg invocations, why they are so, and what must come out."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self, assert_never
+
+from presets.analysis import Analysis
 
 
 class Purpose(StrEnum):
@@ -12,6 +14,7 @@ class Purpose(StrEnum):
     INSPECT = "inspect"
     MEASURE = "measure"
     SURVEY = "survey"
+    ANALYZE = "analyze"
     RENDER = "render"
     ENCODE = "encode"
     VERIFY = "verify"
@@ -68,13 +71,15 @@ class Survey:
 class StepResult:
     """What an invocation reported: seconds of media put out (None: not a packet), and loudness if it measured.
 
-    ``frames`` is how many pictures it put out; None where it makes none. ``survey`` is what a survey heard.
+    ``frames`` is how many pictures it put out; None where it makes none. ``survey`` is what a survey heard,
+    ``analysis`` what an analysis did.
     """
 
     out_time_s: float | None
     loudness: Loudness | None
     frames: int | None = None
     survey: Survey | None = None
+    analysis: Analysis | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -83,11 +88,12 @@ class StepResult:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_json`."""
-        loudness = document["loudness"]
+        loudness, analysis = document["loudness"], document.get("analysis")
         measured = None if loudness is None else Loudness(**loudness)
         survey = document.get("survey")
         surveyed = None if survey is None else Survey.from_json(survey)
-        return cls(document["out_time_s"], measured, document.get("frames"), surveyed)
+        analysed = None if analysis is None else Analysis.from_json(analysis)
+        return cls(document["out_time_s"], measured, document.get("frames"), surveyed, analysed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,8 @@ class Invocation:
     """One run of FFmpeg.
 
     ``argv`` follows the binary's path; every path in it is relative to the workspace. ``writes`` are the files it
-    leaves, ``measure`` the one of them that holds loudness metadata. ``media_s`` is how many seconds of media it
+    leaves, ``measure`` the one of them that holds loudness metadata, and ``levels`` and ``silences`` those that an
+    analysis needs beside it (:func:`presets.analysis.analyse`). ``media_s`` is how many seconds of media it
     goes through and ``weight`` its share of the plan's work, both for progress. A ``provisional`` invocation still
     contains placeholders in braces and must not be run. ``renders_bytes`` is the size of the intermediate file that it
     leaves, as far as that can be told beforehand.
@@ -110,6 +117,8 @@ class Invocation:
     weight: float
     provisional: bool
     renders_bytes: int = 0
+    levels: str | None = None
+    silences: str | None = None
 
     @property
     def title(self) -> str:
@@ -122,6 +131,8 @@ class Invocation:
                 return "measure the loudness" + ("" if subject.isdecimal() else f" of {subject}")
             case Purpose.SURVEY:
                 return f"survey {subject}"
+            case Purpose.ANALYZE:
+                return f"analyse {'the programme' if rest == ['programme'] else rest[-1]}"
             case Purpose.RENDER:
                 return f"render {subject}"
             case Purpose.ENCODE | Purpose.VERIFY:
@@ -168,13 +179,22 @@ class ExpectedPicture:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectedCover:
+    """What the cover art of an output must be."""
+
+    codec: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """What an output must be, and where: ``path`` in the workspace, ``uri`` where it is to be published.
 
     ``streams`` are those of audio, ``picture`` is the one of video. ``duration_s`` is how long it must be: what went
     into the encoder, or with a picture, whose frames are counted, what is decoded of the file; None until that is
     known. ``verified_by`` is the invocation that decodes the file to its end, the first where there are two, and
-    ``decoded_s`` what they found (None until they have run).
+    ``decoded_s`` what they found (None until they have run). ``chapters_s`` are where its chapters begin.
     """
 
     name: str
@@ -186,6 +206,8 @@ class Expectation:
     verified_by: str
     decoded_s: float | None
     picture: ExpectedPicture | None = None
+    cover: ExpectedCover | None = None
+    chapters_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +216,8 @@ class OutputReport:
 
     ``before`` is the programme at the delivery's rate and layout, ``after`` the encoded file; ``gain_db`` was applied
     to the first and peaks were then reduced by at most ``limited_by_db``. ``missed_by_lu`` is how far ``after`` is
-    from the target. All None where not known, or not asked for.
+    from the target. ``analysis`` is that of a report, whose ``after`` is the programme. All None where not known, or
+    not asked for.
     """
 
     name: str
@@ -205,16 +228,21 @@ class OutputReport:
     limited_by_db: float | None
     missed_by_lu: float | None
     encodes: int
+    analysis: Analysis | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The invocations in the order in which they are run, and what they lead to."""
+    """The invocations in the order in which they are run, and what they lead to.
+
+    ``documents`` are texts to write into the workspace, by path: what invocations read, and outputs that are no media.
+    """
 
     invocations: tuple[Invocation, ...]
     decisions: tuple[Decision, ...]
     outputs: tuple[Expectation, ...]
     measured: tuple[OutputReport, ...]
+    documents: Mapping[str, str] = field(default_factory=dict)
 
     def next(self, results: Mapping[str, StepResult]) -> Invocation | None:
         """The first invocation that can be run and has no result yet; None when there is nothing to run.

@@ -62,8 +62,14 @@ def preset_findings(document: PresetDocument) -> list[Finding]:
 
 def profile_findings(document: ProfileDocument) -> list[Finding]:
     """All that is wrong with a profile of the right shape."""
+    if document.reports:
+        return [(("stream",), "a report has no streams")] if document.stream else []
     found: list[Finding] = []
+    if not document.stream:
+        found.append((("stream",), "at least one stream is needed: [[stream]]"))
     container = CONTAINERS[document.container]
+    if document.delivery.chapters and not container.chapters:
+        found.append((("delivery", "chapters"), f"a {document.container} file has no place for chapters"))
     kinds = [stream.kind for stream in document.stream]
     for index, stream in enumerate(document.stream):
         at: Path = ("stream", index)
@@ -154,6 +160,14 @@ def _roles(document: PresetDocument) -> Iterator[Finding]:
     for name in defaults[1:]:
         yield ("roles", name, "default"), f"only one role may be the default; {defaults[0]} is it already"
     used = {source for chain in document.chain.values() for source in chain.from_}
+    pictures = [name for name, role in document.roles.items() if role.media is Media.PICTURE]
+    used.update(pictures)
+    for name in pictures:
+        if name != pictures[0]:
+            yield ("roles", name), f"only one role may be a picture, the cover art; {pictures[0]} is it already"
+        for key in ("default", "repeat"):
+            if getattr(document.roles[name], key):
+                yield ("roles", name, key), "a role for a picture cannot be that: it is one, beside what is processed"
     for name in document.roles:
         if name in document.chain:
             yield ("chain", name), "a role has the same name; names of roles and chains must differ"
@@ -286,11 +300,16 @@ def _steps(document: PresetDocument) -> Iterator[Finding]:
 
 def _media(document: PresetDocument, name: str, chain: Chain) -> Iterator[Finding]:
     """What a chain takes must be of its kind; a role of video has sound too."""
+    if chain.media is Media.PICTURE:
+        yield ("chain", name, "media"), "a chain makes audio or video; a role for a picture is used as it is"
     for index, source in enumerate(chain.from_):
         at: Path = ("chain", name, "from", index)
         made = document.chain[source].media if source in document.chain else None
         if made is not None and made is not chain.media:
             yield at, f"{source} makes {made}, and this chain takes {chain.media}"
+        if source in document.roles and document.roles[source].media is Media.PICTURE:
+            yield at, f"the role {source} is a picture, which no chain takes: it is used as it is"
+            continue
         if chain.media is Media.VIDEO and source in document.roles:
             role = document.roles[source]
             if role.media is not Media.VIDEO:

@@ -15,8 +15,8 @@ from presets.problems import MediaFailure
 from presets.reasons import Reason
 
 _OPTIONS = (
-    *("-v", "level+error", "-of", "json", "-show_format", "-show_streams"),
-    *("-protocol_whitelist", PROTOCOL_WHITELIST, "-format_whitelist", FORMAT_WHITELIST),
+    *("-v", "level+error", "-of", "json", "-show_format", "-show_streams", "-show_chapters"),
+    *("-protocol_whitelist", PROTOCOL_WHITELIST, "-format_whitelist"),
 )
 _LOG_TAIL_BYTES = 4096
 
@@ -24,8 +24,12 @@ _LOG_TAIL_BYTES = 4096
 _DOCUMENT_LIMIT_BYTES = 16 * 1024 * 1024
 
 
-async def probe(ffprobe: str, path: Path, *, cwd: Path, timeout_s: float = 60.0) -> MediaFacts:
+async def probe(
+    ffprobe: str, path: Path, *, cwd: Path, timeout_s: float = 60.0, formats: str = FORMAT_WHITELIST
+) -> MediaFacts:
     """What ``path`` holds, as the program ``ffprobe`` sees it from the directory ``cwd``, which takes its output.
+
+    ``formats`` are those it may be in, as FFmpeg names them, between commas.
 
     :raises MediaFailure: INPUT_EMPTY for a file of zero bytes, INPUT_CORRUPT with ffprobe's words for one that is no
         media file, TIMED_OUT after ``timeout_s`` seconds, INPUT_NOT_FOUND for a file that is gone.
@@ -35,7 +39,7 @@ async def probe(ffprobe: str, path: Path, *, cwd: Path, timeout_s: float = 60.0)
     with tempfile.TemporaryDirectory(prefix="probe-", dir=cwd) as directory:
         out, err = Path(directory, "stdout"), Path(directory, "stderr")
         # The file: protocol makes any name a plain name, also one that looks like an option or a URL.
-        process = Process.start([ffprobe, *_OPTIONS, f"file:{path}"], cwd=cwd, stdout=out, stderr=err)
+        process = Process.start([ffprobe, *_OPTIONS, formats, f"file:{path}"], cwd=cwd, stdout=out, stderr=err)
         code = await _exit_code(process, timeout_s)
         said = _said(err, path)
         if code is None:

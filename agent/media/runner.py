@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.media import supervisor
@@ -13,9 +13,8 @@ from agent.media.logs import last_bytes, redact
 from agent.media.supervised import Exit, Lost, Supervised, status
 from agent.media.usage import Usage
 from presets.measurement import TAIL_BYTES, parse_frames, parse_progress, step_result
-from presets.plan import Invocation, Purpose, StepResult
+from presets.plan import Invocation, StepResult
 from presets.problems import MediaFailure
-from presets.survey import parse_survey
 
 #: Files in the folder of a try: what ``-progress pipe:1`` wrote, and the log.
 PROGRESS_NAME = supervisor.PROGRESS
@@ -97,7 +96,7 @@ async def run(
             continue
         if ended.stopped_by == "wall_time":
             given_up = out_of_time(step, bounds, progress.out_time_s)
-        # A survey of hours takes a second to read.
+        # What a measurement of hours wrote takes seconds to read.
         return await asyncio.to_thread(_ran, ended, step, workspace, folder, progress, given_up)
     return _lost(stopped=False)
 
@@ -137,10 +136,9 @@ def _ran(
         measured = None
         if step.measure is not None:
             measured = last_bytes(workspace / step.measure, TAIL_BYTES).decode(errors="replace")
-        result = step_result(step, progress.out_time_s, measured, progress.frames)
-        if step.measure is not None and step.purpose is Purpose.SURVEY:
-            with (workspace / step.measure).open(encoding="utf-8", errors="replace") as lines:
-                result = replace(result, survey=parse_survey(lines))
+        result = step_result(
+            step, progress.out_time_s, measured, progress.frames, lambda name: (workspace / name).open(errors="replace")
+        )
     return Ran(
         exit_code=ended.code,
         # A process that was done before the request reached it was not stopped.

@@ -10,6 +10,7 @@ from ffmpeg.schema import StreamType
 from ffmpeg.streams.audio import AudioStream as Filtered
 
 from presets.document import AudioSpec, Table
+from presets.facts import Chapter
 from presets.formats import LAYOUTS
 from presets.mixdown import Policy, mixdown
 from presets.plan import StepResult, Survey
@@ -24,7 +25,8 @@ class Signal:
 
     ``layout`` is a name in :data:`presets.formats.LAYOUTS`, or None where FFmpeg's layout is none of them.
     ``length_s`` is how many seconds it lasts, as far as headers or measurements tell. A ``provisional`` one depends on
-    measurements that are not made yet: its filters still contain placeholders in braces.
+    measurements that are not made yet: its filters still contain placeholders in braces. ``chapters`` are kept through
+    steps that leave the length as it is, and dropped by others; a step that knows better sets them.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Signal:
     layout: str | None
     length_s: float | None = None
     provisional: bool = False
+    chapters: tuple[Chapter, ...] = ()
 
 
 class Context(Protocol):

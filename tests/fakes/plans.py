@@ -3,22 +3,23 @@
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from presets.capabilities import Binary, missing
 from presets.compile import compile as compile_plan
 from presets.diagnosis import diagnose
+from presets.document import Media
 from presets.facts import MediaFacts, from_ffprobe
-from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST
+from presets.formats import PROTOCOL_WHITELIST
 from presets.intent import Intent
 from presets.measurement import parse_frames, parse_progress, step_result
 from presets.needs import requirements
-from presets.plan import Plan, Purpose, StepResult
+from presets.opening import formats_of
+from presets.plan import Plan, StepResult
 from presets.problems import MediaFailure
-from presets.survey import parse_survey
-from presets.verify import check
+from presets.verify import check, check_document
 
 
 @cache
@@ -45,10 +46,10 @@ class Done:
         return self.workspace / self.plan.outputs[0].path
 
 
-def probe(path: Path) -> MediaFacts:
-    """A file as ffprobe describes it to an agent."""
-    arguments = ["-v", "error", "-of", "json", "-show_format", "-show_streams"]
-    allowed = ["-protocol_whitelist", PROTOCOL_WHITELIST, "-format_whitelist", FORMAT_WHITELIST]
+def probe(path: Path, media: Media = Media.AUDIO) -> MediaFacts:
+    """A file as ffprobe describes it to an agent that was given it in a role for ``media``."""
+    arguments = ["-v", "error", "-of", "json", "-show_format", "-show_streams", "-show_chapters"]
+    allowed = ["-protocol_whitelist", PROTOCOL_WHITELIST, "-format_whitelist", formats_of(media)]
     found = subprocess.run(["ffprobe", *arguments, *allowed, str(path)], capture_output=True, text=True, check=False)
     return from_ffprobe(json.loads(found.stdout or "{}"))
 
@@ -67,10 +68,13 @@ def carry_out(
         (workspace / "in" / str(number)).symlink_to(path)
     ways = [a for a in requirements(intent).alternatives if (a.resources.encoder_sessions > 0) is (gpu is not None)]
     assert not missing(ways[0], binary.capabilities)
-    facts = [probe(workspace / "in" / str(number)) for number in range(len(inputs))]
+    roles = intent.preset.document.roles
+    facts = [probe(workspace / "in" / str(n), roles[ref.role].media) for n, ref in enumerate(intent.inputs)]
     results: dict[str, StepResult] = {}
     while True:
         plan = compile_plan(intent, facts, binary, results, threads=threads, gpu=gpu)
+        for name, text in plan.documents.items():
+            (workspace / name).write_text(text)
         step = plan.next(results)
         if step is None:
             break
@@ -82,11 +86,13 @@ def carry_out(
         assert all((workspace / written).exists() for written in step.writes)
         tail = (workspace / step.measure).read_text() if step.measure else None
         told = ran.stdout.splitlines()
-        results[step.id] = step_result(step, parse_progress(told), tail, parse_frames(told))
-        if step.purpose is Purpose.SURVEY:
-            surveyed = parse_survey((tail or "").splitlines())
-            results[step.id] = replace(results[step.id], survey=surveyed)
+        results[step.id] = step_result(
+            step, parse_progress(told), tail, parse_frames(told), lambda name: (workspace / name).open()
+        )
     assert plan.finished(results)
     for output in plan.outputs:
-        assert check(output, probe(workspace / output.path), output.decoded_s) == ()
+        if output.path in plan.documents:
+            assert check_document(plan.documents[output.path]) == ()
+        else:
+            assert check(output, probe(workspace / output.path), output.decoded_s) == ()
     return Done(plan, workspace)

@@ -76,7 +76,16 @@ def _samples(path: Path) -> "array.array[float]":
 
 
 def _measured(path: Path) -> dict[Measure, float]:
-    """The published file as libebur128 and ffprobe see it."""
+    """The published file as libebur128 and ffprobe see it; a report as it says itself."""
+    if path.suffix == ".json":
+        told = json.loads(path.read_text())["programme"]
+        return {
+            Measure.INTEGRATED_LUFS: told["integratedLufs"],
+            Measure.TRUE_PEAK_DBTP: told["truePeakDbtp"],
+            Measure.DURATION_S: told["durationS"],
+            Measure.CHANNELS: told["channelCount"],
+            Measure.SAMPLE_RATE_HZ: told["sampleRateHz"],
+        }
     facts = probe(path)
     seen: dict[Measure, float] = {}
     for picture in facts.video:

@@ -230,7 +230,10 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def params(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """The preset's parameters by name, as numbers, strings or booleans. `profile.KEY` overrides a field of the profile."""
+        """The preset's parameters by name, as numbers, strings or booleans. `profile.KEY` overrides a field of the profile;
+        `tag.title` and the like are written into the files (an empty one removes what the source says), and `tag.keep` false
+        drops whatever else the source says of itself.
+        """
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Output]:
@@ -443,6 +446,89 @@ class LoudnessReport(_message.Message):
 Global___LoudnessReport: _TypeAlias = LoudnessReport  # noqa: Y015
 
 @_typing.final
+class SoundAnalysis(_message.Message):
+    """What a report found beside loudness, in its main figures; the whole is the document itself. A value is unset where it
+    can't be measured.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_MOMENTARY_LUFS_FIELD_NUMBER: _builtins.int
+    MAX_SHORT_TERM_LUFS_FIELD_NUMBER: _builtins.int
+    NOISE_FLOOR_DBFS_FIELD_NUMBER: _builtins.int
+    FULL_SCALE_SAMPLES_FIELD_NUMBER: _builtins.int
+    HARD_CLIPPED_AT_DBFS_FIELD_NUMBER: _builtins.int
+    SILENCE_COUNT_FIELD_NUMBER: _builtins.int
+    SILENCE_SECONDS_FIELD_NUMBER: _builtins.int
+    CORRELATION_FIELD_NUMBER: _builtins.int
+    WORST_CORRELATION_FIELD_NUMBER: _builtins.int
+    DC_OFFSET_FIELD_NUMBER: _builtins.int
+    max_momentary_lufs: _builtins.float
+    """Highest momentary loudness (0.4 s) in LUFS."""
+    max_short_term_lufs: _builtins.float
+    """Highest short-term loudness (3 s) in LUFS."""
+    noise_floor_dbfs: _builtins.float
+    """Level that is exceeded 95 % of the time in dBFS, RMS; digital silence is left out."""
+    full_scale_samples: _builtins.int
+    """Samples at full scale, over all channels."""
+    hard_clipped_at_dbfs: _builtins.float
+    """Level in dBFS at which peaks are cut off flat. Unset: they are not."""
+    silence_count: _builtins.int
+    """How many silences there are."""
+    silence_seconds: _builtins.float
+    """How long they last together in seconds."""
+    correlation: _builtins.float
+    """Correlation of the two channels of stereo, from -1 (antiphase) to 1 (mono)."""
+    worst_correlation: _builtins.float
+    """The lowest correlation of 0.4 s."""
+    dc_offset: _builtins.float
+    """The largest mean of a channel, as a share of full scale; negative below zero."""
+    def __init__(
+        self,
+        *,
+        max_momentary_lufs: _builtins.float | None = ...,
+        max_short_term_lufs: _builtins.float | None = ...,
+        noise_floor_dbfs: _builtins.float | None = ...,
+        full_scale_samples: _builtins.int = ...,
+        hard_clipped_at_dbfs: _builtins.float | None = ...,
+        silence_count: _builtins.int = ...,
+        silence_seconds: _builtins.float = ...,
+        correlation: _builtins.float | None = ...,
+        worst_correlation: _builtins.float | None = ...,
+        dc_offset: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_correlation", b"_correlation", "_hard_clipped_at_dbfs", b"_hard_clipped_at_dbfs", "_max_momentary_lufs", b"_max_momentary_lufs", "_max_short_term_lufs", b"_max_short_term_lufs", "_noise_floor_dbfs", b"_noise_floor_dbfs", "_worst_correlation", b"_worst_correlation", "correlation", b"correlation", "hard_clipped_at_dbfs", b"hard_clipped_at_dbfs", "max_momentary_lufs", b"max_momentary_lufs", "max_short_term_lufs", b"max_short_term_lufs", "noise_floor_dbfs", b"noise_floor_dbfs", "worst_correlation", b"worst_correlation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correlation", b"_correlation", "_hard_clipped_at_dbfs", b"_hard_clipped_at_dbfs", "_max_momentary_lufs", b"_max_momentary_lufs", "_max_short_term_lufs", b"_max_short_term_lufs", "_noise_floor_dbfs", b"_noise_floor_dbfs", "_worst_correlation", b"_worst_correlation", "correlation", b"correlation", "dc_offset", b"dc_offset", "full_scale_samples", b"full_scale_samples", "hard_clipped_at_dbfs", b"hard_clipped_at_dbfs", "max_momentary_lufs", b"max_momentary_lufs", "max_short_term_lufs", b"max_short_term_lufs", "noise_floor_dbfs", b"noise_floor_dbfs", "silence_count", b"silence_count", "silence_seconds", b"silence_seconds", "worst_correlation", b"worst_correlation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__correlation: _TypeAlias = _typing.Literal["correlation"]  # noqa: Y015
+    _WhichOneofArgType__correlation: _TypeAlias = _typing.Literal["_correlation", b"_correlation"]  # noqa: Y015
+    _WhichOneofReturnType__hard_clipped_at_dbfs: _TypeAlias = _typing.Literal["hard_clipped_at_dbfs"]  # noqa: Y015
+    _WhichOneofArgType__hard_clipped_at_dbfs: _TypeAlias = _typing.Literal["_hard_clipped_at_dbfs", b"_hard_clipped_at_dbfs"]  # noqa: Y015
+    _WhichOneofReturnType__max_momentary_lufs: _TypeAlias = _typing.Literal["max_momentary_lufs"]  # noqa: Y015
+    _WhichOneofArgType__max_momentary_lufs: _TypeAlias = _typing.Literal["_max_momentary_lufs", b"_max_momentary_lufs"]  # noqa: Y015
+    _WhichOneofReturnType__max_short_term_lufs: _TypeAlias = _typing.Literal["max_short_term_lufs"]  # noqa: Y015
+    _WhichOneofArgType__max_short_term_lufs: _TypeAlias = _typing.Literal["_max_short_term_lufs", b"_max_short_term_lufs"]  # noqa: Y015
+    _WhichOneofReturnType__noise_floor_dbfs: _TypeAlias = _typing.Literal["noise_floor_dbfs"]  # noqa: Y015
+    _WhichOneofArgType__noise_floor_dbfs: _TypeAlias = _typing.Literal["_noise_floor_dbfs", b"_noise_floor_dbfs"]  # noqa: Y015
+    _WhichOneofReturnType__worst_correlation: _TypeAlias = _typing.Literal["worst_correlation"]  # noqa: Y015
+    _WhichOneofArgType__worst_correlation: _TypeAlias = _typing.Literal["_worst_correlation", b"_worst_correlation"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__correlation) -> _WhichOneofReturnType__correlation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hard_clipped_at_dbfs) -> _WhichOneofReturnType__hard_clipped_at_dbfs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_momentary_lufs) -> _WhichOneofReturnType__max_momentary_lufs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_short_term_lufs) -> _WhichOneofReturnType__max_short_term_lufs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__noise_floor_dbfs) -> _WhichOneofReturnType__noise_floor_dbfs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worst_correlation) -> _WhichOneofReturnType__worst_correlation | None: ...
+
+Global___SoundAnalysis: _TypeAlias = SoundAnalysis  # noqa: Y015
+
+@_typing.final
 class Artifact(_message.Message):
     """A published output."""
 
@@ -457,6 +543,7 @@ class Artifact(_message.Message):
     CONTAINER_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     LOUDNESS_FIELD_NUMBER: _builtins.int
+    ANALYSIS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the output: its profile's name."""
     uri: _builtins.str
@@ -470,14 +557,18 @@ class Artifact(_message.Message):
     duration_seconds: _builtins.float
     """Duration of the decoded media in seconds."""
     container: _builtins.str
-    """Container as ffprobe names it."""
+    """Container as ffprobe names it; `report` for a JSON document of measurements."""
     @_builtins.property
     def streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Streams in a few words, e.g. `h264 1280x720 30 fps`, `aac 48000 Hz stereo`."""
 
     @_builtins.property
     def loudness(self) -> Global___LoudnessReport:
-        """Set where loudness was measured."""
+        """Set where loudness was measured. Of a report it is that of the programme."""
+
+    @_builtins.property
+    def analysis(self) -> Global___SoundAnalysis:
+        """Set for a report: of the programme before it was levelled and encoded."""
 
     def __init__(
         self,
@@ -491,10 +582,11 @@ class Artifact(_message.Message):
         container: _builtins.str = ...,
         streams: _abc.Iterable[_builtins.str] | None = ...,
         loudness: Global___LoudnessReport | None = ...,
+        analysis: Global___SoundAnalysis | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["loudness", b"loudness"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "loudness", b"loudness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "duration_seconds", b"duration_seconds", "loudness", b"loudness", "name", b"name", "profile", b"profile", "sha256", b"sha256", "size_bytes", b"size_bytes", "streams", b"streams", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "container", b"container", "duration_seconds", b"duration_seconds", "loudness", b"loudness", "name", b"name", "profile", b"profile", "sha256", b"sha256", "size_bytes", b"size_bytes", "streams", b"streams", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,7 +120,13 @@ _PRESET_MISTAKES = [
     ('given = "music"', 'given = "musik"', 20, "chain.bed.when.given", "did you mean music?"),
     ('given = "music"', 'givn = "music"', 20, "chain.bed.when", 'one of { given = "ROLE" }'),
     ('given = "music"', 'parameter = "over_peaks", is = 3', 20, "chain.bed.when.is", "one of limit, lower, fail"),
-    ('given = "music"', 'has = "pictures", role = "music"', 20, "chain.bed.when.has", "expected 'audio' or 'video'"),
+    (
+        'given = "music"',
+        'has = "pictures", role = "music"',
+        20,
+        "chain.bed.when.has",
+        "expected 'audio', 'video' or 'picture'",
+    ),
     ('"speech", "bed"]', '"speech"]', 23, "chain.programme", "exactly one chain may be the last"),
     (
         'op = "mix", gains_db = { speech = 0, bed = -6 }',
@@ -287,7 +293,7 @@ steps = [{ op = "mix" }, { op = "loudness", target_lufs = -23 }]
         ('["film", "voice"]', '["picture", "voice"]', 11, "chain.sound.from[0]", "picture makes video, and this chain"),
         ('from = ["film"]', 'from = ["film"]\nsteps = [{ op = "conform" }]', 10, "chain.picture.steps[0]", "no op"),
         ('media = "video" }', 'media = "video", repeat = true }', 9, "chain.picture.from[0]", "takes several inputs"),
-        ('media = "video" }', 'media = "pictures" }', 5, "roles.film.media", "expected 'audio' or 'video'"),
+        ('media = "video" }', 'media = "pictures" }', 5, "roles.film.media", "expected 'audio', 'video' or 'picture'"),
         ("[chain.picture]", '[chain.other]\nmedia = "video"\nfrom = ["film"]\n[chain.picture]', 10, "chain.picture",
          "exactly one chain may be the last"),
     ],
