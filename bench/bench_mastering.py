@@ -14,7 +14,7 @@ import click
 
 from bench import bench_overhead
 from bench.figures import Sheet
-from bench.hours import hours
+from bench.hours import HOURS, hours
 from bench.loudness_speed import cases
 from bench.loudness_table import table
 from bench.normalizer import FORMATS
@@ -64,10 +64,11 @@ def short(runs: int = 15) -> None:
 
 @main.command()
 @click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False), help="Where 25 GB are free.")
-def long(folder: Path | None = None) -> None:
+@click.option("--hours", "length_h", default=HOURS, show_default=True, help="From 4.2 on it is more than 4 GiB.")
+def long(folder: Path | None = None, length_h: float = HOURS) -> None:
     """Ten hours of 48 kHz, 24 bit, stereo: Wave64 in, RF64 out, and memory that stays as it was."""
     sheet = Sheet()
-    hours(sheet, folder)
+    hours(sheet, folder, length_h)
     print(f"\n{sheet.table()}")
 
 

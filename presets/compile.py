@@ -11,21 +11,20 @@ from dataclasses import dataclass, field, replace
 
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
-from presets import beside, command, decisions, levels, picture, report
+from presets import beside, command, decisions, levels, picture, rehearsal, report
 from presets.beside import Beside
 from presets.capabilities import Binary
 from presets.completeness import Taken, declared_s, expected_s, require_whole
-from presets.document import Hardware, Media, VideoSpec
-from presets.encoders import VIDEO_ENCODERS
+from presets.document import Media, VideoSpec
 from presets.expectations import expectation
 from presets.facts import Chapter, MediaFacts
 from presets.formats import CODECS, REPORT
 from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
 from presets.names import encode_id, path_of, sound_id, verify_id
-from presets.needs import encoder_for, usable_encoders
+from presets.needs import encoder_for, video_encoder_for
 from presets.opening import opened
-from presets.operations.base import Signal, gain
+from presets.operations.base import Signal
 from presets.passes import Passes
 from presets.picture import PictureSource
 from presets.plan import (
@@ -37,10 +36,7 @@ from presets.plan import (
     Purpose,
     StepResult,
 )
-from presets.problems import MediaFailure
-from presets.reasons import Reason
-
-_SILENCE = Loudness(None, None, None)
+from presets.rehearsal import SILENCE
 
 #: How much more work a picture is than sound.
 _PICTURE_WEIGHT = 20
@@ -202,7 +198,7 @@ class _Job:
             before = measured.loudness if measured is not None else None
             if _tells_loudness(output):
                 signal = replace(signal, provisional=signal.provisional or measured is None)
-        after = self._encode(output, signal, None, 1, lufs=before.integrated_lufs if before is not None else None)
+        after = self._encode(output, signal, None, 1, before)
         encoded = self.passes.results.get(encode_id(output, 1))
         if encoded is not None and output.profile.document.video is None:
             self._require_inputs_whole(encoded)
@@ -227,36 +223,31 @@ class _Job:
         self.reports.append(OutputReport(output.name, None, None, goal.target_lufs, None, None, None, 0))
 
     def _make_levelled(self, output: OutputRef, signal: Signal, goal: levels.Goal, measured: StepResult) -> None:
-        before = measured.loudness or _SILENCE
-        louder_db = levels.closer_look(goal, before)
-        if louder_db is not None:
-            closer = self._measured(gain(signal, louder_db), "louder_programme")
-            if closer is None:
-                self._make_provisionally(output, signal, goal)
-                return
-            peak = levels.shifted(closer.loudness or _SILENCE, -louder_db).true_peak_dbtp
-            before = replace(before, true_peak_dbtp=peak)
+        media_s = self._expected_s(signal)
+        before = rehearsal.closer_look(self.passes, signal, goal, measured.loudness or SILENCE, media_s)
+        if before is None:
+            self._make_provisionally(output, signal, goal)
+            return
         rehearsals: list[levels.Trial] = []
         encodes: list[levels.Trial] = []
         aim: levels.Goal | None = goal
         latest: levels.Setting | None = None
         while aim is not None:
-            if not self._rehearse(signal, aim, before, rehearsals, len(encodes)):
+            if not rehearsal.rehearse(self.passes, signal, aim, before, rehearsals, len(encodes), media_s):
                 self._encode_provisionally(output, signal, len(encodes) + 1)
                 latest = None
                 break
             latest = levels.next_encode(aim, before, rehearsals)
             if not encodes:
                 self.decisions += decisions.of_first_encode(output.name, goal, before, rehearsals, latest)
-            known = levels.foretold(before, rehearsals, latest) if self._lossless(output) else None
-            lufs = before.integrated_lufs
-            told = None if lufs is None else min(lufs + latest.gain_db, goal.target_lufs)
-            after = self._encode(output, signal, latest, len(encodes) + 1, known=known, lufs=told)
+            told = levels.foretold(before, rehearsals, latest)
+            known = told is not None and self._lossless(output)
+            after = self._encode(output, signal, latest, len(encodes) + 1, told, metered=not known)
             if after is None:
                 break
             encodes.append(levels.Trial(latest, after))
             aim = levels.next_aim(goal, before, rehearsals, encodes, output.profile.document.delivery.max_encodes)
-            self.decisions.append(decisions.of_encode(output.name, goal, encodes, aim, known=known is not None))
+            self.decisions.append(decisions.of_encode(output.name, goal, encodes, aim, known=known))
         chosen = levels.best(goal, encodes) if aim is None else None
         number = len(encodes) + 1 if chosen is None else chosen + 1
         final = latest if chosen is None else encodes[chosen].setting
@@ -278,17 +269,6 @@ class _Job:
             )
         )
 
-    def _rehearse(
-        self, signal: Signal, aim: levels.Goal, before: Loudness, rehearsals: list[levels.Trial], encodes: int
-    ) -> bool:
-        """Measure what the limiter leaves until the gain for ``aim`` is known; False as long as a result is missing."""
-        while (setting := levels.next_rehearsal(aim, before, rehearsals, encodes)) is not None:
-            heard = self._measured(command.levelled(signal, setting), "limited_programme")
-            if heard is None:
-                return False
-            rehearsals.append(levels.Trial(setting, heard.loudness or _SILENCE))
-        return True
-
     def _explain_picture(self, output: OutputRef, spec: VideoSpec) -> None:
         source = self.graph.picture
         self.decisions += picture.decisions(output.name, source.stream, spec)
@@ -303,19 +283,19 @@ class _Job:
         signal: Signal | None,
         setting: levels.Setting | None,
         number: int,
+        told: Loudness | None = None,
         *,
-        known: Loudness | None = None,
-        lufs: float | None = None,
+        metered: bool = True,
     ) -> Loudness | None:
-        """Encode and verify; the file's loudness once that has been done, measured unless it is ``known``.
+        """Encode and verify; the file's loudness once that has been done, which is ``told`` or else ``metered``.
 
-        ``lufs`` is what it is going to be, for formats that tell it.
+        ``told`` is the loudness that goes into the encoder, where it is known.
         """
         path, shown = path_of(output, number), self._shown(output)
         provisional = signal is not None and signal.provisional
         packing = self._packing(output, path)
         if not provisional:
-            packing = replace(packing, dialnorm=self._dialnorm(output, lufs))
+            packing = replace(packing, dialnorm=self._dialnorm(output, told.integrated_lufs if told else None))
         if signal is not None and setting is None:
             packing = replace(packing, exact=self._is_exact(output, signal))
         argv = command.encode(signal, shown, packing, setting)
@@ -328,11 +308,13 @@ class _Job:
             provisional=provisional,
             times=1 if shown is None else _PICTURE_WEIGHT,
         )
-        self._verify(output, signal, number, provisional=provisional, metered=known is None)
+        self._verify(output, signal, number, provisional=provisional, metered=metered)
         if shown is not None:
             self._require_whole(output, signal, number)
         verified = self.passes.results.get(sound_id(output, number)) if signal is not None else None
-        return None if verified is None else known or verified.loudness or _SILENCE
+        if verified is None:
+            return None
+        return told if told is not None and not metered else verified.loudness or SILENCE
 
     def _encode_provisionally(self, output: OutputRef, signal: Signal, number: int) -> None:
         path, media_s = path_of(output, number), self._expected_s(signal)
@@ -402,8 +384,8 @@ class _Job:
             sources.append(self.graph.picture)
         return expected_s(self._taken(*sources))
 
-    def _measured(self, signal: Signal, label: str = "") -> StepResult | None:
-        return self.passes.measured(signal, self._expected_s(signal), label)
+    def _measured(self, signal: Signal) -> StepResult | None:
+        return self.passes.measured(signal, self._expected_s(signal))
 
     def _is_measured(self, output: OutputRef) -> bool:
         """Whether anything depends on how loud the programme is before it is encoded."""
@@ -456,20 +438,8 @@ class _Job:
         return encoder_for(output.profile.full_name, encoders, self.binary)
 
     def _video_encoder(self, output: OutputRef, spec: VideoSpec) -> str:
-        """Of what was granted; but for a picture that the GPU does not take, the processor's where that may serve."""
-        chosen = self._encoder(output, usable_encoders(spec, hardware=self.gpu is not None))
         sides = picture.size(self.graph.picture.stream, spec.max_height)
-        if VIDEO_ENCODERS[chosen].takes(*sides):
-            return chosen
-        if VIDEO_ENCODERS[chosen].hardware and spec.hardware is Hardware.PREFER:
-            chosen = self._encoder(output, usable_encoders(spec, hardware=False))
-            if VIDEO_ENCODERS[chosen].takes(*sides):
-                return chosen
-        least, most = VIDEO_ENCODERS[chosen].least, VIDEO_ENCODERS[chosen].most
-        raise MediaFailure(
-            Reason.UNSUPPORTED_COMBINATION,
-            f"{output.name}: the picture is {sides[0]}x{sides[1]}, and {chosen} takes sides from {least} to {most}",
-        )
+        return video_encoder_for(output, spec, self.binary, sides, hardware=self.gpu is not None)
 
     def _chapters(self, output: OutputRef) -> tuple[Chapter, ...]:
         """Of the programme; a picture without sound keeps those of its input."""

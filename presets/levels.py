@@ -35,6 +35,9 @@ _MARGINS = ((0.1, 0.25), (0.5, 0.5))
 #: one before, lower as a whole.
 _HEAVY_DB = 12.0
 
+#: Peaks that stay further below the ceiling than this, in dB, leave room for a programme that is too quiet.
+_SLACK_DB = 0.5
+
 #: A meter prints peaks as amplitudes with three digits behind the point: below this, in dBTP, that is more than 0.1 dB.
 _FAINT_DBTP = -30.0
 
@@ -167,7 +170,9 @@ def next_aim(
     may be made."""
     last = encodes[-1]
     over = overshoot(goal, last)
-    if (_settled(goal, before, last, TOLERANCE_LU) and over <= TOLERANCE_DB) or len(encodes) >= max_encodes:
+    too_low = over < -_SLACK_DB and last.setting.ceiling_dbtp < goal.ceiling_dbtp and _error(goal, last) > TOLERANCE_LU
+    settled = _settled(goal, before, last, TOLERANCE_LU) and over <= TOLERANCE_DB and not too_low
+    if settled or len(encodes) >= max_encodes:
         return None
     ceiling, target = last.setting.ceiling_dbtp, goal.target_lufs
     heard = foretold(before, rehearsals, last.setting)
@@ -183,6 +188,8 @@ def next_aim(
         reached = ceiling if peak is None else min(ceiling, peak + last.setting.gain_db)
         margin_db, share = _MARGINS[min(len(encodes), len(_MARGINS)) - 1]
         ceiling = reached - over - margin_db - share * over
+    elif too_low:
+        ceiling = min(goal.ceiling_dbtp, ceiling - over - _MARGINS[0][0] - _MARGINS[0][1] * -over)
     # Whether so much may be limited was decided when the goal was set.
     over_peaks = OverPeaks.LOWER if goal.over_peaks is OverPeaks.FAIL else goal.over_peaks
     return Goal(round(target, 3), round(ceiling, 3), over_peaks, goal.max_reduction_db)

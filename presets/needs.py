@@ -7,7 +7,7 @@ from presets.capabilities import MEBIBYTE, Alternative, Binary, Requirements, Re
 from presets.document import Hardware, VideoSpec
 from presets.encoders import VIDEO_ENCODERS
 from presets.formats import CONTAINERS
-from presets.intent import Intent
+from presets.intent import Intent, OutputRef
 from presets.operations import OPERATIONS
 from presets.problems import MediaFailure
 from presets.reasons import Reason
@@ -80,6 +80,32 @@ def encoder_for(profile: str, encoders: Sequence[str], binary: Binary) -> str:
     raise MediaFailure(
         Reason.UNSUPPORTED_COMBINATION,
         f"{profile} needs one of the encoders {', '.join(encoders)}, and FFmpeg {binary.version} has none of them",
+    )
+
+
+def video_encoder_for(
+    output: OutputRef, spec: VideoSpec, binary: Binary, sides: tuple[int, int], *, hardware: bool
+) -> str:
+    """Of what was granted; but for a picture that the GPU does not take, the processor's where that may serve.
+
+    :param sides: the picture's width and height.
+    :raises MediaFailure: UNSUPPORTED_COMBINATION where none takes it.
+    """
+
+    def having(*, hardware: bool) -> str:
+        return encoder_for(output.profile.full_name, usable_encoders(spec, hardware=hardware), binary)
+
+    chosen = having(hardware=hardware)
+    if VIDEO_ENCODERS[chosen].takes(*sides):
+        return chosen
+    if VIDEO_ENCODERS[chosen].hardware and spec.hardware is Hardware.PREFER:
+        chosen = having(hardware=False)
+        if VIDEO_ENCODERS[chosen].takes(*sides):
+            return chosen
+    least, most = VIDEO_ENCODERS[chosen].least, VIDEO_ENCODERS[chosen].most
+    raise MediaFailure(
+        Reason.UNSUPPORTED_COMBINATION,
+        f"{output.name}: the picture is {sides[0]}x{sides[1]}, and {chosen} takes sides from {least} to {most}",
     )
 
 

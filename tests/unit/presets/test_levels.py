@@ -147,6 +147,17 @@ def test_the_last_encode_of_a_heavily_limited_programme_is_lower_as_a_whole() ->
     assert lower.limited_by_db == pytest.approx(22.5, abs=0.01)
 
 
+def test_room_that_a_lowered_ceiling_left_is_used_for_what_is_too_quiet() -> None:
+    """Peaks 1.5 dB below the ceiling and a LU missing: the next ceiling is higher, and not above the one asked for."""
+    before = _programme(-22, 0)
+    rehearsal = Trial(Setting(30, -6, 36), _programme(-16, -6))
+    aim = next_aim(LIMIT, before, [rehearsal], [Trial(rehearsal.setting, _programme(-17, -2.5))], 3)
+    assert aim is not None
+    assert -6 < aim.ceiling_dbtp < -4.5
+    on_target = Trial(rehearsal.setting, _programme(-16.05, -2.5))
+    assert next_aim(LIMIT, before, [rehearsal], [on_target], 3) is None
+
+
 def test_no_more_encodes_than_allowed() -> None:
     """The profile's max_encodes ends the corrections, whatever was reached."""
     bad = Trial(Setting(7, -1, 0), _programme(-18, 1))
