@@ -81,7 +81,7 @@ class Attempts:
             self._outbox.decline(pb.Decline(attempt_id=lease.attempt_id, message=wrong))
             return
         try:
-            effect = self._outbox.lease(lease.attempt_id, lease.incarnation)
+            effect = self._outbox.lease(lease.attempt_id, lease.incarnation, to_publish=bool(lease.redo))
         except OSError as error:
             self._outbox.decline(pb.Decline(attempt_id=lease.attempt_id, message=f"the agent's disk: {error}"))
             return

@@ -114,9 +114,9 @@ class Outbox:
             for held in self.ledger
         ]
 
-    def lease(self, attempt_id: str, incarnation: str = "") -> Effect:
+    def lease(self, attempt_id: str, incarnation: str = "", *, to_publish: bool = False) -> Effect:
         """Raises OSError where that can't be written down."""
-        if not self.ledger.is_new(attempt_id):
+        if not self.ledger.is_new(attempt_id, to_publish=to_publish):
             return Effect.NOTHING
         first = self._now_us()
         spool = Spool(self._folder / attempt_id if self._folder else None, attempt_id)
@@ -124,7 +124,7 @@ class Outbox:
         self._spools[attempt_id] = spool
         self._incarnations[attempt_id] = incarnation
         self.empty.clear()
-        return self.ledger.lease(attempt_id, first)
+        return self.ledger.lease(attempt_id, first, to_publish=to_publish)
 
     def decline(self, refusal: pb.Decline) -> None:
         """Say that a lease can't be taken. It is owed nothing: the lease is repeated until it is answered."""

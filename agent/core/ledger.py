@@ -81,15 +81,19 @@ class Ledger(Generic[LogT, StageT, EndT]):
     def get(self, attempt_id: str) -> Held[LogT, StageT, EndT] | None:
         return self._held.get(attempt_id)
 
-    def is_new(self, attempt_id: str) -> bool:
-        """Whether a lease of it is to be begun."""
-        return attempt_id not in self._held and attempt_id not in self._over
+    def is_new(self, attempt_id: str, *, to_publish: bool = False) -> bool:
+        """Whether a lease of it is to be begun.
 
-    def lease(self, attempt_id: str, first: int = 0) -> Effect:
+        One `to_publish` is, whether or not its end was told: whoever granted it did not count that, as nobody held the
+        attempt when it came; and to publish once more does no harm.
+        """
+        return attempt_id not in self._held and (to_publish or attempt_id not in self._over)
+
+    def lease(self, attempt_id: str, first: int = 0, *, to_publish: bool = False) -> Effect:
         """`first` must be higher for every life of an attempt, here or at any agent: a chunk of its log with a number
         that was used before is taken for a repeat.
         """
-        if not self.is_new(attempt_id):
+        if not self.is_new(attempt_id, to_publish=to_publish):
             return Effect.NOTHING
         self._held[attempt_id] = Held(attempt_id, first=first)
         return Effect.START

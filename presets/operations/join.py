@@ -9,6 +9,7 @@ import ffmpeg
 from ffmpeg.common.schema import StreamType
 from pydantic import Field
 
+from presets.facts import Chapter
 from presets.operations.base import Context, Operation, Signal
 from presets.operations.mix import alike
 
@@ -21,6 +22,8 @@ class Join(Operation):
 
     Each is crossfaded with the next at equal power over ``crossfade_s``; 0 puts them edge to edge. No more than half of
     a part is crossfaded at each of its ends. Parts are brought to the highest rate and the widest layout among them.
+    A part named in ``titles`` begins a chapter with that title, in the middle of its crossfade, for files that take
+    chapters.
     """
 
     revision: ClassVar[int] = 1
@@ -29,21 +32,43 @@ class Join(Operation):
 
     op: Literal["join"] = "join"
     crossfade_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+    titles: dict[str, Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=dict)
 
     @property
     def keeps_length(self) -> bool:
         """Never: lengths add up."""
         return False
 
+    def unknown_sources(self, sources: Sequence[str]) -> tuple[str, ...]:
+        """Titles of something that is no source of the chain."""
+        return tuple(name for name in self.titles if name not in sources)
+
     def apply(self, signals: Sequence[Signal], context: Context) -> Signal:
         """Which parts are too short for their crossfades, measurements before find out."""
         if len(signals) == 1:
-            return signals[0]
+            return replace(signals[0], chapters=self._chapters(signals, ()))
         parts = [self._measured(signal, context) for signal in alike(signals)]
+        overlaps = [self._overlap_s(before, after, context) for before, after in pairwise(parts)]
         joined = parts[0]
-        for before, after in pairwise(parts):
-            joined = _joined(joined, after, self._overlap_s(before, after, context))
-        return replace(joined, name="join")
+        for after, overlap_s in zip(parts[1:], overlaps, strict=True):
+            joined = _joined(joined, after, overlap_s)
+        return replace(joined, name="join", chapters=self._chapters(parts, overlaps))
+
+    def _chapters(self, parts: Sequence[Signal], overlaps: Sequence[float]) -> tuple[Chapter, ...]:
+        """None where a part does not tell how long it is: the chapters behind it would be out of place."""
+        starts, ends = [0.0], 0.0
+        for part, overlap_s in zip(parts, (*overlaps, 0.0), strict=True):
+            if part.length_s is None or part.provisional:
+                return ()
+            ends += part.length_s - overlap_s
+            starts.append(ends + overlap_s / 2)
+        named = [
+            (start_s, self.titles[part.name])
+            for start_s, part in zip(starts[:-1], parts, strict=True)
+            if part.name in self.titles
+        ]
+        until = [start_s for start_s, _ in named[1:]] + [ends]
+        return tuple(Chapter(start_s, end_s, title) for (start_s, title), end_s in zip(named, until, strict=True))
 
     def _measured(self, part: Signal, context: Context) -> Signal:
         if not self.crossfade_s or (part.length_s or 0.0) > self.crossfade_s * _PLENTY:

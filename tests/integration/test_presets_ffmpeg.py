@@ -326,7 +326,8 @@ def test_outputs_of_one_rate_and_layout_share_their_measurement(
     source = synthesise("speech", synthetic)
     intent = _intent("loudness_podcast", {"": source}, ("aac_192", "flac"))
     done = carry_out(intent, [source], binary, tmp_path / "w")
-    assert [i.id for i in done.plan.invocations if i.purpose == "measure"] == ["measure.48000.1ch"]
+    measured_ids = [i.id for i in done.plan.invocations if i.purpose == "measure"]
+    assert [id_ for id_ in measured_ids if "limited" not in id_] == ["measure.48000.1ch"]
     for output in done.plan.outputs:
         measured = _measured(done.workspace / output.path)
         assert measured[Measure.INTEGRATED_LUFS] == pytest.approx(-16, abs=0.2)

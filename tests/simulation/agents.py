@@ -289,7 +289,7 @@ class SimulatedAgent(Process):
             self.scheduler.say(self.name, f"declines {lease.attempt_id}")
             self.outbox.decline(pb.Decline(attempt_id=lease.attempt_id, message="not now"))
             return
-        if self.outbox.lease(lease.attempt_id, lease.incarnation) is Effect.START:
+        if self.outbox.lease(lease.attempt_id, lease.incarnation, to_publish=bool(lease.redo)) is Effect.START:
             self.scheduler.say(self.name, f"takes {lease.attempt_id}{' to publish' if lease.redo else ''}")
             self.disk[lease.attempt_id] = Workspace(lease)
             self._begin(self.disk[lease.attempt_id])

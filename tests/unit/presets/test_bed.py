@@ -124,7 +124,7 @@ def test_a_depth_of_nothing_needs_no_key() -> None:
     assert Duck(op="duck", key="x").hears() == ("x",)
 
 
-@pytest.mark.parametrize(("channels", "layout"), [(1, "mono"), (2, "stereo"), (3, "5.1"), (7, "7.1"), (16, "7.1")])
+@pytest.mark.parametrize(("channels", "layout"), [(1, "mono"), (2, "stereo"), (3, "2.1"), (7, "6.1"), (16, "7.1")])
 def test_channels_without_a_layout_s_name_get_the_narrowest_with_room(channels: int, layout: str) -> None:
     """Three channels are spread over five and one, sixteen are mixed to eight."""
     assert layout_for(channels) == layout
@@ -142,3 +142,23 @@ def test_a_join_trusts_headers_of_long_parts_and_measures_short_ones() -> None:
     assert step is not None
     assert step.id == "measure.opening.48000.2ch.2"
     assert [i.media_s for i in plan.invocations if i.id == "encode.aac_192.1"] == [3604.0]
+
+
+def test_parts_become_chapters_where_the_profile_takes_them() -> None:
+    """Each begins in the middle of its crossfade; the last ends where the episode does."""
+    inputs = (("intro", "file:///m/i.wav"), ("talk", "file:///m/t.ogg"), ("outro", "file:///m/o.wav"))
+    asked = intent("podcast_episode", inputs=inputs, profiles=("m4a_chapters",))
+    facts = [_MUSIC, _VOICE, _MUSIC]
+    results: dict[str, StepResult] = {}
+    lengths = {"inspect.0.0": 20.0, "inspect.1.0": 60.0, "inspect.2.0": 20.0, "opening": 20.0, "closing": 20.0}
+    plan = compile_plan(asked, facts, BINARY, results)
+    while (step := plan.next(results)) is not None:
+        length_s = lengths.get(step.id, next((s for name, s in lengths.items() if f".{name}." in step.id), 60.0))
+        if step.purpose in (Purpose.ENCODE, Purpose.VERIFY) or ".48000." in step.id:
+            length_s = 98.0
+        results[step.id] = measured(-16.0, -3.0, length_s)
+        plan = compile_plan(asked, facts, BINARY, results)
+    [text] = [text for path, text in plan.documents.items() if path.endswith("chapters.txt")]
+    assert [line for line in text.splitlines() if line.startswith(("START", "title"))] == [
+        *("START=0", "title=Intro", "START=19500", "title=Talk", "START=78500", "title=Outro"),
+    ]

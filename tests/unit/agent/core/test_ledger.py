@@ -52,6 +52,15 @@ def test_an_attempt_ends_once() -> None:
     assert ledger.lease("a") is Effect.START
 
 
+def test_an_ended_attempt_is_begun_again_where_only_its_publication_is_to_be_finished() -> None:
+    """Its end came while nobody held it and was not counted; ignored, the job would be published for ever."""
+    ledger = _ledger("a")
+    ledger.owe_end("a", "end")
+    ledger.acknowledge_end("a")
+    assert ledger.lease("a", to_publish=True) is Effect.START
+    assert ledger.lease("a", to_publish=True) is Effect.NOTHING
+
+
 @pytest.mark.parametrize(
     ("phase", "effect"),
     [
