@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import imageio_ffmpeg
 import pytest
 
 from presets.capabilities import Binary
@@ -21,17 +20,9 @@ from presets.reasons import Reason
 from presets.uris import path_to_uri
 from tests.fakes.chains import samples
 from tests.fakes.media_measure import described, measured
-from tests.fakes.plans import Done, carry_out, listed
+from tests.fakes.plans import Done, carry_out
 from tests.fakes.synth import cut, synthesise
 from tests.fakes.tones import level_db
-
-
-@pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
-def binary(request: pytest.FixtureRequest) -> Binary:
-    path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
-    if path is None:
-        pytest.skip("no ffmpeg on PATH")
-    return listed(path)
 
 
 @pytest.fixture(scope="module")

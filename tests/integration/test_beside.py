@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import pytest
 
 from presets.capabilities import Binary
@@ -17,7 +15,7 @@ from presets.intent import resolve
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.uris import path_to_uri
-from tests.fakes.plans import Done, carry_out, listed
+from tests.fakes.plans import Done, carry_out
 from tests.fakes.synth import synthesise
 
 CUT = """
@@ -46,14 +44,6 @@ title=Der Schluß
 """
 
 CATALOG = Catalog.shipped().with_documents([CUT], [])
-
-
-@pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
-def binary(request: pytest.FixtureRequest) -> Binary:
-    path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
-    if path is None:
-        pytest.skip("no ffmpeg on PATH")
-    return listed(path)
 
 
 def _done(

@@ -1,12 +1,10 @@
 """Profiles and resampling through the real FFmpeg: what is in the bits of the delivered file."""
 
 import math
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import imageio_ffmpeg
 import pytest
 
 from presets.capabilities import Binary
@@ -15,17 +13,9 @@ from presets.intent import resolve
 from presets.uris import path_to_uri
 from tests.fakes.chains import samples
 from tests.fakes.media_measure import audio_streams, measured
-from tests.fakes.plans import Done, carry_out, listed, probe
+from tests.fakes.plans import Done, carry_out, probe
 from tests.fakes.synth import Recipe, synthesise
 from tests.fakes.tones import level_db
-
-
-@pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
-def binary(request: pytest.FixtureRequest) -> Binary:
-    path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
-    if path is None:
-        pytest.skip("no ffmpeg on PATH")
-    return listed(path)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,10 @@
 
 import array
 import math
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import imageio_ffmpeg
 import pytest
 
 from presets.capabilities import Binary
@@ -46,14 +44,6 @@ steps = [{ op = "loudness" }]
 _MISSED = {("sparse percussion", "aac_192"): 1.0}
 
 CATALOG = Catalog.shipped().with_documents([TALK, ONLY_MEASURED], [])
-
-
-@pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
-def binary(request: pytest.FixtureRequest) -> Binary:
-    path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
-    if path is None:
-        pytest.skip("no ffmpeg on PATH")
-    return listed(path)
 
 
 @pytest.fixture(scope="session")

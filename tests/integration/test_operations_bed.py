@@ -3,7 +3,6 @@
 Seen from outside: samples are counted, levels are taken of a tone that is band-passed out of the mix.
 """
 
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -11,7 +10,6 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-import imageio_ffmpeg
 import pytest
 
 from presets.capabilities import Binary
@@ -19,18 +17,9 @@ from presets.problems import MediaFailure
 from presets.reasons import Reason
 from tests.fakes.chains import Heard, carry, samples
 from tests.fakes.ducking import ducking
-from tests.fakes.plans import listed
 from tests.fakes.synth import synthesise
 
 _NOISE = "anoisesrc=d={}:c=white:seed={}:r={}:a=0.2"
-
-
-@pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
-def binary(request: pytest.FixtureRequest) -> Binary:
-    path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
-    if path is None:
-        pytest.skip("no ffmpeg on PATH")
-    return listed(path)
 
 
 def _made(graph: str, path: Path) -> Path:

@@ -1,25 +1,14 @@
 """Each operation through the real FFmpeg: what it does to samples, measured without our own parsers."""
 
-import shutil
 from pathlib import Path
 
-import imageio_ffmpeg
 import pytest
 
 from presets.capabilities import Binary
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from tests.fakes.chains import process
-from tests.fakes.plans import listed
 from tests.fakes.synth import synthesise
-
-
-@pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
-def binary(request: pytest.FixtureRequest) -> Binary:
-    path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
-    if path is None:
-        pytest.skip("no ffmpeg on PATH")
-    return listed(path)
 
 
 @pytest.fixture(scope="session")

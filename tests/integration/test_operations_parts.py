@@ -1,13 +1,11 @@
 """Several recordings made one by the real FFmpeg, beside and behind each other: samples counted, levels taken."""
 
-import shutil
 import subprocess
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-import imageio_ffmpeg
 import pytest
 
 from presets.capabilities import Binary
@@ -15,17 +13,9 @@ from presets.catalog import Catalog
 from presets.intent import resolve
 from presets.uris import path_to_uri
 from tests.fakes.chains import Heard, carry, samples
-from tests.fakes.plans import carry_out, listed
+from tests.fakes.plans import carry_out
 
 _NOISE = "anoisesrc=d={}:c=white:seed={}:r={}:a=0.2"
-
-
-@pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
-def binary(request: pytest.FixtureRequest) -> Binary:
-    path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
-    if path is None:
-        pytest.skip("no ffmpeg on PATH")
-    return listed(path)
 
 
 def _made(graph: str, path: Path) -> Path:

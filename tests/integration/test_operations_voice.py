@@ -1,29 +1,18 @@
 """Filters, dynamics and cleaning through the real FFmpeg: figures told from samples, on every FFmpeg there is."""
 
 import math
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import pytest
 
 from presets.capabilities import Binary
 from tests.fakes.chains import Heard, process, samples
-from tests.fakes.plans import listed
 from tests.fakes.voices import voice_changes
 
 HIGHPASS = {"op": "highpass", "hz": 80, "slope_db": 24}
-
-
-@pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
-def binary(request: pytest.FixtureRequest) -> Binary:
-    path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
-    if path is None:
-        pytest.skip("no ffmpeg on PATH")
-    return listed(path)
 
 
 @pytest.fixture(scope="session")

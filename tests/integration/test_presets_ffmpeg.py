@@ -4,12 +4,10 @@ import array
 import hashlib
 import json
 import math
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import imageio_ffmpeg
 import pytest
 
 from presets.capabilities import Binary
@@ -23,7 +21,7 @@ from presets.reasons import TABLE, Reason
 from presets.uris import path_to_uri
 from tests.fakes.chains import samples as channels_of
 from tests.fakes.ducking import duck_db
-from tests.fakes.plans import carry_out, listed, probe
+from tests.fakes.plans import carry_out, probe
 from tests.fakes.synth import cut, synthesise
 from tests.fakes.voices import voice_changes
 
@@ -41,14 +39,6 @@ steps = [{ op = "limiter", ceiling_dbtp = "$ceiling" }]
 """
 
 CATALOG = Catalog.shipped().with_documents([LIMITED], [])
-
-
-@pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
-def binary(request: pytest.FixtureRequest) -> Binary:
-    path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
-    if path is None:
-        pytest.skip("no ffmpeg on PATH")
-    return listed(path)
 
 
 @pytest.fixture(scope="session")

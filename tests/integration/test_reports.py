@@ -4,29 +4,19 @@ import array
 import json
 import math
 import resource
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import pytest
 
 from presets.capabilities import Binary
 from presets.catalog import Catalog
 from presets.intent import resolve
 from presets.uris import path_to_uri
-from tests.fakes.plans import Done, carry_out, listed
+from tests.fakes.plans import Done, carry_out
 from tests.fakes.synth import synthesise
-
-
-@pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
-def binary(request: pytest.FixtureRequest) -> Binary:
-    path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
-    if path is None:
-        pytest.skip("no ffmpeg on PATH")
-    return listed(path)
 
 
 def _done(

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from itertools import pairwise
@@ -19,19 +18,11 @@ from presets.intent import Intent, resolve
 from presets.problems import MediaFailure
 from presets.reasons import TABLE, Reason
 from presets.uris import path_to_uri
-from tests.fakes.plans import carry_out, listed, probe
+from tests.fakes.plans import carry_out, probe
 from tests.fakes.synth import cut, synthesise
 
 #: What the colours of `synth:quarters` are, by row.
 QUARTERS = [["red", "green"], ["blue", "yellow"]]
-
-
-@pytest.fixture(params=["on PATH", "imageio-ffmpeg"])
-def binary(request: pytest.FixtureRequest) -> Binary:
-    path = shutil.which("ffmpeg") if request.param == "on PATH" else imageio_ffmpeg.get_ffmpeg_exe()
-    if path is None:
-        pytest.skip("no ffmpeg on PATH")
-    return listed(path)
 
 
 @pytest.fixture(scope="session")
