@@ -55,7 +55,7 @@ class Observer:
                 pass
         if event["ended"]:
             metrics.job_ended(event["job_state"], event["reason"])
-        if event["kind"] == "media":
+        if event.get("kind") == "media":
             self._measure_preset(event)
 
     def _measure_preset(self, event: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from presets.intent import default_role
 
 #: The file name of the index.
 INDEX: Final = "README.md"
-_EXTENSIONS: Final[Mapping[Media, str]] = {Media.AUDIO: "wav", Media.VIDEO: "mp4"}
+_EXTENSIONS: Final[Mapping[Media, str]] = {Media.AUDIO: "wav", Media.VIDEO: "mp4", Media.PICTURE: "jpg"}
 
 
 def page_name(preset: Preset) -> str:

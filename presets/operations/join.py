@@ -67,8 +67,8 @@ class Join(Operation):
             for start_s, part in zip(starts[:-1], parts, strict=True)
             if part.name in self.titles
         ]
-        until = [start_s for start_s, _ in named[1:]] + [ends]
-        return tuple(Chapter(start_s, end_s, title) for (start_s, title), end_s in zip(named, until, strict=True))
+        bounds = [*(start_s for start_s, _ in named), ends]
+        return tuple(Chapter(start_s, bounds[n + 1], title) for n, (start_s, title) in enumerate(named))
 
     def _measured(self, part: Signal, context: Context) -> Signal:
         if not self.crossfade_s or (part.length_s or 0.0) > self.crossfade_s * _PLENTY:

@@ -40,8 +40,9 @@ from = ["talk"]
 steps = [{ op = "loudness" }]
 """
 
-#: What an encoder makes of strokes of white noise that are limited: a LU less loud, and peaks 2 dB above the ceiling.
-_MISSED = {("sparse percussion", "aac_192"): 1.0}
+#: What AAC at 96 kbit/s makes of strokes of white noise that are limited: a LU less loud, and peaks 2 dB above the
+#: ceiling. Three encodes keep the ceiling and miss the loudness by so much, which the report says.
+_MISSED = {("sparse percussion", "aac_192"): 1.5}
 
 CATALOG = Catalog.shipped().with_documents([TALK, ONLY_MEASURED], [])
 
