@@ -99,8 +99,8 @@ def _nobody_asks_before_publishing() -> Iterator[None]:
 def _every_life_numbers_its_log_from_one() -> Iterator[None]:
     lease = Ledger.lease
 
-    def sabotaged(self: Ledger[Any, Any, Any], attempt_id: str, first: int = 0) -> Effect:
-        return lease(self, attempt_id)
+    def sabotaged(self: Ledger[Any, Any, Any], attempt_id: str, first: int = 0, *, to_publish: bool = False) -> Effect:
+        return lease(self, attempt_id, to_publish=to_publish)
 
     with patch.object(Ledger, "lease", sabotaged):
         yield

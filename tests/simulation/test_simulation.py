@@ -31,6 +31,12 @@ def test_a_broken_rule_is_found(name: str) -> None:
     assert simulate(failed).problems == ()
 
 
+@pytest.mark.parametrize("seed", [1_000_730])
+def test_a_seed_that_found_something_passes(seed: int) -> None:
+    """1000730: the end of an attempt that nobody held was not counted, and its agent ignored the lease to publish."""
+    assert not simulate(seed).problems
+
+
 @pytest.mark.parametrize("seed", [3, 44])
 def test_a_seed_plays_the_same_way_again(seed: int) -> None:
     """In another process, where sets have another order, and after other seeds in this one."""
