@@ -49,10 +49,7 @@ def page(preset: Preset, profile: Profile, *, pictured: bool) -> str:
         "## How to call it",
         _calls(preset),
         "## What goes in",
-        table(
-            ("Role", "Takes", ""),
-            [_role_row(name, role, default_role(preset)) for name, role in document.roles.items()],
-        ),
+        _roles(preset),
         "## What can be set",
         _parameters(document),
         "## What is done",

@@ -36,7 +36,7 @@ class Preset:
     @property
     def operations(self) -> tuple[str, ...]:
         """The operations that its chains use, by name."""
-        return tuple(sorted({str(step["op"]) for chain in self.document.chain.values() for step in chain.steps}))
+        return _operations(self.document)
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -45,8 +45,7 @@ class Preset:
         :raises InvalidDocument: the text is no valid preset.
         """
         document = parse_preset(text)
-        used = sorted({str(step["op"]) for chain in document.chain.values() for step in chain.steps})
-        revisions = {op: OPERATIONS[op].revision for op in used}
+        revisions = {op: OPERATIONS[op].revision for op in _operations(document)}
         return cls(
             full_name=document.full_name,
             name=document.name,
@@ -290,6 +289,10 @@ def _sorted(known: Mapping[str, _V]) -> tuple[_V, ...]:
 
 def _innermost(path: Sequence[str | int]) -> str:
     return str(next((key for key in reversed(path) if isinstance(key, str)), "profile"))
+
+
+def _operations(document: PresetDocument) -> tuple[str, ...]:
+    return tuple(sorted({str(step["op"]) for chain in document.chain.values() for step in chain.steps}))
 
 
 def _digest(value: Any) -> str:

@@ -2,23 +2,25 @@
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from presets.capabilities import Binary, missing
+from presets.catalog import Catalog
 from presets.compile import compile as compile_plan
 from presets.diagnosis import diagnose
 from presets.document import Media
 from presets.facts import MediaFacts, from_ffprobe
 from presets.formats import PROTOCOL_WHITELIST
-from presets.intent import Intent
+from presets.intent import Intent, resolve
 from presets.measurement import parse_frames, parse_progress, step_result
 from presets.needs import requirements
 from presets.opening import formats_of
 from presets.plan import Plan, StepResult
 from presets.problems import MediaFailure
+from presets.uris import path_to_uri
 from presets.verify import check, check_document
 
 
@@ -96,3 +98,22 @@ def carry_out(
         else:
             assert check(output, probe(workspace / output.path), output.decoded_s) == ()
     return Done(plan, workspace)
+
+
+def by_preset(
+    preset: str,
+    source: Path,
+    binary: Binary,
+    workspace: Path,
+    profile: str = "",
+    params: Mapping[str, str] | None = None,
+) -> Done:
+    """What a shipped preset makes of one recording, as by :func:`carry_out`."""
+    intent = resolve(
+        Catalog.shipped(),
+        inputs=[("", path_to_uri(str(source)))],
+        preset=preset,
+        params=params or {},
+        outputs=[(profile, "file:///published/x")],
+    )
+    return carry_out(intent, [source], binary, workspace)

@@ -7,20 +7,17 @@ import math
 import shutil
 import struct
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from presets.capabilities import Binary
-from presets.catalog import Catalog
-from presets.intent import resolve
 from presets.problems import MediaFailure
 from presets.reasons import Reason
-from presets.uris import path_to_uri
 from tests.fakes.chains import samples
 from tests.fakes.media_measure import described, measured
-from tests.fakes.plans import Done, carry_out
+from tests.fakes.plans import by_preset
 from tests.fakes.synth import cut, synthesise
 from tests.fakes.tones import level_db
 
@@ -28,24 +25,6 @@ from tests.fakes.tones import level_db
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("inputs")
-
-
-def _made(
-    preset: str,
-    source: Path,
-    binary: Binary,
-    workspace: Path,
-    profile: str = "",
-    params: Mapping[str, str] | None = None,
-) -> Done:
-    intent = resolve(
-        Catalog.shipped(),
-        inputs=[("", path_to_uri(str(source)))],
-        preset=preset,
-        params=params or {},
-        outputs=[(profile, "file:///published/x")],
-    )
-    return carry_out(intent, [source], binary, workspace)
 
 
 def _ffmpeg(*arguments: str | Path) -> None:
@@ -63,7 +42,7 @@ def test_silence_and_less_than_a_block_are_passed_on_unchanged(
 ) -> None:
     """What has no loudness gets no gain, and the plan says why; its length stays."""
     source = synthesise(name, folder)
-    done = _made("loudness_podcast", source, binary, tmp_path / "w", profile)
+    done = by_preset("loudness_podcast", source, binary, tmp_path / "w", profile)
     before, after = measured(source), measured(done.path)
     assert after.duration_s == pytest.approx(before.duration_s, abs=0.1)
     # Of silence nothing but dither is left; a codec adds ringing to what begins at once.
@@ -79,7 +58,7 @@ def test_a_constant_tone_and_levels_out_of_hand_reach_the_target(
 ) -> None:
     """No loudness range, clipping, peaks 10 dB above full scale, 8 kHz mono."""
     source = synthesise(name, folder)
-    done = _made("loudness_podcast", source, binary, tmp_path / "w", profile)
+    done = by_preset("loudness_podcast", source, binary, tmp_path / "w", profile)
     after, before = measured(done.path), measured(source)
     assert after.integrated_lufs == pytest.approx(-16, abs=0.2)
     assert after.true_peak_dbtp <= -0.95
@@ -90,7 +69,7 @@ def test_a_constant_tone_and_levels_out_of_hand_reach_the_target(
 
 def test_an_offset_is_removed_with_the_rumble(folder: Path, binary: Binary, tmp_path: Path) -> None:
     """A quarter of full scale of DC leaves the peaks no room, until clean dialogue filters it out."""
-    done = _made("dialogue_clean", synthesise("dc_offset", folder), binary, tmp_path / "w")
+    done = by_preset("dialogue_clean", synthesise("dc_offset", folder), binary, tmp_path / "w")
     assert measured(done.path).integrated_lufs == pytest.approx(-16, abs=0.2)
     # The file begins in the middle of the offset: that edge is one sample, and no meter of FFmpeg sees it overshoot.
     inner = tmp_path / "inner.wav"
@@ -103,7 +82,7 @@ def test_an_offset_without_room_fails_where_only_the_level_may_change(
 ) -> None:
     """Loudness cannot be reached by gain; whoever wants no heavy limiting is told so."""
     with pytest.raises(MediaFailure) as caught:
-        _made(
+        by_preset(
             "loudness_podcast", synthesise("dc_offset", folder), binary, tmp_path / "w", params={"over_peaks": "fail"}
         )
     assert caught.value.reason is Reason.LOUDNESS_UNREACHABLE
@@ -112,7 +91,7 @@ def test_an_offset_without_room_fails_where_only_the_level_may_change(
 def test_peaks_above_full_scale_are_not_clipped_on_the_way(folder: Path, binary: Binary, tmp_path: Path) -> None:
     """Every sample of a float file that is far too loud comes out times one factor."""
     source = synthesise("above_full_scale", folder)
-    done = _made("loudness_ebu_r128", source, binary, tmp_path / "w")
+    done = by_preset("loudness_ebu_r128", source, binary, tmp_path / "w")
     [report] = done.plan.measured
     assert report.gain_db is not None
     assert report.gain_db < -20
@@ -125,7 +104,7 @@ def test_peaks_above_full_scale_are_not_clipped_on_the_way(folder: Path, binary:
 def test_a_quarter_megahertz_of_studio_float_is_band_limited(folder: Path, binary: Binary, tmp_path: Path) -> None:
     """192 kHz of 64-bit float at 48 kHz: the tone stays to 0.001 dB, 30 kHz leaves no alias at 18 kHz."""
     source = synthesise("studio_192k", folder)
-    done = _made("convert", source, binary, tmp_path / "w", "wav_float", {"profile.sample_rate_hz": "48000"})
+    done = by_preset("convert", source, binary, tmp_path / "w", "wav_float", {"profile.sample_rate_hz": "48000"})
     [channel] = samples(done.path)
     middle = channel[48_000 : 48_000 * 4]
     assert level_db(middle, 997) == pytest.approx(-20, abs=0.001)
@@ -136,7 +115,7 @@ def test_seven_channels_and_low_frequencies_become_stereo_in_proportion(
     folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
     """Each side: its front, the centre and its two surrounds at -3 dB of that, nothing of the other side or the LFE."""
-    done = _made("convert", synthesise("seven_one", folder), binary, tmp_path / "w", "flac")
+    done = by_preset("convert", synthesise("seven_one", folder), binary, tmp_path / "w", "flac")
     left, right = samples(done.path)
     front = level_db(left, 300)
     assert front == pytest.approx(-20 - 20 * math.log10(1 + 3 * math.sqrt(0.5)), abs=0.01)
@@ -155,7 +134,7 @@ def test_surrounds_named_after_the_sides_stay_in_their_places(
     profile: str, folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
     """5.1(side), as AC-3 and DTS have it: every codec carries each channel's tone in that channel and no other."""
-    done = _made("convert", synthesise("surround_tones", folder), binary, tmp_path / "w", profile)
+    done = by_preset("convert", synthesise("surround_tones", folder), binary, tmp_path / "w", profile)
     channels = [channel[48_000 : 48_000 * 4] for channel in samples(done.path)]
     assert len(channels) == 6
     tones = (300, 500, 700, 40, 1100, 1300)
@@ -169,7 +148,7 @@ def test_surrounds_named_after_the_sides_stay_in_their_places(
 def test_sides_out_of_phase_do_not_vanish_in_mono(folder: Path, binary: Binary, tmp_path: Path) -> None:
     """One side is inverted before the sum, the plan says so, and loudness is reached without 100 dB of gain."""
     source = synthesise("antiphase", folder)
-    done = _made("dialogue_clean", source, binary, tmp_path / "w")
+    done = by_preset("dialogue_clean", source, binary, tmp_path / "w")
     after = measured(done.path)
     assert after.integrated_lufs == pytest.approx(-16, abs=0.2)
     assert after.channels == 1
@@ -180,7 +159,7 @@ def test_sides_out_of_phase_do_not_vanish_in_mono(folder: Path, binary: Binary, 
 def test_sides_out_of_phase_stay_so_in_stereo(folder: Path, binary: Binary, tmp_path: Path) -> None:
     """Nobody asked for a sum, so that nothing is put right."""
     source = synthesise("antiphase", folder)
-    left, right = samples(_made("loudness_ebu_r128", source, binary, tmp_path / "w").path)
+    left, right = samples(by_preset("loudness_ebu_r128", source, binary, tmp_path / "w").path)
     assert max(abs(a + b) for a, b in zip(left, right, strict=True)) < 2**-22
     assert max(left) > 0.05
 
@@ -189,14 +168,14 @@ def test_mono_in_stereo_is_loud_as_delivered(folder: Path, binary: Binary, tmp_p
     """Two equal sides count twice after BS.1770: -16 LUFS is what the delivered layout measures, as one or as two."""
     source = synthesise("tone_stereo", folder)
     for preset, count in (("loudness_podcast", 2), ("dialogue_clean", 1)):
-        after = measured(_made(preset, source, binary, tmp_path / preset, "flac").path)
+        after = measured(by_preset(preset, source, binary, tmp_path / preset, "flac").path)
         assert after.channels == count
         assert after.integrated_lufs == pytest.approx(-16, abs=0.2)
 
 
 def test_wide_stereo_is_mixed_as_it_is(folder: Path, binary: Binary, tmp_path: Path) -> None:
     """One side silent: sum and difference are equal, and nothing is inverted."""
-    done = _made("mono", synthesise("left_only", folder), binary, tmp_path / "w", "wav_float")
+    done = by_preset("mono", synthesise("left_only", folder), binary, tmp_path / "w", "wav_float")
     [mono] = samples(done.path)
     left, _ = samples(synthesise("left_only", folder))
     assert max(abs(a / 2 - b) for a, b in zip(left, mono, strict=True)) < 2**-22
@@ -208,7 +187,7 @@ def test_sound_that_begins_late_in_a_video_keeps_its_place(
     profile: str, folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
     """Two seconds into the picture is two seconds into the extract, whatever its codec puts before."""
-    done = _made("extract_audio", synthesise("late_audio", folder), binary, tmp_path / "w", profile)
+    done = by_preset("extract_audio", synthesise("late_audio", folder), binary, tmp_path / "w", profile)
     channel, *_ = samples(done.path)
     assert _onset_s(channel, 48_000) == pytest.approx(2, abs=0.025)
 
@@ -234,7 +213,7 @@ def test_whatever_an_aac_encoder_put_first_is_left_out(
     plain = tmp_path / "plain.m4a"
     _ffmpeg("-i", synthesise("onset", folder), "-c:a", "aac", plain)
     source = _with_priming(plain, tmp_path / "source.m4a", priming)
-    done = _made("convert", source, binary, tmp_path / "w", "wav_float")
+    done = by_preset("convert", source, binary, tmp_path / "w", "wav_float")
     [channel] = samples(done.path)
     assert _onset_s(channel, 48_000) == pytest.approx(1 + (1024 - priming) / 48_000, abs=0.002)
 
@@ -251,7 +230,7 @@ def test_what_is_delivered_begins_where_the_source_does(
     profile: str, late_s: float, folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
     """Each codec's own delay is declared in the file, so that players and editors leave it out."""
-    done = _made("convert", synthesise("onset", folder), binary, tmp_path / "w", profile)
+    done = by_preset("convert", synthesise("onset", folder), binary, tmp_path / "w", profile)
     rate = measured(done.path).sample_rate_hz
     channel, *_ = samples(done.path)
     assert _onset_s(channel, rate) == pytest.approx(1 + late_s, abs=0.003)
@@ -269,12 +248,12 @@ def test_the_dialogue_is_taken_of_several_tracks(folder: Path, binary: Binary, t
         *("-metadata:s:a:2", "language=eng", "-disposition:a:2", "0", source),
     )
     taken = {
-        params: _made("extract_audio", source, binary, tmp_path / f"w{n}", "flac", dict(params)).plan.decisions[0]
+        params: by_preset("extract_audio", source, binary, tmp_path / f"w{n}", "flac", dict(params)).plan.decisions[0]
         for n, params in enumerate([(), (("language", "en"),), (("language", "de-AT"),), (("track", "1"),)])
     }
     assert [d.choice[:18] for d in taken.values()] == [f"audio track {n} of 3" for n in (2, 3, 2, 1)]
     with pytest.raises(MediaFailure, match="the input has eng, ger, unknown") as caught:
-        _made("extract_audio", source, binary, tmp_path / "none", "flac", {"language": "fr"})
+        by_preset("extract_audio", source, binary, tmp_path / "none", "flac", {"language": "fr"})
     assert caught.value.reason is Reason.INPUT_NO_AUDIO
 
 
@@ -296,7 +275,7 @@ def test_a_cover_is_no_video_and_chapters_are_no_track(
         *("-map_chapters", "1", "-c", "copy", "-disposition:v:0", "attached_pic", "-f", "mp4", source),
     )
     assert any(stream["codec_type"] == "video" for stream in described(source)["streams"])
-    done = _made("loudness_podcast", source, binary, tmp_path / "w", profile)
+    done = by_preset("loudness_podcast", source, binary, tmp_path / "w", profile)
     after = measured(done.path)
     assert after.integrated_lufs == pytest.approx(-16, abs=0.3)
     assert after.duration_s == pytest.approx(3, abs=0.1)
@@ -313,7 +292,7 @@ def test_a_still_picture_that_is_not_marked_as_a_cover_does_no_harm(
         *("-f", "lavfi", "-i", "color=red:s=64x64:d=0.04", "-i", synthesise("tone", folder)),
         *("-map", "0", "-map", "1", "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", "-c:a", "flac", source),
     )
-    after = measured(_made("loudness_podcast", source, binary, tmp_path / "w").path)
+    after = measured(by_preset("loudness_podcast", source, binary, tmp_path / "w").path)
     assert after.duration_s == pytest.approx(5, abs=0.1)
     assert after.integrated_lufs == pytest.approx(-16, abs=0.2)
 
@@ -324,7 +303,7 @@ def test_no_duration_in_the_header(arguments: tuple[str, ...], folder: Path, bin
     source = tmp_path / "live"
     piped = ["ffmpeg", "-v", "error", "-i", str(synthesise("speech", folder)), *arguments, "-"]
     source.write_bytes(subprocess.run(piped, capture_output=True, check=True).stdout)
-    after = measured(_made("loudness_podcast", source, binary, tmp_path / "w").path)
+    after = measured(by_preset("loudness_podcast", source, binary, tmp_path / "w").path)
     assert after.duration_s == pytest.approx(12, abs=0.15)
     assert after.integrated_lufs == pytest.approx(-16, abs=0.2)
 
@@ -338,7 +317,7 @@ def test_a_file_cut_short_is_refused(encoder: str, folder: Path, binary: Binary,
     source = tmp_path / f"whole.{extension}"
     _ffmpeg("-i", synthesise("speech", folder), "-c:a", codec, "-movflags", "+faststart", source)
     with pytest.raises(MediaFailure) as caught:
-        _made("loudness_podcast", cut(source, 0.6), binary, tmp_path / "w")
+        by_preset("loudness_podcast", cut(source, 0.6), binary, tmp_path / "w")
     assert caught.value.reason in {Reason.INPUT_TRUNCATED, Reason.INPUT_CORRUPT if codec == "flac" else None}
 
 
@@ -354,7 +333,7 @@ def test_one_flipped_bit_in_a_file_with_checksums_is_refused(
     bits[len(bits) // 2] ^= 0x10
     source.write_bytes(bits)
     with pytest.raises(MediaFailure) as caught:
-        _made("loudness_podcast", source, binary, tmp_path / "w")
+        by_preset("loudness_podcast", source, binary, tmp_path / "w")
     assert caught.value.reason is Reason.INPUT_CORRUPT
 
 
@@ -369,7 +348,7 @@ def test_rubbish_in_the_middle_of_a_file_is_refused(encoder: str, folder: Path, 
     bits[middle : middle + 2000] = bytes(range(1, 251)) * 8
     source.write_bytes(bits)
     with pytest.raises(MediaFailure) as caught:
-        _made("loudness_podcast", source, binary, tmp_path / "w")
+        by_preset("loudness_podcast", source, binary, tmp_path / "w")
     assert caught.value.reason in {Reason.INPUT_CORRUPT, Reason.INPUT_TRUNCATED}
 
 
@@ -388,7 +367,7 @@ def test_no_name_of_a_file_means_anything(name: str, folder: Path, binary: Binar
     """Names in other scripts, or that look like filters, options, patterns and protocols, are names."""
     source = tmp_path / name
     shutil.copy(synthesise("tone", folder), source)
-    after = measured(_made("loudness_podcast", source, binary, tmp_path / "w").path)
+    after = measured(by_preset("loudness_podcast", source, binary, tmp_path / "w").path)
     assert after.integrated_lufs == pytest.approx(-16, abs=0.2)
 
 
@@ -397,6 +376,6 @@ def test_sony_wave64_and_rf64_are_read(folder: Path, binary: Binary, tmp_path: P
     original = synthesise("tone", folder)
     for path, options in ((tmp_path / "a.w64", ()), (tmp_path / "b.wav", ("-rf64", "always"))):
         _ffmpeg("-i", original, "-c:a", "pcm_s24le", *options, path)
-        done = _made("convert", path, binary, tmp_path / path.stem, "audio_only_master")
+        done = by_preset("convert", path, binary, tmp_path / path.stem, "audio_only_master")
         assert samples(done.path) == samples(original)
     assert (tmp_path / "b.wav").read_bytes()[:4] == b"RF64"

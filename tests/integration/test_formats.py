@@ -2,18 +2,15 @@
 
 import math
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from presets.capabilities import Binary
-from presets.catalog import Catalog
-from presets.intent import resolve
-from presets.uris import path_to_uri
 from tests.fakes.chains import samples
 from tests.fakes.media_measure import audio_streams, measured
-from tests.fakes.plans import Done, carry_out, probe
+from tests.fakes.plans import by_preset, probe
 from tests.fakes.synth import Recipe, synthesise
 from tests.fakes.tones import level_db
 
@@ -21,24 +18,6 @@ from tests.fakes.tones import level_db
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("formats")
-
-
-def _made(
-    preset: str,
-    source: Path,
-    binary: Binary,
-    workspace: Path,
-    profile: str = "",
-    params: Mapping[str, str] | None = None,
-) -> Done:
-    intent = resolve(
-        Catalog.shipped(),
-        inputs=[("", path_to_uri(str(source)))],
-        preset=preset,
-        params=params or {},
-        outputs=[(profile, "file:///published/x")],
-    )
-    return carry_out(intent, [source], binary, workspace)
 
 
 def _bsi(path: Path) -> tuple[int, float | None]:
@@ -70,7 +49,7 @@ def test_dialnorm_is_the_loudness_of_what_is_delivered(
     preset: str, source: str, profile: str, folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
     """In whole LKFS, where the level was set and where it was only measured; receivers mix as BS.775 does."""
-    done = _made(preset, synthesise(source, folder), binary, tmp_path / "w", profile)
+    done = by_preset(preset, synthesise(source, folder), binary, tmp_path / "w", profile)
     dialnorm, centre = _bsi(done.path)
     assert dialnorm == pytest.approx(measured(done.path).integrated_lufs, abs=0.75)
     assert centre == (pytest.approx(math.sqrt(0.5)) if profile == "ac3_surround_448" else None)
@@ -82,7 +61,7 @@ def test_sixteen_bits_stay_what_they_are(profile: str, folder: Path, binary: Bin
     """From CD to another lossless 16-bit file: the very samples, without dither on top of them."""
     source = synthesise("loud_music", folder)
     same = {"profile.bits": "16", "profile.sample_rate_hz": "44100"}
-    done = _made("convert", source, binary, tmp_path / "w", profile, same)
+    done = by_preset("convert", source, binary, tmp_path / "w", profile, same)
     assert samples(done.path) == samples(source)
 
 
@@ -92,7 +71,7 @@ def test_more_bits_are_dithered_to_sixteen(folder: Path, binary: Binary, tmp_pat
         ("-f", "lavfi", "-i", "aevalsrc='0.45/32768*sin(2*PI*997*t)':s=44100:d=5", "-c:a", "pcm_f32le"), "wav"
     )
     source = _synthesised(quiet, tmp_path / "quiet.wav")
-    [channel] = samples(_made("convert", source, binary, tmp_path / "w", "wav_16").path)
+    [channel] = samples(by_preset("convert", source, binary, tmp_path / "w", "wav_16").path)
     middle = channel[: 44_100 * 4]
     assert level_db(middle, 997, 44_100) == pytest.approx(20 * math.log10(0.45 / 32768), abs=0.5)
     noise = 10 * math.log10(sum(sample * sample for sample in middle) / len(middle))
@@ -110,7 +89,7 @@ def _synthesised(recipe: Recipe, path: Path) -> Path:
 def test_deeper_samples_are_not_dithered(profile: str, folder: Path, binary: Binary, tmp_path: Path) -> None:
     """24 and 32 bits at the source's rate are the source's own samples."""
     source = synthesise("tone_stereo", folder)
-    assert samples(_made("convert", source, binary, tmp_path / "w", profile).path) == samples(source)
+    assert samples(by_preset("convert", source, binary, tmp_path / "w", profile).path) == samples(source)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +111,7 @@ def test_a_profile_makes_what_it_says(
     profile: str, source: str, codec: str, rate: int, channels: int, folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
     """Codec, rate and layout of each, with what it is given kept where it can be and mixed where it cannot."""
-    done = _made("convert", synthesise(source, folder), binary, tmp_path / "w", profile)
+    done = by_preset("convert", synthesise(source, folder), binary, tmp_path / "w", profile)
     [stream] = audio_streams(done.path)
     assert stream["codec_name"] == codec
     assert (int(stream["sample_rate"]), stream["channels"]) == (rate, channels)
@@ -146,7 +125,7 @@ def test_a_variable_rate_varies(folder: Path, binary: Binary, tmp_path: Path) ->
     )
     rates = {
         (name, quality): probe(
-            _made(
+            by_preset(
                 "convert", path, binary, tmp_path / f"{name}{quality}", "mp3_vbr", {"profile.vbr_quality": quality}
             ).path
         ).bit_rate
@@ -175,7 +154,7 @@ def test_resampling_passes_the_band_flat(old: int, new: int, folder: Path, binar
     half = min(old, new) / 2
     tones = [round(half * share) for share in (0.05, 0.5, 0.8, 0.907, 0.95)]
     source = _tones(folder, old, *tones)
-    done = _made("convert", source, binary, tmp_path / "w", "wav_float", {"profile.sample_rate_hz": str(new)})
+    done = by_preset("convert", source, binary, tmp_path / "w", "wav_float", {"profile.sample_rate_hz": str(new)})
     made = _middle(done.path, new)
     for hz in tones:
         assert level_db(made, hz, new) == pytest.approx(20 * math.log10(0.9 / len(tones)), abs=0.002)
@@ -195,7 +174,7 @@ def test_resampling_leaves_neither_aliases_nor_images(
     old: int, new: int, hz: int, ghost: int, folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
     """120 dB down where they fall into the band."""
-    done = _made(
+    done = by_preset(
         "convert",
         _tones(folder, old, hz),
         binary,
