@@ -176,7 +176,7 @@ class Agent:
             hello = self._hello()
             hello.holdings.extend(self._outbox.holdings())
             hello.features.extend((BUNDLES, FEATURE))
-            await call.write(pb.SessionRequest(hello=hello))
+            await greet(call, hello)
             async with asyncio.timeout(ACCEPTED_S):
                 first = await call.read()
             if not isinstance(first, pb.SessionResponse) or not first.HasField("welcome"):
@@ -270,6 +270,15 @@ class Agent:
             case "welcome" | None:
                 # Of a protocol this version doesn't know: the controller repeats what matters.
                 pass
+
+
+async def greet(call: _Call, hello: pb.Hello) -> None:
+    """Say who speaks. Raises AioRpcError where the call has ended already."""
+    try:
+        await call.write(pb.SessionRequest(hello=hello))
+    except asyncio.InvalidStateError:
+        # The library tells nothing more of a call that fails before the first word, as one does that nobody answers.
+        raise await _status_of(call) from None
 
 
 async def _status_of(call: _Call) -> grpc.aio.AioRpcError:

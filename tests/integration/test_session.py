@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from grpc import StatusCode, aio
 
+from agent.session import greet
 from controller import loops, server
 from controller.core.liveness import Timers
 from mediactl import MediactlError
-from mediactl.channel import aio_channel
+from mediactl.channel import Credentials, aio_channel
 from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import agent_service_pb2_grpc, fleet_service_pb2, job_pb2
@@ -439,3 +440,17 @@ async def test_a_plan_nobody_waits_for_is_cancelled(box: Controller) -> None:
         await agent.hold(lease.attempt_id)
         planning.cancel()
         assert (await agent.stop(lease.attempt_id)).reason == Reason.CANCELLED
+
+
+@pytest.mark.parametrize("bearing", [False, True])
+async def test_a_call_that_fails_before_the_first_word(tmp_path: Path, bearing: bool) -> None:
+    """An agent whose controller is not there hears why, however soon its call failed."""
+    token = tmp_path / "token"
+    token.write_text("open-sesame")
+    credentials = Credentials(token_file=token if bearing else None)
+    async with aio_channel(f"unix:{tmp_path}/nobody.sock", credentials) as channel:
+        call = agent_service_pb2_grpc.AgentServiceStub(channel).Session()
+        assert await call.code() is StatusCode.UNAVAILABLE
+        with pytest.raises(aio.AioRpcError) as raised:
+            await greet(call, pb.Hello())
+        assert from_rpc_error(raised.value).reason is Reason.CONTROLLER_UNREACHABLE
