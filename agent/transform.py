@@ -9,7 +9,7 @@ import asyncio
 import json
 import shlex
 from collections.abc import Awaitable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,7 +20,7 @@ from agent.means import Means
 from agent.media.failure import failure_of
 from agent.media.guards import Bounds
 from agent.media.probe import probe
-from agent.media.runner import LOG_NAME, run
+from agent.media.runner import LOG_NAME, Relay, run
 from agent.media.usage import Usage
 from agent.records import redo_record
 from agent.storage import Identity
@@ -103,7 +103,8 @@ class Transform:
             return
         expected = estimate(self.intent, self.facts, plan)
         await asyncio.to_thread(self._means.room.reserve, self._lease.attempt_id, 0, expected.total_bytes)
-        plan = await self._run_steps(plan, binary, expected)
+        with closing(Relay()) as relay:
+            plan = await self._run_steps(plan, binary, expected, relay)
         await self._stage(plan)
 
     async def publish(self) -> None:
@@ -212,7 +213,7 @@ class Transform:
         for path, text in plan.documents.items():
             (self._workspace.path / path).write_text(text)
 
-    async def _run_steps(self, plan: Plan, binary: Binary, expected: Estimate) -> Plan:
+    async def _run_steps(self, plan: Plan, binary: Binary, expected: Estimate, relay: Relay) -> Plan:
         results = self.results
         await asyncio.to_thread(self._write_documents, plan)
         while (step := plan.next(results)) is not None:
@@ -223,7 +224,7 @@ class Transform:
                 self._begin_probes(step)
             else:
                 result, used = await self._run_step(
-                    step, len(results) + 1, binary, Bounds.of(step, expected.bound(step))
+                    step, len(results) + 1, binary, Bounds.of(step, expected.bound(step)), relay
                 )
                 self._journal.did(step.id, result, used)
             self.usage = self.usage.followed_by(used)
@@ -242,7 +243,7 @@ class Transform:
         return plan
 
     async def _run_step(
-        self, step: Invocation, number: int, binary: Binary, bounds: Bounds
+        self, step: Invocation, number: int, binary: Binary, bounds: Bounds, relay: Relay
     ) -> tuple[StepResult, Usage]:
         activity = step.title
         self._observer.status(activity)
@@ -271,6 +272,7 @@ class Transform:
             on_progress=progress,
             stop=self._stop,
             bounds=bounds,
+            relay=relay,
             room=lambda: self._means.room.room(lease.attempt_id),
         )
         self._logbook.ship(final=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -266,7 +267,7 @@ def _discarded(stream: Filtered) -> OutputStream:
 def _argv(
     made: OutputStream, threads: int, before_path: Sequence[str] = (), chapters: str | None = None
 ) -> tuple[str, ...]:
-    *arguments, path = compile_as_list(made)
+    *arguments, path = _arguments(made)
     if chapters is not None:
         # Behind the last input, as one that has no streams.
         behind = max(n for n, argument in enumerate(arguments) if argument == "-i") + 2
@@ -283,8 +284,13 @@ def _opening_too(argv: tuple[str, ...], path: str, threads: int) -> tuple[str, .
 
 def _inputs(made: OutputStream) -> list[str]:
     """The inputs in the order in which the command names them, which is what ``-map_metadata`` counts."""
-    arguments = compile_as_list(made)
-    return [path for option, path in pairwise(arguments) if option == "-i"]
+    return [path for option, path in pairwise(_arguments(made)) if option == "-i"]
+
+
+@lru_cache(maxsize=64)
+def _arguments(made: OutputStream) -> tuple[str, ...]:
+    # Kept, as each compilation asks again for nearly all that the one before it did.
+    return tuple(compile_as_list(made))
 
 
 def _globals(more: Mapping[str, str]) -> tuple[str, ...]:

@@ -198,7 +198,7 @@ class _Job:
             before = measured.loudness if measured is not None else None
             if _tells_loudness(output):
                 signal = replace(signal, provisional=signal.provisional or measured is None)
-        after = self._encode(output, signal, None, 1, before)
+        after = self._encode(output, signal, None, 1, lufs=before.integrated_lufs if before else None)
         encoded = self.passes.results.get(encode_id(output, 1))
         if encoded is not None and output.profile.document.video is None:
             self._require_inputs_whole(encoded)
@@ -230,24 +230,27 @@ class _Job:
             return
         rehearsals: list[levels.Trial] = []
         encodes: list[levels.Trial] = []
-        aim: levels.Goal | None = goal
+        aim: levels.Goal | None = self._first_aim(output, goal, before)
         latest: levels.Setting | None = None
         while aim is not None:
-            if not rehearsal.rehearse(self.passes, signal, aim, before, rehearsals, len(encodes), media_s):
+            if not rehearsal.rehearse(self.passes, signal, goal, aim, before, rehearsals, len(encodes), media_s):
                 self._encode_provisionally(output, signal, len(encodes) + 1)
                 latest = None
                 break
             latest = levels.next_encode(aim, before, rehearsals)
             if not encodes:
-                self.decisions += decisions.of_first_encode(output.name, goal, before, rehearsals, latest)
-            told = levels.foretold(before, rehearsals, latest)
-            known = told is not None and self._lossless(output)
-            after = self._encode(output, signal, latest, len(encodes) + 1, told, metered=not known)
+                self.decisions += decisions.of_first_encode(output.name, goal, aim, before, rehearsals, latest)
+            told = levels.foretold(before, rehearsals, latest) if self._lossless(output) else None
+            lufs = levels.expected_lufs(before, rehearsals, latest)
+            after = self._encode(output, signal, latest, len(encodes) + 1, lufs=lufs, told=told)
             if after is None:
                 break
             encodes.append(levels.Trial(latest, after))
+            if self._lossless(output) and told is None:
+                # As good as a rehearsal.
+                rehearsals.append(encodes[-1])
             aim = levels.next_aim(goal, before, rehearsals, encodes, output.profile.document.delivery.max_encodes)
-            self.decisions.append(decisions.of_encode(output.name, goal, encodes, aim, known=known))
+            self.decisions.append(decisions.of_encode(output.name, goal, encodes, aim, known=told is not None))
         chosen = levels.best(goal, encodes) if aim is None else None
         number = len(encodes) + 1 if chosen is None else chosen + 1
         final = latest if chosen is None else encodes[chosen].setting
@@ -283,19 +286,17 @@ class _Job:
         signal: Signal | None,
         setting: levels.Setting | None,
         number: int,
-        told: Loudness | None = None,
         *,
-        metered: bool = True,
+        lufs: float | None,
+        told: Loudness | None = None,
     ) -> Loudness | None:
-        """Encode and verify; the file's loudness once that has been done, which is ``told`` or else ``metered``.
-
-        ``told`` is the loudness that goes into the encoder, where it is known.
-        """
+        """Encode what is ``lufs`` loud, and verify; the file's loudness once that has been done, measured unless it was
+        ``told``."""
         path, shown = path_of(output, number), self._shown(output)
         provisional = signal is not None and signal.provisional
         packing = self._packing(output, path)
         if not provisional:
-            packing = replace(packing, dialnorm=self._dialnorm(output, told.integrated_lufs if told else None))
+            packing = replace(packing, dialnorm=self._dialnorm(output, lufs))
         if signal is not None and setting is None:
             packing = replace(packing, exact=self._is_exact(output, signal))
         argv = command.encode(signal, shown, packing, setting)
@@ -308,13 +309,13 @@ class _Job:
             provisional=provisional,
             times=1 if shown is None else _PICTURE_WEIGHT,
         )
-        self._verify(output, signal, number, provisional=provisional, metered=metered)
+        self._verify(output, signal, number, provisional=provisional, metered=told is None)
         if shown is not None:
             self._require_whole(output, signal, number)
         verified = self.passes.results.get(sound_id(output, number)) if signal is not None else None
         if verified is None:
             return None
-        return told if told is not None and not metered else verified.loudness or SILENCE
+        return told or verified.loudness or SILENCE
 
     def _encode_provisionally(self, output: OutputRef, signal: Signal, number: int) -> None:
         path, media_s = path_of(output, number), self._expected_s(signal)
@@ -390,6 +391,13 @@ class _Job:
     def _is_measured(self, output: OutputRef) -> bool:
         """Whether anything depends on how loud the programme is before it is encoded."""
         return loudness_of(self.intent) is not None or _tells_loudness(output)
+
+    def _first_aim(self, output: OutputRef, goal: levels.Goal, before: Loudness) -> levels.Goal:
+        audio = output.profile.document.audio
+        if audio is None:
+            return goal
+        codec = CODECS[audio.codec]
+        return levels.first_aim(goal, before, codec.attenuation_db(audio.bitrate_kbps), codec.overshoot_db)
 
     def _lossless(self, output: OutputRef) -> bool:
         audio = output.profile.document.audio
