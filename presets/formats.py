@@ -208,7 +208,7 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
             frozenset({"mono", "stereo"}),
             vbr_qualities=(0, 9),
             attenuates_db=_LAME_SCALES,
-            overshoot_db=0.1,
+            overshoot_db=0.2,
         ),
         "opus": Codec(
             (6, 510),

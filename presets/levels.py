@@ -44,6 +44,9 @@ _FAINT_DBTP = -30.0
 #: How far below the ceiling the peaks of a rehearsal may be, in dB: else it was one for another ceiling.
 _LOW_DB = 0.1
 
+#: How much louder or quieter, in LU, a limiter may make what was not rehearsed than what was: half of it is uncertain.
+_TOLD_LU = 0.15
+
 #: How often a limited programme is measured at most before it is encoded, and how often again before another encode.
 _MOST_REHEARSALS = 4
 _MORE_REHEARSALS = 2
@@ -274,11 +277,11 @@ def _following(aim: Goal, before: Loudness, rehearsals: Sequence[Trial], last: T
 def _tells(before: Loudness, trial: Trial, setting: Setting) -> bool:
     """Whether a rehearsal is so near to a setting that what the limiter takes away there is known without another.
 
-    It grows with a power between one and two of what is limited, so by as much as it is itself in proportion, or twice.
+    It grows with a power between one and two of what is limited: by as much as it is itself in proportion, or twice.
     """
     [*_, (limited_db, cost)] = _curve(before, [trial])
     more_db = abs(setting.limited_by_db - limited_db)
-    return more_db * cost <= _REHEARSED_LU * limited_db and setting.limited_by_db <= _HEAVY_DB
+    return more_db * cost <= _TOLD_LU * limited_db and setting.limited_by_db <= _HEAVY_DB
 
 
 def _nearest(goal: Goal, trials: Sequence[Trial]) -> int:
