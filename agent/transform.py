@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from agent import manifest
 from agent.core.progress import Meter
 from agent.journal import Journal
 from agent.logbook import Logbook
@@ -93,7 +94,7 @@ class Transform:
 
     async def make(self) -> None:
         """Up to outputs that are verified and staged, or up to the plan where only that is asked for."""
-        if len(self._journal.staged) == len(self.intent.outputs):
+        if len(self._journal.staged) == len(self.intent.outputs) + manifest.is_wanted(self.intent):
             self._recall()
             return
         binary = self._choose_binary()
@@ -105,7 +106,7 @@ class Transform:
         await asyncio.to_thread(self._means.room.reserve, self._lease.attempt_id, 0, expected.total_bytes)
         with closing(Relay()) as relay:
             plan = await self._run_steps(plan, binary, expected, relay)
-        await self._stage(plan)
+        await self._stage(plan, binary)
 
     async def publish(self) -> None:
         """Make visible what is staged. May be repeated."""
@@ -290,7 +291,7 @@ class Transform:
                     probe(self._means.ffprobe, Path(expectation.path), cwd=self._workspace.path)
                 )
 
-    async def _stage(self, plan: Plan) -> None:
+    async def _stage(self, plan: Plan, binary: Binary) -> None:
         reports = {report.name: report for report in plan.measured}
         self._observer.status("verifying")
         documents = plan.documents
@@ -311,6 +312,8 @@ class Transform:
                 continue
             self._observer.status(f"staging {output.uri}")
             await to_its_end(self._stage_one(output, expectation, reports.get(output.name), facts))
+        if manifest.is_wanted(self.intent):
+            await to_its_end(self._stage_manifest(plan, binary))
 
     async def _stage_one(
         self,
@@ -321,7 +324,18 @@ class Transform:
     ) -> None:
         store = self._means.stores.store_for(output.uri)
         staged = await store.stage(self._workspace.path / expectation.path, output.uri, self._lease.attempt_id)
-        redo = redo_record(output, expectation, report, facts, staged, self.intent)
+        self._has_staged(redo_record(output, expectation, report, facts, staged, self.intent))
+
+    async def _stage_manifest(self, plan: Plan, binary: Binary) -> None:
+        inputs = list(zip(self.identities, self.facts, strict=True))
+        made = [redo.artifact for redo in self.staged]
+        path, uri = self._workspace.outputs / manifest.NAME, manifest.uri(self.intent, self._lease.job_id)
+        text = manifest.text(self._lease, self.intent, plan, binary, inputs, made)
+        await asyncio.to_thread(path.write_text, text, encoding="utf-8")
+        staged = await self._means.stores.store_for(uri).stage(path, uri, self._lease.attempt_id)
+        self._has_staged(manifest.redo_record(self.intent, self._lease.job_id, staged))
+
+    def _has_staged(self, redo: pb.RedoRecord) -> None:
         self.staged.append(redo)
         self._journal.has_staged(redo)
 
