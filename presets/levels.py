@@ -165,27 +165,20 @@ def next_rehearsal(
     if not rehearsals:
         at_goal = first_setting(goal, before)
         return at_goal if at_goal.limited_by_db > 0 else first
-    if _rehearsed(aim, before, rehearsals) or len(rehearsals) >= _MOST_REHEARSALS + _MORE_REHEARSALS * encodes:
+    if len(rehearsals) >= _MOST_REHEARSALS + _MORE_REHEARSALS * encodes:
         return None
-    following = _following(aim, before, rehearsals, rehearsals[-1])
-    known = any(trial.setting == following or _tells(before, trial, following) for trial in rehearsals)
-    return None if known else following
+    return None if _known(aim, before, rehearsals) else _following(aim, before, rehearsals)
 
 
 def next_encode(aim: Goal, before: Loudness, rehearsals: Sequence[Trial]) -> Setting:
-    """The setting to encode with: where something is limited, that of the rehearsal which came nearest, or the one that
-    follows from it where that is near enough.
+    """The setting to encode with: where something is limited, the one that rehearsals tell, else that of the nearest.
 
     :raises MediaFailure: as :func:`first_setting`.
     """
     first = first_setting(aim, before)
     if first.limited_by_db == 0 or not rehearsals:
         return first
-    nearest = rehearsals[_nearest(aim, rehearsals)]
-    if _rehearsed(aim, before, rehearsals):
-        return nearest.setting
-    following = _following(aim, before, rehearsals, nearest)
-    return following if _tells(before, nearest, following) else nearest.setting
+    return _known(aim, before, rehearsals) or rehearsals[_nearest(aim, rehearsals)].setting
 
 
 def next_aim(
@@ -262,12 +255,18 @@ def _decided(goal: Goal) -> OverPeaks:
     return OverPeaks.LOWER if goal.over_peaks is OverPeaks.FAIL else goal.over_peaks
 
 
-def _rehearsed(aim: Goal, before: Loudness, rehearsals: Sequence[Trial]) -> bool:
+def _known(aim: Goal, before: Loudness, rehearsals: Sequence[Trial]) -> Setting | None:
+    """The setting that rehearsals tell: one of theirs, or one near to them."""
     nearest = rehearsals[_nearest(aim, rehearsals)]
-    return _settled(aim, before, nearest, _REHEARSED_LU) and -_LOW_DB <= overshoot(aim, nearest) <= TOLERANCE_DB
+    if _settled(aim, before, nearest, _REHEARSED_LU) and -_LOW_DB <= overshoot(aim, nearest) <= TOLERANCE_DB:
+        return nearest.setting
+    following = _following(aim, before, rehearsals)
+    told = any(trial.setting == following or _tells(before, trial, following) for trial in rehearsals)
+    return following if told else None
 
 
-def _following(aim: Goal, before: Loudness, rehearsals: Sequence[Trial], last: Trial) -> Setting:
+def _following(aim: Goal, before: Loudness, rehearsals: Sequence[Trial]) -> Setting:
+    last = rehearsals[-1]
     # Between two samples of its own rate the limiter lets a little through.
     leak = (last.after.true_peak_dbtp or 0.0) - last.setting.ceiling_dbtp
     ceiling = aim.ceiling_dbtp - (leak if leak > TOLERANCE_DB else 0.0)
