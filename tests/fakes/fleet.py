@@ -57,6 +57,7 @@ class Fleet:
         registered.
         """
         folder = "agent" if name == "studio" else name
+        self.home.know_ffmpegs(self.home.data_dir / folder)
         running = self.home.start(
             *("serve", "--data-dir", self.home.data_dir / folder, "--controller", self.address, "--name", name),
             *("--media-root", self.home.folder, "--label", "colour=green", *self.agent_flags, *flags),
