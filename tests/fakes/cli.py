@@ -9,16 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from agent.detect import detect
 from mediactl.channel import Credentials
 from mediactl.client import Client
 from mediactl.v1 import job_pb2, job_service_pb2
+from tests.fakes import detected
 
 _T = TypeVar("_T")
 
@@ -174,14 +172,11 @@ class Home:
         return ran.json
 
     def know_ffmpegs(self, data_dir: Path | None = None) -> None:
-        """Puts what a start of the agent learnt into its data directory, by default the box's. Proving FFmpeg anew
-        takes longer than all the rest of a start.
-        """
+        """An agent that has this data directory, by default the box's, knows the machine as from a start before."""
         folder = data_dir or self.data_dir / "agent"
         for made in (folder.parent, folder):
             made.mkdir(mode=0o700, exist_ok=True)
-        if not (folder / "detected.json").exists():
-            (folder / "detected.json").write_bytes(_detection())
+        detected.know_ffmpegs(folder)
 
     def up(self, *arguments: object) -> Running:
         """A box in the foreground that answers, its agent included."""
@@ -243,14 +238,6 @@ class Home:
             time.sleep(_POLL_S)
         for process in self._started:
             process.wait()
-
-
-@cache
-def _detection() -> bytes:
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "detected.json"
-        detect(scratch=Path(folder), media_roots=(), cache_file=file)
-        return file.read_bytes()
 
 
 def _read(path: Path) -> bytes:
