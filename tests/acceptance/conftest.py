@@ -73,8 +73,8 @@ def new_home(tmp_path: Path, recordings: Recordings) -> Iterator[Home]:
 
 @pytest.fixture
 def home(new_home: Home) -> Home:
-    """One whose box has run before, as far as its agent knows the FFmpegs of the machine."""
-    new_home.know_ffmpegs()
+    """One whose box has run before."""
+    new_home.use()
     return new_home
 
 
@@ -109,5 +109,5 @@ def plain_home(tmp_path: Path, recordings: Recordings) -> Iterator[Home]:
         ):
             pytest.skip("root here, and setpriv does not take away its power over file permissions")
     with living_in(tmp_path / "user", prefix=prefix) as home:
-        home.know_ffmpegs()
+        home.use()
         yield home

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from mediactl.channel import Credentials
 from mediactl.client import Client
 from mediactl.v1 import job_pb2, job_service_pb2
-from tests.fakes import detected
+from tests.fakes import used
 
 _T = TypeVar("_T")
 
@@ -171,16 +171,25 @@ class Home:
         assert ran.stdout, ran
         return ran.json
 
-    def know_ffmpegs(self, data_dir: Path | None = None) -> None:
-        """An agent that has this data directory, by default the box's, knows the machine as from a start before."""
-        folder = data_dir or self.data_dir / "agent"
-        for made in (folder.parent, folder):
+    def use(self) -> None:
+        """As if the box had run here before: its database is migrated, and its agent knows the machine."""
+        self.controller_ran(self.data_dir)
+        self.agent_ran(self.data_dir / "agent")
+
+    def controller_ran(self, data_dir: Path) -> None:
+        """As if a controller had run with this data directory."""
+        data_dir.mkdir(mode=0o700, exist_ok=True)
+        used.have_tables(data_dir)
+
+    def agent_ran(self, data_dir: Path) -> None:
+        """As if an agent had run with this data directory."""
+        for made in (data_dir.parent, data_dir):
             made.mkdir(mode=0o700, exist_ok=True)
-        detected.know_ffmpegs(folder)
+        used.know_ffmpegs(data_dir)
 
     def up(self, *arguments: object) -> Running:
         """A box in the foreground that answers, its agent included."""
-        self.know_ffmpegs()
+        self.use()
         box = self.start("up", *arguments)
         until(lambda: box.process.poll() is not None or self.socket.exists(), "the box listens")
         with self.client() as client:

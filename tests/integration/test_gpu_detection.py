@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.fakes import nvidia_driver as nvidia
-from tests.fakes.detected import know_ffmpegs
 from tests.fakes.nvidia_driver import StubGpu, install_driver
+from tests.fakes.used import know_ffmpegs
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg on PATH")
 

@@ -1,4 +1,4 @@
-"""What an agent learns of the FFmpegs of this machine, for agents that need not learn it anew."""
+"""Data directories as a run before left them: what takes longer than all the rest of a first start is done."""
 
 import json
 from functools import cache
@@ -6,17 +6,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from agent.detect import detect
+from tests.fakes.running import empty_sqlite
 
 
 def know_ffmpegs(data_dir: Path, *, trials: bool = True) -> None:
-    """Puts into an agent's data directory what a start there would have learnt, unless something is there.
+    """Puts into an agent's data directory what it learnt of the FFmpegs of this machine, unless something is there.
 
-    Proving the FFmpegs takes longer than all the rest of a start. Without `trials` of devices, each is made anew.
+    Without `trials` of devices, each of them is made anew.
     """
     file = data_dir / "detected.json"
     if not file.exists():
         document = json.loads(_detection())
         file.write_text(json.dumps(document if trials else document | {"trials": {}}))
+
+
+def have_tables(data_dir: Path) -> None:
+    """Puts a database without jobs into a controller's data directory, unless there is one."""
+    file = data_dir / "mediactl.db"
+    if not file.exists():
+        file.write_bytes(empty_sqlite())
 
 
 @cache
