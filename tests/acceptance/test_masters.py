@@ -35,10 +35,10 @@ def _only_artifact(job: Any) -> Path:
     return path
 
 
-def test_one_command_prints_the_finished_job_and_nothing_else(home: Home, recordings: Recordings) -> None:
+def test_one_command_prints_the_finished_job_and_nothing_else(new_home: Home, recordings: Recordings) -> None:
     """`run -o json` without any server: exit 0, one job on stdout as the contract has it, one published file."""
     source = recordings.levelled("quiet", gain_db=-10)
-    job = home.job("run", source, "--preset", "loudness_podcast_v1", "--profile", "aac_192_v1", "--output", "out/")
+    job = new_home.job("run", source, "--preset", "loudness_podcast_v1", "--profile", "aac_192_v1", "--output", "out/")
     assert job["id"]
     assert job["state"] == "JOB_STATE_COMPLETED"
     assert job["attemptCount"] == 1
@@ -51,7 +51,7 @@ def test_one_command_prints_the_finished_job_and_nothing_else(home: Home, record
     assert job["spec"]["inputs"] == [{"role": "", "uri": source.as_uri()}]
     path = _only_artifact(job)
     [artifact] = job["artifacts"]
-    assert path == home.folder / "out" / "quiet.aac_192.m4a"
+    assert path == new_home.folder / "out" / "quiet.aac_192.m4a"
     assert artifact["profile"] == "aac_192_v1"
     assert [*path.parent.iterdir()] == [path]
     heard = measured(path)

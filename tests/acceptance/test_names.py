@@ -162,14 +162,14 @@ def test_several_profiles_into_one_exact_name(box: Home, recordings: Recordings,
     assert "OUTPUT_COLLISION" in ran.stderr
 
 
-def test_a_data_directory_with_a_long_and_hostile_name(home: Home, recordings: Recordings) -> None:
+def test_a_data_directory_with_a_long_and_hostile_name(new_home: Home, recordings: Recordings) -> None:
     """Longer than a socket's address may be, with blanks, quotes and a percent sign: the box works there."""
-    folder = home.folder / ("50% o'clock " + "d" * 120)
-    out = home.folder / "out.flac"
-    ran = home.run("--data-dir", folder, "run", recordings.synth("blip"), *FLAC, "--output", out, "-o", "json")
+    folder = new_home.folder / ("50% o'clock " + "d" * 120)
+    out = new_home.folder / "out.flac"
+    ran = new_home.run("--data-dir", folder, "run", recordings.synth("blip"), *FLAC, "--output", out, "-o", "json")
     assert ran.json["state"] == "JOB_STATE_COMPLETED"
     assert (folder / "mediactl.db").exists()
-    assert not home.data_dir.exists()
+    assert not new_home.data_dir.exists()
 
 
 def test_a_failure_of_a_name_that_is_no_text(box: Home, tmp_path: Path) -> None:

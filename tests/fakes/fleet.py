@@ -38,6 +38,7 @@ class Fleet:
 
     def controller(self) -> Running:
         """Starts a controller; the same data and the same port every time."""
+        self.home.controller_ran(self.home.data_dir)
         running = self.home.start(
             *("serve", "--data-dir", self.home.data_dir, "--listen", self.address, *self.controller_flags),
             module="controller.main",
@@ -57,6 +58,7 @@ class Fleet:
         registered.
         """
         folder = "agent" if name == "studio" else name
+        self.home.agent_ran(self.home.data_dir / folder)
         running = self.home.start(
             *("serve", "--data-dir", self.home.data_dir / folder, "--controller", self.address, "--name", name),
             *("--media-root", self.home.folder, "--label", "colour=green", *self.agent_flags, *flags),

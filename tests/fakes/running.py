@@ -120,8 +120,8 @@ def migrate(url: str) -> None:
 
 
 @cache
-def _empty_sqlite() -> bytes:
-    # Migrating takes longer than most tests.
+def empty_sqlite() -> bytes:
+    """A migrated SQLite database, as a file: migrating takes longer than most tests."""
     with fast_folder() as folder:
         migrate(f"sqlite:///{folder / 'empty.db'}")
         return (folder / "empty.db").read_bytes()
@@ -139,7 +139,7 @@ def sqlite_database() -> Iterator[Path]:
     """A migrated SQLite file of its own."""
     with fast_folder() as folder:
         path = folder / "mediactl.db"
-        path.write_bytes(_empty_sqlite())
+        path.write_bytes(empty_sqlite())
         yield path
 
 

@@ -16,6 +16,7 @@ from presets.capabilities import Binary
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from tests.fakes.chains import samples
+from tests.fakes.crossing import crossed
 from tests.fakes.media_measure import described, measured
 from tests.fakes.plans import by_preset
 from tests.fakes.synth import cut, synthesise
@@ -35,8 +36,7 @@ def _onset_s(channel: Sequence[float], rate: int) -> float:
     return next(index for index, sample in enumerate(channel) if abs(sample) > 0.01) / rate
 
 
-@pytest.mark.parametrize("name", ["silence", "blip"])
-@pytest.mark.parametrize("profile", ["aac_192", "ac3_192", "wav_16"])
+@pytest.mark.parametrize(("name", "profile"), crossed(["silence", "blip"], ["aac_192", "ac3_192", "wav_16"]))
 def test_silence_and_less_than_a_block_are_passed_on_unchanged(
     name: str, profile: str, folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
@@ -51,8 +51,13 @@ def test_silence_and_less_than_a_block_are_passed_on_unchanged(
     assert said.choice == "left as it is"
 
 
-@pytest.mark.parametrize("profile", ["audio_only_master", "aac_192", "opus_96", "mp3_vbr"])
-@pytest.mark.parametrize("name", ["tone", "hard_clipped", "above_full_scale", "telephone"])
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    crossed(
+        ["tone", "hard_clipped", "above_full_scale", "telephone"],
+        ["audio_only_master", "aac_192", "opus_96", "mp3_vbr"],
+    ),
+)
 def test_a_constant_tone_and_levels_out_of_hand_reach_the_target(
     name: str, profile: str, folder: Path, binary: Binary, tmp_path: Path
 ) -> None:

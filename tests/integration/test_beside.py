@@ -15,6 +15,7 @@ from presets.intent import resolve
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.uris import path_to_uri
+from tests.fakes.crossing import crossed
 from tests.fakes.plans import Done, carry_out
 from tests.fakes.synth import synthesise
 
@@ -126,8 +127,7 @@ def test_the_source_s_tags_are_dropped_on_request(binary: Binary, tmp_path: Path
     assert (tags.get("title"), tags.get("artist")) == ("A title", None)
 
 
-@pytest.mark.parametrize("profile", ["aac_192", "mp3_192", "flac"])
-@pytest.mark.parametrize("name", ["art.jpg", "art.png"])
+@pytest.mark.parametrize(("name", "profile"), crossed(["art.jpg", "art.png"], ["aac_192", "mp3_192", "flac"]))
 def test_cover_art_that_is_given_is_in_the_file_byte_for_byte(
     name: str, profile: str, binary: Binary, tmp_path: Path
 ) -> None:
