@@ -10,7 +10,7 @@ from presets.catalog import Catalog
 from presets.intent import Intent, resolve
 from presets.problems import InvalidRequest
 from presets.reasons import Reason
-from presets.uris import UnsupportedScheme, path_to_uri, same_file, stem, uri_to_path
+from presets.uris import UnsupportedScheme, path_to_uri, same_place, stem, uri_to_path
 from tests.unit.presets.samples import intent
 from tests.unit.presets.test_parse import PRESET
 
@@ -210,7 +210,7 @@ def test_any_path_survives_its_uri(name: str) -> None:
     uri = path_to_uri(path)
     assert uri.isascii()
     assert uri_to_path(uri) == path
-    assert same_file(uri, uri.replace("file://", "FILE://localhost"))
+    assert same_place(uri, uri.replace("file://", "FILE://localhost"))
 
 
 @given(st.binary(max_size=20).filter(lambda raw: b"\0" not in raw))
