@@ -100,7 +100,7 @@ class Stores:
         scheme = uri.partition(":")[0].lower()
         if scheme == FILE:
             return self._files
-        name = WEB[0] if scheme in WEB and scheme not in self._tables else scheme
+        name = WEB[0] if scheme in WEB else scheme
         table = self._tables.get(name)
         if table is None or not uri[len(scheme) :].startswith("://"):
             known = ", ".join(["file:", *reaches(self._tables)])

@@ -253,11 +253,11 @@ class S3Store(Remote):
 
     async def _complete(self, spot: Spot, ticket: Ticket, *, sha256: str, size: int, overwrite: bool) -> None:
         try:
+            parts = await self._parts(spot, ticket, size)
             if not overwrite:
                 # Some servers take no condition at completion, or look first and write then (SeaweedFS). On those,
                 # two attempts that complete within a moment may both succeed; nothing that a client does prevents it.
                 await self._check_free(spot)
-            parts = await self._parts(spot, ticket, size)
             condition: Any = {} if overwrite else {"IfNoneMatch": "*"}
             await self._requests.call(
                 lambda client: client.complete_multipart_upload(

@@ -94,9 +94,9 @@ class WebStore(Remote):
     def _url(self, uri: str) -> str:
         path = self._table.path_of(uri)
         scheme = uri.partition(":")[0].lower()
-        if self._table.endpoint is None:
+        if scheme in WEB or self._table.endpoint is None:
             return f"{scheme}://{path}"
-        return f"{self._table.endpoint.rstrip('/')}/{path if scheme in WEB else quote(path, safe='/~')}"
+        return f"{self._table.endpoint.rstrip('/')}/{quote(path, safe='/~')}"
 
     @asynccontextmanager
     async def _get(self, uri: str, headers: Mapping[str, str]) -> AsyncIterator[ClientResponse]:
