@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,7 @@ from agent.detect.cloud import on_ec2
 from agent.service import serve_agent
 from agent.settings import Settings
 from agent.sizes import Size
+from agent.storage.stores import StoreKind, StoreTable, default_stores
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
 from mediactl.places import default_address, default_data_dir
@@ -81,6 +82,21 @@ def main() -> None:
     multiple=True,
     type=_Folder,
     help="Folder whose file: URIs are reachable. Repeats. Default: / with a controller on a unix socket, else none.",
+)
+@click.option(
+    "--stores",
+    "stores_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="TOML file with a table [store.NAME] for each store that jobs may name as NAME://, see docs/stores.md.",
+)
+@click.option(
+    "--store-default",
+    "store_defaults",
+    multiple=True,
+    type=click.Choice([*StoreKind, "none"]),
+    help="Kind of store whose URIs (s3://, gs://, az://; https:// and http://) are reachable without a table, by the "
+    "platform's usual credentials. Repeats. Default: each with a controller on a unix socket, else none.",
 )
 @click.option("--ffmpeg", "ffmpegs", multiple=True, help="An FFmpeg besides the one on PATH. Repeats.")
 @click.option("--max-tasks", type=click.IntRange(1), help="Tasks at once at the most. Default: the number of cores.")
@@ -143,6 +159,8 @@ def serve(
     name: str | None,
     labels: dict[str, str],
     media_roots: tuple[Path, ...],
+    stores_file: Path | None,
+    store_defaults: tuple[str, ...],
     ffmpegs: tuple[str, ...],
     max_tasks: int | None,
     keep_failed: float,
@@ -164,6 +182,8 @@ def serve(
     address = controller or default_address()
     if not media_roots and address.startswith("unix:"):
         media_roots = (Path("/"),)
+    if not store_defaults and address.startswith("unix:"):
+        store_defaults = tuple(StoreKind)
     settings = Settings(
         data_dir=(data_dir or default_data_dir() / "agent").absolute(),
         scratch_dir=scratch_dir.absolute() if scratch_dir else None,
@@ -172,6 +192,7 @@ def serve(
         credentials=credentials,
         labels=labels,
         media_roots=tuple(str(root.absolute()) for root in media_roots),
+        stores=_stores(stores_file, store_defaults),
         ffmpegs=ffmpegs,
         max_tasks=max_tasks,
         keep_failed_s=keep_failed * 3600,
@@ -196,6 +217,22 @@ def serve(
         raise SystemExit(_complain(error.message, error.exit_code)) from None
     except OSError as error:
         raise SystemExit(_complain(f"{error.strerror}: {error.filename}", 1)) from None
+
+
+def _stores(file: Path | None, defaults: Iterable[str]) -> Mapping[str, StoreTable]:
+    stores = default_stores(StoreKind(kind) for kind in defaults if kind != "none")
+    if file is None:
+        return stores
+    # With what reads and checks documents, which other agents need not hold in memory.
+    from agent.storage.stores_file import read_stores  # noqa: PLC0415
+    from presets.parse import InvalidDocument  # noqa: PLC0415
+
+    try:
+        return stores | read_stores(file)
+    except InvalidDocument as error:
+        raise SystemExit(_complain(f"{file} is wrong:\n{error}", 2)) from None
+    except OSError as error:
+        raise SystemExit(_complain(f"{error.strerror}: {error.filename}", 2)) from None
 
 
 @main.command("detect", context_settings={"auto_envvar_prefix": "MEDIACTL"})

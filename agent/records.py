@@ -19,6 +19,7 @@ from presets.facts import AudioStream, MediaFacts, VideoStream
 from presets.plan import Expectation, Loudness, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import TABLE
+from presets.uris import shown
 
 if TYPE_CHECKING:
     from presets.intent import Intent, OutputRef
@@ -80,7 +81,7 @@ def explanation(lease: pb.Lease, report: pb.EndReport) -> dict[str, bytes]:
             "reason": report.failure.reason,
             "message": report.failure.message,
             "retryable": report.failure.retryable,
-            "intent": _document(lease.intent_json),
+            "intent": _without_queries(_document(lease.intent_json)),
             "presets_and_profiles": dict(lease.documents),
             "cores": lease.cores,
             "usage": json_format.MessageToDict(report.usage, always_print_fields_with_no_presence=True),
@@ -89,6 +90,14 @@ def explanation(lease: pb.Lease, report: pb.EndReport) -> dict[str, bytes]:
         "probe.json": _document(report.record_json),
     }
     return {name: json.dumps(content, indent=1).encode() for name, content in documents.items()}
+
+
+def _without_queries(intent: object) -> object:
+    """Signatures are no part of an explanation."""
+    if isinstance(intent, dict):
+        for item in intent.get("inputs", []):
+            item["uri"] = shown(item["uri"])
+    return intent
 
 
 def _document(text: str) -> object:

@@ -22,6 +22,7 @@ from agent.scratch import Scratch
 from agent.session import Agent
 from agent.settings import Settings
 from agent.storage import Stores
+from agent.storage.stores import reaches
 from agent.watching import watching
 from mediactl.notify import Notifier
 from mediactl.v1 import agent_service_pb2 as pb
@@ -46,6 +47,7 @@ async def serve_agent(settings: Settings) -> None:
             ffmpegs=settings.ffmpegs,
             scratch=settings.scratch,
             media_roots=settings.media_roots,
+            stores=reaches(settings.stores),
             max_tasks=settings.max_tasks,
             encoder_sessions=settings.encoder_sessions,
             cache_file=settings.cache,
@@ -59,7 +61,7 @@ async def serve_agent(settings: Settings) -> None:
     means = Means(
         binaries=binaries(capabilities),
         ffprobe=capabilities.ffprobe_path,
-        stores=Stores([Path(root) for root in settings.media_roots]),
+        stores=Stores([Path(root) for root in settings.media_roots], settings.stores),
         scratch=settings.scratch,
         room=Scratch(settings.scratch, time.monotonic, kept_bytes=settings.scratch_reserve),
         confinement=confinement,

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.storage.stores import StoreTable
 from mediactl.channel import Credentials
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`media_roots` are the folders of which `file:` URIs are reachable; the scratch folder is the agent's alone.
+    """`media_roots` are the folders of which `file:` URIs are reachable, `stores` what other schemes lead to.
+
+    The scratch folder is the agent's alone.
 
     `drain_s`: how long work in hand may take to end when the agent is told to stop.
     `scratch_reserve` are bytes that must be free on its volume, None for a share of it. Without `metadata_url` nobody
@@ -24,6 +27,7 @@ class Settings:
     credentials: Credentials = field(default_factory=Credentials)
     labels: Mapping[str, str] = field(default_factory=dict)
     media_roots: Sequence[str] = ("/",)
+    stores: Mapping[str, StoreTable] = field(default_factory=dict)
     ffmpegs: Sequence[str] = ()
     max_tasks: int | None = None
     scratch_dir: Path | None = None

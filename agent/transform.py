@@ -36,6 +36,7 @@ from presets.opening import formats_of
 from presets.plan import Expectation, Invocation, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import Reason
+from presets.uris import shown
 from presets.verify import check, check_document
 
 T = TypeVar("T")
@@ -103,7 +104,12 @@ class Transform:
         if self._lease.kind == pb.TASK_KIND_PLAN:
             return
         expected = estimate(self.intent, self.facts, plan)
-        await asyncio.to_thread(self._means.room.reserve, self._lease.attempt_id, 0, expected.total_bytes)
+        fetched = sum(
+            identity.size
+            for identity, item in zip(self.identities, self.intent.inputs, strict=True)
+            if not self._means.stores.is_local(item.uri)
+        )
+        await asyncio.to_thread(self._means.room.reserve, self._lease.attempt_id, fetched, expected.total_bytes)
         with closing(Relay()) as relay:
             plan = await self._run_steps(plan, binary, expected, relay)
         await self._stage(plan, binary)
@@ -171,12 +177,16 @@ class Transform:
         if self._lease.kind != pb.TASK_KIND_PLAN:
             for output in self.intent.outputs:
                 await stores.store_for(output.uri).check_target(output.uri, overwrite=self.intent.overwrite)
+        remote = [item for item in self.intent.inputs if not stores.is_local(item.uri)]
+        if remote:
+            sizes = [(await stores.store_for(item.uri).identify(item.uri)).size for item in remote]
+            await asyncio.to_thread(self._means.room.reserve, self._lease.attempt_id, sum(sizes))
         for index, item in enumerate(self.intent.inputs):
-            self._observer.status(f"fetching {item.uri}")
+            self._observer.status(f"fetching {shown(item.uri)}")
             identity = await stores.store_for(item.uri).fetch(item.uri, self._workspace.inputs / str(index))
             self.identities.append(identity)
             self._require_pinned(index, item.uri, identity)
-            self._observer.say(f"in/{index} is {item.uri} ({identity.size} bytes)")
+            self._observer.say(f"in/{index} is {shown(item.uri)} ({identity.size} bytes)")
         self._observer.status("probing")
         self.facts = [await self._probe_input(i, item) for i, item in enumerate(self.intent.inputs)]
         self._journal.fetched(list(zip(self.identities, self.facts, strict=True)))
@@ -187,14 +197,14 @@ class Transform:
             return
         pinned = json.loads(self._lease.pinned_inputs_json)[index]
         if (identity.size, identity.token) != (pinned["size"], pinned["token"]):
-            raise MediaFailure(Reason.INPUT_CHANGED, f"{uri} is not what it was when the replayed job read it")
+            raise MediaFailure(Reason.INPUT_CHANGED, f"{shown(uri)} is not what it was when the replayed job read it")
 
     async def _probe_input(self, index: int, item: InputRef) -> MediaFacts:
         formats = formats_of(self.intent.preset.document.roles[item.role].media)
         try:
             return await probe(self._means.ffprobe, Path("in", str(index)), cwd=self._workspace.path, formats=formats)
         except MediaFailure as failure:
-            raise MediaFailure(failure.reason, f"{item.uri}: {failure.message}") from None
+            raise MediaFailure(failure.reason, f"{shown(item.uri)}: {failure.message}") from None
 
     def _compile(self, binary: Binary) -> Plan:
         lease = self._lease
@@ -238,7 +248,7 @@ class Transform:
         for index, item in enumerate(self.intent.inputs):
             now = await self._means.stores.store_for(item.uri).identify(item.uri)
             if now != self.identities[index]:
-                raise MediaFailure(Reason.INPUT_CHANGED, f"{item.uri} was changed while it was being processed")
+                raise MediaFailure(Reason.INPUT_CHANGED, f"{shown(item.uri)} was changed while it was being processed")
         for decision in plan.decisions:
             self._observer.say(f"{decision.subject}: {decision.choice}, because {decision.because}")
         return plan

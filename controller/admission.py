@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -16,7 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
 
-from controller.core.fitting import beneath
+from controller.core.fitting import beneath, unreached
 from controller.core.limits import name_problem
 from controller.store.submission import NewJob
 from controller.store.tables import JobId
@@ -27,7 +26,7 @@ from presets.intent import Intent, resolve
 from presets.needs import requirements
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
-from presets.uris import uri_to_path
+from presets.uris import Place, normal, place
 
 DEFAULT_PRIORITY = 5
 DEFAULT_QUEUE = "default"
@@ -61,9 +60,9 @@ def admit(
 ) -> tuple[NewJob, ...]:
     """All jobs of a request, resolved against the catalog.
 
-    `roots` are the media roots of every agent known; none at all means that no agent has registered yet. `after` says
-    which job each text in an `after` means. `field` is the prefix of a job's field paths. Raises InvalidRequest with
-    every problem of every job.
+    `roots` are what every agent known reaches, its media roots and stores; none at all means that no agent has
+    registered yet. `after` says which job each text in an `after` means. `field` is the prefix of a job's field paths.
+    Raises InvalidRequest with every problem of every job.
     """
     problems: list[Problem] = []
     admitted: list[NewJob] = []
@@ -200,31 +199,29 @@ def _given(spec: job_pb2.JobSpec, field: _Time) -> int | None:
     return _microseconds(spec, field) if spec.HasField(field) else None
 
 
-def _paths(intent: Intent) -> list[tuple[str, str]]:
+def _places(intent: Intent) -> list[tuple[str, Place]]:
     named = [(f"inputs[{i}].uri", item.uri) for i, item in enumerate(intent.inputs)]
     named += [(f"outputs[{i}].uri", item.uri) for i, item in enumerate(intent.outputs)]
-    return [(name, uri_to_path(uri)) for name, uri in named]
+    return [(name, place(uri)) for name, uri in named]
 
 
 def _reach(intent: Intent, roots: Sequence[Sequence[str]]) -> list[Problem]:
     if not roots:
         return []
-    return [
-        Problem(
-            Reason.NO_CAPABLE_AGENT,
-            name,
-            f"no agent reaches {path}; their media roots are "
-            + (", ".join(sorted({root for agent in roots for root in agent})) or "none"),
-        )
-        for name, path in _paths(intent)
-        if not any(beneath(path, agent) for agent in roots)
-    ]
+    declared = sorted({root for agent in roots for root in agent})
+    problems = []
+    for name, at in _places(intent):
+        if not any(beneath(str(at), agent) for agent in roots):
+            what, kind, known = unreached(str(at), declared)
+            told = f"no agent reaches {what}; their {kind} are {known}"
+            problems.append(Problem(Reason.NO_CAPABLE_AGENT, name, told))
+    return problems
 
 
 def _collisions(intent: Intent, taken: dict[str, int], index: int) -> list[Problem]:
     problems = []
     for number, output in enumerate(intent.outputs):
-        other = taken.setdefault(posixpath.normpath(uri_to_path(output.uri)), index)
+        other = taken.setdefault(str(normal(place(output.uri))), index)
         if other != index:
             problems.append(
                 Problem(
@@ -259,7 +256,7 @@ def _new_job(spec: job_pb2.JobSpec, intent: Intent, kind: str, after: tuple[str,
         texts=intent.texts(),
         class_key=class_key,
         requirements=needs,
-        paths=json.dumps([path for _, path in _paths(intent)]),
+        paths=json.dumps([str(at) for _, at in _places(intent)]),
         verbose=spec.verbose,
         hold=spec.hold,
         after=after,

@@ -99,7 +99,7 @@ class Exchange:
             version=hello.version,
             labels=json.dumps(dict(hello.labels)),
             capabilities=json_format.MessageToJson(hello.capabilities, indent=None),
-            media_roots=json.dumps(sorted(hello.capabilities.media_roots)),
+            media_roots=json.dumps(sorted([*hello.capabilities.media_roots, *hello.capabilities.stores])),
             revision=self.revision,
             held={holding.attempt_id: holding.incarnation for holding in hello.holdings},
             jitter=self._roll(),

@@ -32,7 +32,7 @@ def offer_of(
         agent_id=agent_id,
         name=name,
         labels=dict(labels),
-        media_roots=tuple(capabilities.media_roots),
+        media_roots=(*capabilities.media_roots, *capabilities.stores),
         binaries=tuple(frozenset(binary.capabilities) for binary in capabilities.binaries),
         failed_trials={
             tried(trial.encoder): trial.message

@@ -196,6 +196,7 @@ def capability_rows(capabilities: fleet_service_pb2.Capabilities) -> list[tuple[
         ("tasks at once", str(capabilities.max_tasks) if capabilities.max_tasks else ""),
         ("tasks limited", capabilities.confinement),
         *(("media root", root) for root in capabilities.media_roots),
+        *(("store", store) for store in capabilities.stores),
         *(
             (
                 f"{disk.purpose or 'volume'} on",

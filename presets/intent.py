@@ -20,7 +20,7 @@ from presets.reasons import Reason
 from presets.semantics import last_chain, reworded, suggestion
 from presets.steps import operations
 from presets.tags import Tags
-from presets.uris import UnsupportedScheme, join, same_file, stem, uri_to_path
+from presets.uris import WEB, Place, UnsupportedScheme, join, place, same_place, shown, stem
 
 _T = TypeVar("_T")
 
@@ -141,12 +141,11 @@ def resolve(
         return None
 
     for index, (_, uri) in enumerate(inputs):
-        path = attempt(f"inputs[{index}].uri", partial(uri_to_path, uri))
-        if path is not None and path.endswith("/"):
+        at = attempt(f"inputs[{index}].uri", partial(place, uri))
+        if at is not None and at.path.endswith("/") and at.store not in WEB:
             problems.append(Problem(Reason.INVALID_ARGUMENT, f"inputs[{index}].uri", f"{uri!r} names a directory"))
     valid_outputs = [
-        attempt(f"outputs[{index}].uri", partial(uri_to_path, uri)) is not None
-        for index, (_, uri) in enumerate(outputs)
+        attempt(f"outputs[{index}].uri", partial(_writable, uri)) is not None for index, (_, uri) in enumerate(outputs)
     ]
     if not outputs:
         problems.append(Problem(Reason.INVALID_ARGUMENT, "outputs", "at least one output is needed"))
@@ -292,9 +291,16 @@ def _collisions(index: int, uri: str, inputs: Sequence[str], outputs: Sequence[s
 
 def _same(first: str, second: str) -> bool:
     try:
-        return same_file(first, second)
+        return same_place(first, second)
     except ValueError:
         return False  # a malformed URI has its own problem already
+
+
+def _writable(uri: str) -> Place:
+    at = place(uri)
+    if at.store in WEB:
+        raise UnsupportedScheme(f"{shown(uri)!r}: {at.store}: is for inputs; outputs go to file: or a store of objects")
+    return at
 
 
 def _literal(text: str) -> Value:

@@ -1,4 +1,4 @@
-"""What every test may rely on: the folder of real recordings, a PostgreSQL, and how long Hypothesis may think."""
+"""What every test may rely on: the folder of real recordings, a PostgreSQL, an S3 server, patience of Hypothesis."""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.fakes.object_server import ObjectServer, ObjectServerAbsent
 from tests.fakes.postgres import Postgres, PostgresAbsent
 
 # A server that is started as another user is forked, and gRPC's handlers for that can spoil the child's descriptors.
@@ -57,6 +58,30 @@ def _postgres() -> Iterator[Postgres]:
         try:
             server = stack.enter_context(Postgres())
         except PostgresAbsent as absent:
+            pytest.skip(str(absent))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[ObjectServer]:
+    """A running S3 server, the same for all tests of a worker: each makes buckets of its own; skips where absent."""
+    with _object_server() as server:
+        yield server
+
+
+@pytest.fixture
+def own_object_server() -> Iterator[ObjectServer]:
+    """A running S3 server of the test's own, to kill; skips where there can be none."""
+    with _object_server() as server:
+        yield server
+
+
+@contextmanager
+def _object_server() -> Iterator[ObjectServer]:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(ObjectServer())
+        except ObjectServerAbsent as absent:
             pytest.skip(str(absent))
         yield server
 

@@ -20,6 +20,7 @@ def detect(
     ffmpegs: Sequence[str] = (),
     scratch: Path,
     media_roots: Sequence[str],
+    stores: Sequence[str] = (),
     max_tasks: int | None = None,
     encoder_sessions: int | None = None,
     cache_file: Path | None = None,
@@ -27,8 +28,9 @@ def detect(
 ) -> fleet_service_pb2.Capabilities:
     """Looks at the machine; takes seconds the first time and less than half a second with ``cache_file`` afterwards.
 
-    ``ffmpegs`` are binaries to consider besides the one on PATH and the bundled one. ``max_tasks`` defaults to the
-    number of cores. ``encoder_sessions``: of each GPU that encodes at all; by default what its kind and driver allow.
+    ``stores`` are what the agent declares of stores. ``ffmpegs`` are binaries to consider besides the one on PATH and
+    the bundled one. ``max_tasks`` defaults to the number of cores. ``encoder_sessions``: of each GPU that encodes at
+    all; by default what its kind and driver allow.
     A binary that does not run is listed without version, with the reason as the message of its one trial.
 
     Asked again every few minutes, it notices another driver, binary or set of GPUs, and tries again what failed for a
@@ -55,6 +57,7 @@ def detect(
         gpus=devices,
         gpu_message=gpu_message,
         media_roots=media_roots,
+        stores=stores,
         ffprobe_path=ffprobe.find(paths),
         platform=_platform(),
     )
@@ -147,6 +150,7 @@ def _revision(found: fleet_service_pb2.Capabilities) -> str:
             [gpu.index, gpu.uuid, gpu.driver_version, gpu.memory_bytes, gpu.encoder_sessions] for gpu in found.gpus
         ],
         "media_roots": list(found.media_roots),
+        **({"stores": list(found.stores)} if found.stores else {}),
         "ffprobe": found.ffprobe_path,
         "platform": found.platform,
     }

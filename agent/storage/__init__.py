@@ -1,14 +1,17 @@
 """Where inputs come from and outputs go: what the agent needs of a store, and the stores by scheme of URI."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Protocol, assert_never
 
 from agent.storage.files import FileStore
+from agent.storage.patience import Patience
+from agent.storage.stores import StoreKind, StoreTable, reaches
 from agent.storage.values import Identity, Staged
 from presets.problems import MediaFailure
 from presets.reasons import Reason
+from presets.uris import FILE, WEB, shown
 
 __all__ = ["FileStore", "Identity", "ObjectStore", "Staged", "Stores"]
 
@@ -66,21 +69,64 @@ class ObjectStore(Protocol):
         """
         ...
 
+    async def sweep(self, uri: str, attempt_id: str) -> None:
+        """Removes whatever an attempt that has ended left staged for ``uri``, known to anybody or not. Idempotent.
 
-@dataclass(frozen=True, slots=True)
+        :raises MediaFailure: PUBLISH_FAILED.
+        """
+        ...
+
+
 class Stores:
-    """The stores of an agent; ``media_roots`` are the folders that ``file:`` URIs may reach."""
+    """The stores of an agent: folders that ``file:`` URIs may reach, and what ``NAME://`` of each table leads to."""
 
-    media_roots: Sequence[Path]
+    def __init__(
+        self,
+        media_roots: Sequence[Path],
+        tables: Mapping[str, StoreTable] = MappingProxyType({}),
+        *,
+        patience: Patience | None = None,
+    ) -> None:
+        self._files = FileStore(media_roots)
+        self._tables = tables
+        self._patience = patience or Patience()
+        self._made: dict[str, ObjectStore] = {}
 
     def store_for(self, uri: str) -> ObjectStore:
-        """The store that serves ``uri``.
+        """The store that serves ``uri``, one that is to be read or written or is of what is staged.
 
         :raises MediaFailure: INPUT_UNSUPPORTED_SCHEME.
         """
-        if uri.partition(":")[0].lower() == "file":
-            return FileStore(self.media_roots)
-        raise MediaFailure(
-            Reason.INPUT_UNSUPPORTED_SCHEME,
-            f"{uri!r}: this agent reads and writes file: URIs only, such as file:///srv/media/talk.wav",
-        )
+        scheme = uri.partition(":")[0].lower()
+        if scheme == FILE:
+            return self._files
+        name = WEB[0] if scheme in WEB else scheme
+        table = self._tables.get(name)
+        if table is None or not uri[len(scheme) :].startswith("://"):
+            known = ", ".join(["file:", *reaches(self._tables)])
+            raise MediaFailure(Reason.INPUT_UNSUPPORTED_SCHEME, f"{shown(uri)!r}: this agent reads and writes {known}")
+        if name not in self._made:
+            self._made[name] = self._make(name, table)
+        return self._made[name]
+
+    def is_local(self, uri: str) -> bool:
+        """Whether reading it takes no room on the scratch disk."""
+        return self.store_for(uri) is self._files
+
+    def _make(self, name: str, table: StoreTable) -> ObjectStore:
+        # Each with its libraries only where it is used: an idle agent is small.
+        match table.kind:
+            case StoreKind.S3:
+                from agent.storage.s3 import S3Store  # noqa: PLC0415
+
+                return S3Store(name, table, patience=self._patience)
+            case StoreKind.GS | StoreKind.AZ:
+                from agent.storage.objects import ObstoreStore  # noqa: PLC0415
+
+                return ObstoreStore(name, table, patience=self._patience)
+            case StoreKind.HTTPS:
+                from agent.storage.web import WebStore  # noqa: PLC0415
+
+                return WebStore(name, table, patience=self._patience)
+            case _:
+                assert_never(table.kind)

@@ -53,6 +53,13 @@ class FileStore:
     async def discard(self, staged_uri: str) -> None:
         await _in_thread(lambda _: self._discard(staged_uri))
 
+    async def sweep(self, uri: str, attempt_id: str) -> None:
+        def remove(_: threading.Event) -> None:
+            target = self._target(uri)
+            self._discard(path_to_uri(str(target.with_name(_staged_name(target.name, attempt_id)))))
+
+        await _in_thread(remove)
+
     # --- inputs
 
     def _fetch(self, uri: str, into: Path) -> Identity:

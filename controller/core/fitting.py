@@ -14,7 +14,7 @@ from presets.capabilities import Alternative, Requirements, Resources, missing
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A waiting task. `paths` are the local files and folders it must reach; `waited_s` is since it became ready.
+    """A waiting task. `paths` are the files and objects it must reach; `waited_s` is since it became ready.
 
     `avoid` are agents where an attempt of it failed: chosen only when no other fits.
     """
@@ -42,6 +42,7 @@ class Gpu:
 class Offer:
     """An agent as the matcher sees it. `binaries` are the capability sets of its FFmpeg binaries.
 
+    `media_roots` are the folders it may use, and stores as `NAME://` or `NAME://bucket/folder/`.
     `revision` is a digest of all that feasibility depends on: binaries, labels, roots and totals.
     """
 
@@ -111,11 +112,24 @@ def misplaced(offer: Offer, candidate: Candidate) -> list[str]:
         have = offer.labels.get(key)
         if have != value:
             reasons.append(f"label {key} is {have!r}, {value!r} is required" if have else f"has no label {key}={value}")
-    outside = [path for path in candidate.paths if not beneath(path, offer.media_roots)]
-    if outside:
-        roots = ", ".join(offer.media_roots) or "none"
-        reasons.append(f"can't reach {outside[0]} (its media roots: {roots})")
+    outside = next((path for path in candidate.paths if not beneath(path, offer.media_roots)), None)
+    if outside is not None:
+        what, kind, roots = unreached(outside, offer.media_roots)
+        reasons.append(f"can't reach {what} (its {kind}: {roots})")
     return reasons
+
+
+def unreached(path: str, roots: Iterable[str]) -> tuple[str, str, str]:
+    """Of a path in none of the roots, in words: what is not reached, what kind of roots count for it, which there are.
+
+    The whole store is named where none of the roots is in it.
+    """
+    store, of_store, _ = path.partition("://")
+    if path.startswith("/") or not of_store:
+        return path, "media roots", ", ".join(root for root in roots if "://" not in root) or "none"
+    stores = [root for root in roots if "://" in root]
+    named = any(root.startswith(f"{store}://") for root in stores)
+    return path if named else f"the store {store!r}", "stores", ", ".join(stores) or "none"
 
 
 def infeasible(candidate: Candidate, offer: Offer, alternative: Alternative) -> list[str]:

@@ -25,6 +25,7 @@ from presets.document import (
     Parameter,
     TextParameter,
 )
+from presets.uris import shown
 
 
 def timestamp(us: int | None) -> Timestamp | None:
@@ -102,6 +103,7 @@ def job(rows: JobRows, progress: job_pb2.Progress | None) -> job_pb2.Job:
         tasks=[task(item, jobs_awaited=row.waits_for) for item in rows.tasks],
     )
     message.spec.ParseFromString(row.spec)
+    hide_queries(message.spec)
     for artifact in rows.artifacts:
         message.artifacts.add().ParseFromString(artifact.document)
     if row.state == JobState.COMPLETED:
@@ -109,6 +111,13 @@ def job(rows: JobRows, progress: job_pb2.Progress | None) -> job_pb2.Job:
     elif row.state == JobState.PROCESSING and progress is not None:
         message.progress = progress.fraction
     return message
+
+
+def hide_queries(spec: job_pb2.JobSpec) -> None:
+    """Of URLs: whoever sees a job need not be who may use a signature."""
+    for one in spec.inputs:
+        if "?" in one.uri:
+            one.uri = shown(one.uri)
 
 
 def new_job(job_id: JobId, new: NewJob, tenant: Tenant, created_us: int) -> job_pb2.Job:
@@ -125,6 +134,7 @@ def new_job(job_id: JobId, new: NewJob, tenant: Tenant, created_us: int) -> job_
         replay_of=new.replay_of,
     )
     message.spec.ParseFromString(new.spec)
+    hide_queries(message.spec)
     return message
 
 

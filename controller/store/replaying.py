@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from contextlib import suppress
 
 from sqlalchemy import Connection, select
@@ -14,7 +13,7 @@ from mediactl.v1 import job_pb2
 from presets.capabilities import Requirements
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
-from presets.uris import join, uri_to_path
+from presets.uris import base_name, join, place
 
 
 class NeverRead(Exception):
@@ -41,7 +40,7 @@ def replayed(connection: Connection, tenant: Tenant, job_id: JobId, output_uri: 
     if output_uri:
         _redirect(spec, intent, output_uri)
     requirements = _again(connection, tenant, job_id, Requirements.from_json(json.loads(task.requirements)))
-    paths = [uri_to_path(item["uri"]) for item in (*intent["inputs"], *intent["outputs"])]
+    paths = [str(place(item["uri"])) for item in (*intent["inputs"], *intent["outputs"])]
     return NewJob(
         kind=job.kind,
         task_kind=task.kind,
@@ -94,10 +93,10 @@ def _again(connection: Connection, tenant: Tenant, job_id: JobId, asked: Require
 
 def _redirect(spec: job_pb2.JobSpec, intent: dict[str, list[dict[str, str]]], output_uri: str) -> None:
     try:
-        uri_to_path(output_uri)
+        place(output_uri)
         if not output_uri.endswith("/"):
             raise ValueError(f"a prefix that ends in / is expected, got {output_uri!r}")
     except ValueError as error:
         raise InvalidRequest(Problem(Reason.INVALID_ARGUMENT, "output_uri", str(error))) from None
     for output, message in zip(intent["outputs"], spec.outputs, strict=True):
-        output["uri"] = message.uri = join(output_uri, posixpath.basename(uri_to_path(output["uri"])))
+        output["uri"] = message.uri = join(output_uri, base_name(output["uri"]))

@@ -224,7 +224,7 @@ class _Rows:
     def _lane(self, tenant: Tenant, new: NewJob, now: Grounds) -> str:
         # Most jobs of a request have one lane; finding it costs more than all the rest.
         labels = tuple(sorted(new.labels.items())) if now.limits else ()
-        folders = new.paths if now.roots - {"/"} else ""
+        folders = new.paths if now.roots - {"/"} or "://" in new.paths else ""
         alike = (tenant, new.queue, new.priority, new.preset, labels, new.class_key, new.require, folders)
         facts = self.lanes.get(alike)
         if facts is None:

@@ -234,6 +234,7 @@ class Capabilities(_message.Message):
     FFPROBE_PATH_FIELD_NUMBER: _builtins.int
     PLATFORM_FIELD_NUMBER: _builtins.int
     CONFINEMENT_FIELD_NUMBER: _builtins.int
+    STORES_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """Digest of everything below that placement depends on; leases name it."""
     cores: _builtins.int
@@ -268,6 +269,10 @@ class Capabilities(_message.Message):
     def media_roots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Folders of which `file:` URIs are reachable."""
 
+    @_builtins.property
+    def stores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The stores that URIs may name, as `NAME://`, or what of one is reachable, as `NAME://bucket/folder/`."""
+
     def __init__(
         self,
         *,
@@ -284,10 +289,11 @@ class Capabilities(_message.Message):
         ffprobe_path: _builtins.str = ...,
         platform: _builtins.str = ...,
         confinement: _builtins.str = ...,
+        stores: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binaries", b"binaries", "confinement", b"confinement", "cores", b"cores", "disks", b"disks", "ffprobe_path", b"ffprobe_path", "gpu_message", b"gpu_message", "gpus", b"gpus", "max_tasks", b"max_tasks", "media_roots", b"media_roots", "memory_bytes", b"memory_bytes", "platform", b"platform", "revision", b"revision", "scratch_bytes", b"scratch_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binaries", b"binaries", "confinement", b"confinement", "cores", b"cores", "disks", b"disks", "ffprobe_path", b"ffprobe_path", "gpu_message", b"gpu_message", "gpus", b"gpus", "max_tasks", b"max_tasks", "media_roots", b"media_roots", "memory_bytes", b"memory_bytes", "platform", b"platform", "revision", b"revision", "scratch_bytes", b"scratch_bytes", "stores", b"stores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -69,7 +69,7 @@ def test_all_problems_of_all_jobs_at_once() -> None:
     found = _problems(
         _spec(priority=10, max_attempts=0, params={"target_lufs": 3, "tempo": 2}),
         _spec(outputs=[{"uri": "file:///media/fine/"}]),
-        _spec(preset="nothing", inputs=[{"uri": "s3://bucket/a.wav"}], outputs=[]),
+        _spec(preset="nothing", inputs=[{"uri": "C:/a.wav"}], outputs=[]),
         _spec(
             inputs=[{"role": "music", "uri": "file:///media/a.wav"}], outputs=[{"profile": "x", "uri": "file:///o/"}]
         ),

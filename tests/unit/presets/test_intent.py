@@ -10,7 +10,7 @@ from presets.catalog import Catalog
 from presets.intent import Intent, resolve
 from presets.problems import InvalidRequest
 from presets.reasons import Reason
-from presets.uris import UnsupportedScheme, path_to_uri, same_file, stem, uri_to_path
+from presets.uris import UnsupportedScheme, path_to_uri, same_place, stem, uri_to_path
 from tests.unit.presets.samples import intent
 from tests.unit.presets.test_parse import PRESET
 
@@ -81,7 +81,21 @@ def test_one_profile_twice_gets_two_names() -> None:
         ({"inputs": [("", TALK), ("programme", "file:///b.wav")]}, Reason.ROLE_REPEATED, "inputs[1].role"),
         ({"inputs": [("", "talk.wav")]}, Reason.INPUT_UNSUPPORTED_SCHEME, "inputs[0].uri"),
         ({"inputs": [("", "/media/talk.wav")]}, Reason.INPUT_UNSUPPORTED_SCHEME, "inputs[0].uri"),
-        ({"inputs": [("", "s3://bucket/talk.wav")]}, Reason.INPUT_UNSUPPORTED_SCHEME, "inputs[0].uri"),
+        ({"inputs": [("", "C:\\talk.wav")]}, Reason.INPUT_UNSUPPORTED_SCHEME, "inputs[0].uri"),
+        ({"inputs": [("", "data:audio/wav;base64,AA")]}, Reason.INPUT_UNSUPPORTED_SCHEME, "inputs[0].uri"),
+        ({"inputs": [("", "s3:/bucket/talk.wav")]}, Reason.INPUT_UNSUPPORTED_SCHEME, "inputs[0].uri"),
+        ({"inputs": [("", "my_store://bucket/talk.wav")]}, Reason.INPUT_UNSUPPORTED_SCHEME, "inputs[0].uri"),
+        ({"inputs": [("", "s3://bucket/folder/")]}, Reason.INVALID_ARGUMENT, "inputs[0].uri"),
+        ({"inputs": [("", "s3://AK:secret@bucket/talk.wav")]}, Reason.INVALID_ARGUMENT, "inputs[0].uri"),
+        ({"inputs": [("", "s3://bucket/talk.wav?x=1")]}, Reason.INVALID_ARGUMENT, "inputs[0].uri"),
+        ({"inputs": [("", "https://me:secret@host/talk.wav")]}, Reason.INVALID_ARGUMENT, "inputs[0].uri"),
+        ({"inputs": [("", "https:///talk.wav")]}, Reason.INVALID_ARGUMENT, "inputs[0].uri"),
+        ({"outputs": [("", "https://host/out/")]}, Reason.INPUT_UNSUPPORTED_SCHEME, "outputs[0].uri"),
+        (
+            {"inputs": [("", "s3://b/%61.wav")], "outputs": [("", "s3://b/a.wav")]},
+            Reason.OUTPUT_COLLISION,
+            "outputs[0].uri",
+        ),
         ({"inputs": [("", "file://elsewhere/talk.wav")]}, Reason.INVALID_ARGUMENT, "inputs[0].uri"),
         ({"inputs": [("", "file:talk.wav")]}, Reason.INVALID_ARGUMENT, "inputs[0].uri"),
         ({"inputs": [("", "file:///talk.wav?x=1")]}, Reason.INVALID_ARGUMENT, "inputs[0].uri"),
@@ -210,7 +224,7 @@ def test_any_path_survives_its_uri(name: str) -> None:
     uri = path_to_uri(path)
     assert uri.isascii()
     assert uri_to_path(uri) == path
-    assert same_file(uri, uri.replace("file://", "FILE://localhost"))
+    assert same_place(uri, uri.replace("file://", "FILE://localhost"))
 
 
 @given(st.binary(max_size=20).filter(lambda raw: b"\0" not in raw))
@@ -224,6 +238,6 @@ def test_stems_lose_one_extension() -> None:
     """``take.1.wav`` is ``take.1``, and a dot file keeps its name."""
     assert (stem("file:///a/take.1.wav"), stem("file:///a/.hidden")) == ("take.1", ".hidden")
     with pytest.raises(UnsupportedScheme, match="supported: file:"):
-        stem("https://host/a")
+        stem("/plain/a")
     with pytest.raises(ValueError, match="not an absolute path"):
         path_to_uri("a/b")
