@@ -37,6 +37,8 @@ STOP_S = 5.0
 
 BUNDLES = "bundles"
 """The feature of taking several frames as one."""
+RECALL = "recall"
+"""The controller's feature of answering Recall."""
 MOST_IN_BUNDLE = 16
 """A chunk of log has 64 KiB, and a message at the most 4 MiB."""
 
@@ -190,6 +192,7 @@ class Agent:
                     attempts=list(first.welcome.quarantined),
                 )
             self._connected_to = address
+            self._outbox.recalls = RECALL in first.welcome.features
             self._outbox.restart()
             self._bundles = BUNDLES in first.welcome.features
             speaking = asyncio.create_task(self._speak(call, heartbeat_s))
@@ -267,6 +270,8 @@ class Agent:
                 self._outbox.acknowledge(frame.acknowledgement)
             case "collect":
                 self._delivery.ask(frame.collect)
+            case "recalled":
+                self.attempts.recalled(frame.recalled)
             case "welcome" | None:
                 # Of a protocol this version doesn't know: the controller repeats what matters.
                 pass

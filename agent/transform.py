@@ -6,9 +6,10 @@ Every step of it is journalled and begins by looking whether a former life of th
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import shlex
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -27,6 +28,7 @@ from agent.records import redo_record
 from agent.storage import Identity
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
+from mediactl.v1 import job_pb2
 from presets.capabilities import Binary, Requirements, choose_binary
 from presets.compile import compile as compile_plan
 from presets.estimate import Estimate, estimate
@@ -36,6 +38,7 @@ from presets.opening import formats_of
 from presets.plan import Expectation, Invocation, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import Reason
+from presets.recipe import recipe
 from presets.uris import shown
 from presets.verify import check, check_document
 
@@ -54,6 +57,10 @@ class Observer(Protocol):
 
     def say(self, line: str) -> None:
         """A line for the log."""
+        ...
+
+    async def recall(self, recipe: str) -> Sequence[job_pb2.Artifact]:
+        """What was made before by a recipe, as far as anybody knows."""
         ...
 
 
@@ -90,6 +97,7 @@ class Transform:
         self.facts: list[MediaFacts] = []
         self.results: dict[str, StepResult] = {}
         self.staged: list[pb.RedoRecord] = list(lease.redo)
+        self.reused: Sequence[job_pb2.Artifact] = ()
         self.usage = Usage()
         self.log_tail = ""
 
@@ -100,8 +108,14 @@ class Transform:
             return
         binary = self._choose_binary()
         await self._fetch()
+        plans = self._lease.kind == pb.TASK_KIND_PLAN
+        if self.intent.reuse and not plans and not self._journal.steps:
+            self.reused = await self._made_before(binary)
+            if self.reused:
+                return
+            await self._check_targets()
         plan = self._compile(binary)
-        if self._lease.kind == pb.TASK_KIND_PLAN:
+        if plans:
             return
         expected = estimate(self.intent, self.facts, plan)
         fetched = sum(
@@ -174,9 +188,8 @@ class Transform:
             self.identities = [identity for identity, _ in self._journal.inputs]
             self.facts = [facts for _, facts in self._journal.inputs]
             return
-        if self._lease.kind != pb.TASK_KIND_PLAN:
-            for output in self.intent.outputs:
-                await stores.store_for(output.uri).check_target(output.uri, overwrite=self.intent.overwrite)
+        if self._lease.kind != pb.TASK_KIND_PLAN and not self.intent.reuse:
+            await self._check_targets()
         remote = [item for item in self.intent.inputs if not stores.is_local(item.uri)]
         if remote:
             sizes = [(await stores.store_for(item.uri).identify(item.uri)).size for item in remote]
@@ -190,6 +203,27 @@ class Transform:
         self._observer.status("probing")
         self.facts = [await self._probe_input(i, item) for i, item in enumerate(self.intent.inputs)]
         self._journal.fetched(list(zip(self.identities, self.facts, strict=True)))
+
+    async def _check_targets(self) -> None:
+        for output in self.intent.outputs:
+            await self._means.stores.store_for(output.uri).check_target(output.uri, overwrite=self.intent.overwrite)
+
+    async def _made_before(self, binary: Binary) -> Sequence[job_pb2.Artifact]:
+        """What an earlier job made of the same, if all of it is still there."""
+        self._observer.status("looking for what was made before")
+        contents = [
+            await asyncio.to_thread(_sha256, self._workspace.inputs / str(index))
+            for index in range(len(self.intent.inputs))
+        ]
+        made = await self._observer.recall(recipe(self.intent, contents, binary))
+        for artifact in made:
+            store = self._means.stores.store_for(artifact.uri)
+            if not await store.bears(artifact.uri, sha256=artifact.sha256, size=artifact.size_bytes):
+                self._observer.say(f"{artifact.uri} is not what job {artifact.made_by_job} made: making it anew")
+                return ()
+        if made:
+            self._observer.say(f"the same was made before, by job {made[0].made_by_job}: making nothing")
+        return made
 
     def _require_pinned(self, index: int, uri: str, identity: Identity) -> None:
         """A replay is of the same inputs or of none."""
@@ -348,6 +382,11 @@ class Transform:
     def _has_staged(self, redo: pb.RedoRecord) -> None:
         self.staged.append(redo)
         self._journal.has_staged(redo)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def to_its_end(work: Awaitable[T]) -> T:

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from controller import frames
 from controller.core.fitting import Offer
 from controller.offers import offer_of
-from controller.store.attempts import Decline, End, Item, Log, Speaker, Stage, Start
+from controller.store.attempts import Answer, Decline, End, Item, Log, Recall, Speaker, Stage, Start
 from controller.store.fleet import Reconciled, Register
 from controller.store.leases import Leased
 from controller.store.tables import AgentId, AttemptId
@@ -27,7 +27,9 @@ BUNDLES = "bundles"
 """The feature of taking several frames as one."""
 REMAINS = "remains"
 """The agent's feature of answering Collect."""
-FEATURES = (BUNDLES,)
+RECALL = "recall"
+"""The feature of answering Recall."""
+FEATURES = (BUNDLES, RECALL)
 MOST_IN_BUNDLE = 256
 BUNDLE_BYTES = 1 << 20
 
@@ -183,6 +185,8 @@ class Exchange:
                 return [End(frame.ended, self._roll())]
             case "decline":
                 return [Decline(AttemptId(frame.decline.attempt_id), frame.decline.message)]
+            case "recall":
+                return [Recall(AttemptId(frame.recall.attempt_id), frame.recall.recipe)]
             case "remains":
                 # Too large for the database: whoever drives this sees to it.
                 return []
@@ -195,7 +199,7 @@ class Exchange:
         self._begun.add(attempt_id)
         return [Start(AttemptId(attempt_id))]
 
-    def answer(self, item: Item, answer: bool | None) -> pb.SessionResponse | None:
+    def answer(self, item: Item, answer: Answer) -> pb.SessionResponse | None:
         """What to say once an item is durable."""
         match item:
             case Log(chunk=chunk):
@@ -210,6 +214,11 @@ class Exchange:
             case Stage(report=report):
                 refused = pb.Stop(attempt_id=report.attempt_id, reason=Reason.PUBLISH_REFUSED)
                 return pb.SessionResponse(stop=refused)
+            case Recall(attempt_id=attempt_id):
+                recalled = pb.Recalled(attempt_id=attempt_id)
+                for artifact in answer if isinstance(answer, tuple) else ():
+                    recalled.artifacts.add().ParseFromString(artifact)
+                return pb.SessionResponse(recalled=recalled)
             case _:
                 return None
 

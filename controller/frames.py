@@ -23,6 +23,8 @@ MOST_DOCUMENT = 1 << 20
 """Bytes of a plan or a record: a caller gets those of every attempt in one message."""
 MOST_LOG_CHUNK = 1 << 20
 MOST_REMAINS_PIECE = 1 << 20
+MOST_REUSED = 200
+"""Artifacts that a job may take from another."""
 MOST_RUN_S = 10 * 365 * 86_400
 _MOST = 2.0**53
 
@@ -57,6 +59,9 @@ def check(frame: pb.SessionRequest) -> None:
         case "ended":
             _name("ended.attempt_id", frame.ended.attempt_id)
             _trim(frame.ended)
+        case "recall":
+            _name("recall.attempt_id", frame.recall.attempt_id)
+            _name("recall.recipe", frame.recall.recipe)
         case "remains":
             _name("remains.attempt_id", frame.remains.attempt_id)
             if frame.remains.offset < 0 or len(frame.remains.data) > MOST_REMAINS_PIECE:
@@ -73,6 +78,7 @@ def _trim(report: pb.EndReport) -> None:
     usage.cpu_seconds = _within(usage.cpu_seconds, _MOST)
     usage.peak_memory_bytes = max(0, usage.peak_memory_bytes)
     report.kept_bytes = max(0, report.kept_bytes)
+    del report.reused[MOST_REUSED:]
     usage.bytes_read = max(0, usage.bytes_read)
     usage.bytes_written = max(0, usage.bytes_written)
     usage.media_seconds = _within(usage.media_seconds, _MOST)

@@ -130,6 +130,7 @@ def _tell(job: job_pb2.Job, original: job_pb2.Job | None, settings: Settings) ->
             ("queue", job.spec.queue),
             ("labels", _pairs(job.spec.labels)),
             ("requires", _pairs(job.spec.require)),
+            ("reused", ", ".join(sorted({f"from job {one.made_by_job}" for one in job.artifacts if one.made_by_job}))),
             ("replay of", job.replay_of),
             ("replay is", outcome(job, original) if original is not None else ""),
             ("after", _after(job.spec)),

@@ -45,6 +45,7 @@ class Request:
     not_before: datetime | None = None
     hold: bool = False
     overwrite: bool = False
+    reuse: bool = False
     verbose: bool = False
 
 
@@ -104,6 +105,11 @@ _OPTIONS: Final = (
         help="It must have ended by then: 2026-05-01T06:00:00Z, or from now on: 2h.",
     ),
     click.option("--overwrite", is_flag=True, help="Replace existing outputs."),
+    click.option(
+        "--reuse",
+        is_flag=True,
+        help="Where a job with --reuse made the same of the same content in the same folder before, take that.",
+    ),
     click.option("--verbose", is_flag=True, help="Log what FFmpeg says in detail."),
 )
 _QUEUEING: Final = (
@@ -156,6 +162,7 @@ def build(request: Request, *, cwd: Path | None = None) -> list[job_pb2.JobSpec]
         spec.labels.update(labels)
         spec.require.update(require)
         spec.overwrite = spec.overwrite or request.overwrite
+        spec.reuse = spec.reuse or request.reuse
         spec.verbose = spec.verbose or request.verbose
     return specs
 

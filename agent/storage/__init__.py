@@ -69,6 +69,10 @@ class ObjectStore(Protocol):
         """
         ...
 
+    async def bears(self, uri: str, *, sha256: str, size: int) -> bool:
+        """Whether ``uri`` has this content now. False also where nobody can tell without reading it over a network."""
+        ...
+
     async def sweep(self, uri: str, attempt_id: str) -> None:
         """Removes whatever an attempt that has ended left staged for ``uri``, known to anybody or not. Idempotent.
 

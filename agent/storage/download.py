@@ -81,6 +81,13 @@ class Remote(ABC):
                 return found.identity
         raise AssertionError
 
+    async def bears(self, uri: str, *, sha256: str, size: int) -> bool:
+        try:
+            found = await self._find(uri)
+        except MediaFailure:
+            return False
+        return found.identity.size == size and found.sha256 == sha256
+
     async def _find(self, uri: str) -> Found:
         try:
             found = await patiently(self.patience, lambda: self.find(uri))

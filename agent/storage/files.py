@@ -50,6 +50,16 @@ class FileStore:
     async def complete(self, final_uri: str, staged_uri: str, *, sha256: str, size: int, overwrite: bool) -> None:
         await _in_thread(lambda _: self._complete(final_uri, staged_uri, sha256, size, overwrite))
 
+    async def bears(self, uri: str, *, sha256: str, size: int) -> bool:
+        def compare(_: threading.Event) -> bool:
+            try:
+                self._check_published(self._target(uri), sha256, size)
+            except MediaFailure:
+                return False
+            return True
+
+        return await _in_thread(compare)
+
     async def discard(self, staged_uri: str) -> None:
         await _in_thread(lambda _: self._discard(staged_uri))
 

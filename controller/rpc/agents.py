@@ -18,7 +18,7 @@ from controller.frames import check_hello
 from controller.reception import Receptions
 from controller.sessions import Sessions
 from controller.store import queries, topics
-from controller.store.attempts import Decline, EpochSuperseded, Item, Report
+from controller.store.attempts import Answer, Decline, EpochSuperseded, Item, Report
 from controller.store.collecting import wanted_from
 from controller.store.leases import leases_of
 from controller.store.writer import Store
@@ -152,7 +152,7 @@ class _Listener:
         reply = self._store.enqueue(Report(self._session.exchange.speaker, items))
         reply.add_done_callback(lambda done: self._answer(items, done))
 
-    def _answer(self, items: tuple[Item, ...], done: asyncio.Future[list[bool | None]]) -> None:
+    def _answer(self, items: tuple[Item, ...], done: asyncio.Future[list[Answer]]) -> None:
         """Answer once the items are committed; a report that failed ends the stream, and the agent repeats."""
         if done.cancelled():
             return
