@@ -91,7 +91,7 @@ def client_of(table: StoreTable, patience: Patience) -> S3Client:
     session = boto3.session.Session(
         botocore_session=settings, profile_name=table.profile or None, region_name=table.region or None
     )
-    return session.client(
+    made: S3Client = session.client(
         "s3",
         endpoint_url=table.endpoint or None,
         # A server of one's own seldom has regions, but signing needs a name.
@@ -107,6 +107,7 @@ def client_of(table: StoreTable, patience: Patience) -> S3Client:
             tcp_keepalive=True,
         ),
     )
+    return made
 
 
 def translated(work: Callable[[], T]) -> T:
@@ -127,6 +128,8 @@ def translated(work: Callable[[], T]) -> T:
         said.PartialCredentialsError,
         said.CredentialRetrievalError,
         said.ProfileNotFound,
+        said.ConfigNotFound,
+        said.ConfigParseError,
         said.TokenRetrievalError,
         said.SSOError,
     ) as error:
@@ -135,6 +138,9 @@ def translated(work: Callable[[], T]) -> T:
         raise Fault(Kind.REFUSED, f"the request cannot be made: {type(error).__name__}") from None
     except (said.BotoCoreError, Boto3Error, HTTPError) as error:
         raise Fault(Kind.BUSY, f"the connection to the store failed: {type(error).__name__}") from None
+    except RecursionError:
+        # The library looks for the bucket's region upon each redirect, also upon one of that question.
+        raise Fault(Kind.BUSY, "it redirects without end; check the store's region and endpoint") from None
     except ValueError as error:
         raise Fault(Kind.REFUSED, f"the request cannot be made: {type(error).__name__}") from None
 
