@@ -6,7 +6,7 @@ An older controller goes on using this schema: it knows nothing of the table.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
+revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
