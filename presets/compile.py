@@ -14,11 +14,11 @@ from ffmpeg.streams.video import VideoStream as FilteredPicture
 from presets import beside, command, decisions, levels, picture, rehearsal, report
 from presets.beside import Beside
 from presets.capabilities import Binary
-from presets.completeness import Taken, declared_s, expected_s, require_whole
+from presets.completeness import Taken, declared_s, expected_s, require_numbers, require_whole
 from presets.document import Media, VideoSpec
 from presets.expectations import expectation
 from presets.facts import Chapter, MediaFacts
-from presets.formats import CODECS, REPORT
+from presets.formats import CODECS, CONTAINERS, FLOATS, REPORT
 from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
 from presets.names import encode_id, path_of, sound_id, verify_id
@@ -66,8 +66,8 @@ def compile(  # noqa: A001 -- the name this step has everywhere; the module is i
     job = _Job(intent, graph, passes, facts, binary, gpu, decided)
     sources = graph.sources
     job.describe(sources)
-    if len(sources) > 1 or not graph.keeps_length:
-        for source in sources:
+    for source in sources:
+        if len(sources) > 1 or not graph.keeps_length or source.stream.codec in FLOATS:
             job.inspect(source)
     for output in job.media:
         job.measure(output)
@@ -116,12 +116,17 @@ class _Job:
         self._decide("FFmpeg", version, "the newest that can do this job, and of those the quickest to start")
 
     def inspect(self, source: Source) -> None:
-        """With several streams, or steps that change lengths, no other pass shows where each stream ends."""
+        """With several streams, or steps that change lengths, no other pass shows where each stream ends.
+
+        None shows samples that are no numbers: meters pass over them, and codecs make of them what they will.
+        """
         id_ = f"inspect.{source.input}.{source.position}"
-        argv = command.inspect(self.graph.opened(source), self.passes.threads)
+        file = f"{id_}.txt" if source.stream.codec in FLOATS else None
+        argv = command.inspect(self.graph.opened(source), self.passes.threads, file)
         media_s = declared_s(self.facts[source.input], source.stream) or self._expected_s()
-        if (seen := self.passes.run(id_, Purpose.INSPECT, argv, media_s=media_s)) is not None:
+        if (seen := self.passes.run(id_, Purpose.INSPECT, argv, media_s=media_s, measure=file)) is not None:
             require_whole(seen.out_time_s, self._taken(source))
+            require_numbers(seen.survey)
 
     def measure(self, output: OutputRef) -> None:
         """Outputs with one rate and layout share one measurement."""
@@ -139,7 +144,8 @@ class _Job:
         made = self._beside(output)
         self.decisions += beside.decisions(self.intent, self.facts, output, made, self._chapters(output))
         if (path := self._packing(output, "").chapters) is not None:
-            self.documents[path] = beside.ffmetadata(made.chapters)
+            as_tags = CONTAINERS[output.profile.document.container].chapters_as_tags
+            self.documents[path] = beside.ffmetadata(made.chapters, as_tags=as_tags)
         step, signal = loudness_of(self.intent), self._programme(output)
         target_lufs = step.target_for(signal.channels) if step is not None and signal is not None else None
         if step is None or signal is None or target_lufs is None:
@@ -446,13 +452,23 @@ class _Job:
         signal = self._programme(output)
         return self.facts[self.graph.picture.input].chapters if signal is None else signal.chapters
 
+    def _length_s(self, output: OutputRef) -> float | None:
+        """Of the longer of picture and sound, as far as it is told."""
+        signal = self._programme(output)
+        lengths = [] if signal is None else [signal.length_s]
+        if output.profile.document.video is not None:
+            source = self.graph.picture
+            lengths.append(source.stream.duration_s or self.facts[source.input].duration_s)
+        known = [length for length in lengths if length is not None]
+        return max(known) if len(known) == len(lengths) else None
+
     def _beside(self, output: OutputRef) -> Beside:
         """Tags, cover and chapters are the default role's."""
         default = default_role(self.intent.preset)
         sources: list[Source | PictureSource] = [*self.graph.sources] or [self.graph.picture]
         first = min(sources, key=lambda source: source.role != default)
         main = (first.input, first.stream.index)
-        return beside.beside(self.intent, self.facts, output, main, self._chapters(output))
+        return beside.beside(self.intent, self.facts, output, main, self._chapters(output), self._length_s(output))
 
     def _decide(self, subject: str, choice: str, because: str) -> None:
         self.decisions.append(Decision(subject, choice, because))

@@ -39,6 +39,9 @@ _STATES_DURATION = frozenset(
 #: be told: it would then refuse an MP3 that was cut out of a longer one.
 CHECKSUMMED = frozenset({"ac3", "eac3", "flac", "tak", "tta", "wavpack"})
 
+#: Codecs whose samples are floats as they are in the file, which may be infinite or no numbers at all.
+FLOATS = frozenset({"wavpack", *(f"pcm_f{bits}" for bits in ("16le", "24le", "32be", "32le", "64be", "64le"))})
+
 
 def states_duration(format_name: str) -> bool:
     """Whether files of this format (as ffprobe names it) declare their duration."""
@@ -49,7 +52,10 @@ def states_duration(format_name: str) -> bool:
 class Container:
     """An output container: FFmpeg's muxer, its extra options, the codecs it takes, ffprobe's names of it.
 
-    ``covers``: it has a place for cover art; ``chapters``: and for chapters.
+    ``covers``: it has a place for cover art; ``chapters``: and for chapters. ``chapters_from_0``: their list begins
+    with the programme, and so does the first of them. ``chapters_as_tags``: they are tags, by the names that Xiph
+    agreed on. FFmpeg itself writes these for Opus only, and chapters that begin in the second half of a second one
+    second too late.
     """
 
     muxer: str
@@ -58,6 +64,8 @@ class Container:
     options: Mapping[str, str]
     covers: bool
     chapters: bool
+    chapters_from_0: bool
+    chapters_as_tags: bool
 
 
 def _container(muxer: str, codecs: str, probed_as: str = "", *, holds: str = "", **options: str) -> Container:
@@ -68,6 +76,8 @@ def _container(muxer: str, codecs: str, probed_as: str = "", *, holds: str = "",
         options=MappingProxyType(options),
         covers="cover" in holds.split(),
         chapters="chapters" in holds.split(),
+        chapters_from_0=muxer == "mp4",
+        chapters_as_tags=muxer == "ogg",
     )
 
 

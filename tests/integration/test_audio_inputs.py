@@ -111,6 +111,22 @@ def test_a_quarter_megahertz_of_studio_float_is_band_limited(folder: Path, binar
     assert level_db(middle, 18_000) < -140
 
 
+@pytest.mark.parametrize("preset", ["loudness_podcast", "convert", "audio_analyze"])
+@pytest.mark.parametrize("sample", [math.nan, math.inf, 1e300])
+def test_what_is_no_number_is_no_sound(preset: str, sample: float, binary: Binary, tmp_path: Path) -> None:
+    """Meters pass over it, and codecs make clicks at full scale of it, or crash: it is refused beforehand."""
+    source = tmp_path / "failed.wav"
+    samples = [0.1 * math.sin(math.tau * 440 * n / 48_000) for n in range(96_000)]
+    samples[50_000] = sample
+    data = struct.pack(f"<{len(samples)}d", *samples)
+    kind = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, 48_000, 8 * 48_000, 8, 64)
+    body = b"WAVE" + kind + struct.pack("<4sI", b"data", len(data)) + data
+    source.write_bytes(struct.pack("<4sI", b"RIFF", len(body)) + body)
+    with pytest.raises(MediaFailure, match=r"has 1 samples that are infinite or no numbers") as caught:
+        by_preset(preset, source, binary, tmp_path / "w")
+    assert caught.value.reason is Reason.INPUT_CORRUPT
+
+
 def test_seven_channels_and_low_frequencies_become_stereo_in_proportion(
     folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
