@@ -325,6 +325,25 @@ def test_no_duration_in_the_header(arguments: tuple[str, ...], folder: Path, bin
 
 
 @pytest.mark.parametrize(
+    ("extension", "remedy"), [("wav", r"-c copy NEW\.wav"), ("mp3", "give them one by one, or join them")]
+)
+def test_whole_files_that_cannot_be_told_from_cut_ones(
+    extension: str, remedy: str, folder: Path, binary: Binary, tmp_path: Path
+) -> None:
+    """A WAV out of a pipe, whose last packet is cut for FFmpeg, and MP3s in a row: what to do is in the message."""
+    source = tmp_path / f"odd.{extension}"
+    piped = ["ffmpeg", "-v", "error", "-i", str(synthesise("speech", folder)), "-f", extension, "-"]
+    written = subprocess.run(piped, capture_output=True, check=True).stdout
+    if extension == "mp3":
+        _ffmpeg("-i", synthesise("speech", folder), source)
+        written = 2 * source.read_bytes()
+    source.write_bytes(written)
+    with pytest.raises(MediaFailure, match=remedy) as caught:
+        by_preset("loudness_podcast", source, binary, tmp_path / "w")
+    assert caught.value.reason is Reason.INPUT_CORRUPT
+
+
+@pytest.mark.parametrize(
     "encoder", ["pcm_s24le wav", "pcm_s16le w64", "flac flac", "alac m4a", "aac m4a", "libmp3lame mp3"]
 )
 def test_a_file_cut_short_is_refused(encoder: str, folder: Path, binary: Binary, tmp_path: Path) -> None:
