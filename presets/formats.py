@@ -215,9 +215,10 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
             frozenset({"mono", "stereo"}),
             vbr_qualities=(0, 9),
         ),
+        # Whatever rate it is given, it is decoded at this one, and its files say so.
         "opus": Codec(
             (6, 510),
-            frozenset({8000, 12000, 16000, 24000, 48000}),
+            frozenset({48000}),
             {},
             _XIPH_LAYOUTS,
             surround_options=_OPUS_SURROUND,
