@@ -25,8 +25,20 @@ _CORPUS = Path(os.environ.get("MEDIA_CORPUS") or _ROOT.parent / "shared" / "medi
 _NO_CORPUS = f"no recordings at {_CORPUS}: set MEDIA_CORPUS to a folder of media files"
 
 
-_LONGEST_FIRST = ("systemd", "simulation", "acceptance", "corpus", "integration", "contract")
-"""Folders by how long their files take; what is not named here takes seconds."""
+_LONGEST_FIRST = (
+    "systemd",
+    "simulation",
+    "acceptance",
+    "corpus",
+    "integration/test_presets_ffmpeg.py",
+    "integration/test_audio_inputs.py",
+    "integration/test_video_ffmpeg.py",
+    "integration/test_operations_voice.py",
+    "integration/test_loudness_ffmpeg.py",
+    "integration",
+    "contract",
+)
+"""Folders and files by how long they take; what is not named here takes seconds."""
 
 
 @pytest.fixture(scope="session")
@@ -85,5 +97,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _place(item: pytest.Item) -> int:
-    folder = item.path.relative_to(_TESTS).parts[0]
-    return _LONGEST_FIRST.index(folder) if folder in _LONGEST_FIRST else len(_LONGEST_FIRST)
+    path = item.path.relative_to(_TESTS).as_posix()
+    return next((n for n, begins in enumerate(_LONGEST_FIRST) if path.startswith(begins)), len(_LONGEST_FIRST))
