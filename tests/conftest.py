@@ -1,6 +1,7 @@
 """What every test may rely on: the folder of real recordings, a PostgreSQL, and how long Hypothesis may think."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +15,11 @@ from tests.fakes.postgres import Postgres, PostgresAbsent
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # Read once in a process: what gRPC logs of one test's connections would be on the stderr that another one looks at.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+# Hundreds of processes are started, and each worker rewrites every assertion: what is compiled is kept, whatever the
+# environment says.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Other tests share the cores: how long one example took says nothing about the code.
 settings.register_profile("shared-machine", deadline=None)
