@@ -9,10 +9,11 @@ import asyncio
 import json
 import shlex
 from collections.abc import Awaitable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from agent import manifest
 from agent.core.progress import Meter
 from agent.journal import Journal
 from agent.logbook import Logbook
@@ -20,7 +21,7 @@ from agent.means import Means
 from agent.media.failure import failure_of
 from agent.media.guards import Bounds
 from agent.media.probe import probe
-from agent.media.runner import LOG_NAME, run
+from agent.media.runner import LOG_NAME, Relay, run
 from agent.media.usage import Usage
 from agent.records import redo_record
 from agent.storage import Identity
@@ -93,7 +94,7 @@ class Transform:
 
     async def make(self) -> None:
         """Up to outputs that are verified and staged, or up to the plan where only that is asked for."""
-        if len(self._journal.staged) == len(self.intent.outputs):
+        if len(self._journal.staged) == len(self.intent.outputs) + manifest.is_wanted(self.intent):
             self._recall()
             return
         binary = self._choose_binary()
@@ -103,8 +104,9 @@ class Transform:
             return
         expected = estimate(self.intent, self.facts, plan)
         await asyncio.to_thread(self._means.room.reserve, self._lease.attempt_id, 0, expected.total_bytes)
-        plan = await self._run_steps(plan, binary, expected)
-        await self._stage(plan)
+        with closing(Relay()) as relay:
+            plan = await self._run_steps(plan, binary, expected, relay)
+        await self._stage(plan, binary)
 
     async def publish(self) -> None:
         """Make visible what is staged. May be repeated."""
@@ -212,7 +214,7 @@ class Transform:
         for path, text in plan.documents.items():
             (self._workspace.path / path).write_text(text)
 
-    async def _run_steps(self, plan: Plan, binary: Binary, expected: Estimate) -> Plan:
+    async def _run_steps(self, plan: Plan, binary: Binary, expected: Estimate, relay: Relay) -> Plan:
         results = self.results
         await asyncio.to_thread(self._write_documents, plan)
         while (step := plan.next(results)) is not None:
@@ -223,7 +225,7 @@ class Transform:
                 self._begin_probes(step)
             else:
                 result, used = await self._run_step(
-                    step, len(results) + 1, binary, Bounds.of(step, expected.bound(step))
+                    step, len(results) + 1, binary, Bounds.of(step, expected.bound(step)), relay
                 )
                 self._journal.did(step.id, result, used)
             self.usage = self.usage.followed_by(used)
@@ -242,7 +244,7 @@ class Transform:
         return plan
 
     async def _run_step(
-        self, step: Invocation, number: int, binary: Binary, bounds: Bounds
+        self, step: Invocation, number: int, binary: Binary, bounds: Bounds, relay: Relay
     ) -> tuple[StepResult, Usage]:
         activity = step.title
         self._observer.status(activity)
@@ -271,6 +273,7 @@ class Transform:
             on_progress=progress,
             stop=self._stop,
             bounds=bounds,
+            relay=relay,
             room=lambda: self._means.room.room(lease.attempt_id),
         )
         self._logbook.ship(final=True)
@@ -288,7 +291,7 @@ class Transform:
                     probe(self._means.ffprobe, Path(expectation.path), cwd=self._workspace.path)
                 )
 
-    async def _stage(self, plan: Plan) -> None:
+    async def _stage(self, plan: Plan, binary: Binary) -> None:
         reports = {report.name: report for report in plan.measured}
         self._observer.status("verifying")
         documents = plan.documents
@@ -309,6 +312,8 @@ class Transform:
                 continue
             self._observer.status(f"staging {output.uri}")
             await to_its_end(self._stage_one(output, expectation, reports.get(output.name), facts))
+        if manifest.is_wanted(self.intent):
+            await to_its_end(self._stage_manifest(plan, binary))
 
     async def _stage_one(
         self,
@@ -319,7 +324,18 @@ class Transform:
     ) -> None:
         store = self._means.stores.store_for(output.uri)
         staged = await store.stage(self._workspace.path / expectation.path, output.uri, self._lease.attempt_id)
-        redo = redo_record(output, expectation, report, facts, staged, self.intent)
+        self._has_staged(redo_record(output, expectation, report, facts, staged, self.intent))
+
+    async def _stage_manifest(self, plan: Plan, binary: Binary) -> None:
+        inputs = list(zip(self.identities, self.facts, strict=True))
+        made = [redo.artifact for redo in self.staged]
+        path, uri = self._workspace.outputs / manifest.NAME, manifest.uri(self.intent, self._lease.job_id)
+        text = manifest.text(self._lease, self.intent, plan, binary, inputs, made)
+        await asyncio.to_thread(path.write_text, text, encoding="utf-8")
+        staged = await self._means.stores.store_for(uri).stage(path, uri, self._lease.attempt_id)
+        self._has_staged(manifest.redo_record(self.intent, self._lease.job_id, staged))
+
+    def _has_staged(self, redo: pb.RedoRecord) -> None:
         self.staged.append(redo)
         self._journal.has_staged(redo)
 

@@ -75,7 +75,8 @@ _OPTIONS: Final = (
         "profiles",
         multiple=True,
         metavar="NAME",
-        help="How it is packed; repeat for several outputs. Without it the preset's own.",
+        help="How it is packed; repeat for several outputs, which ID.job.json beside them then lists. Without it the "
+        "preset's own.",
     ),
     click.option(
         "-p",

@@ -138,7 +138,7 @@ def artifact_row(artifact: job_pb2.Artifact) -> tuple[str, ...]:
         render.place(artifact.uri),
         _change(loudness, "integrated_lufs") if artifact.HasField("loudness") else "",
         _change(loudness, "true_peak_dbtp") if artifact.HasField("loudness") else "",
-        render.duration(artifact.duration_seconds),
+        render.duration(artifact.duration_seconds) if artifact.duration_seconds else "",
         render.size(artifact.size_bytes),
         ", ".join(artifact.streams),
     )

@@ -28,6 +28,7 @@ def closer_look(
 def rehearse(
     passes: Passes,
     signal: Signal,
+    goal: levels.Goal,
     aim: levels.Goal,
     before: Loudness,
     rehearsals: list[levels.Trial],
@@ -35,7 +36,7 @@ def rehearse(
     media_s: float | None,
 ) -> bool:
     """Measure what the limiter leaves until the gain for ``aim`` is known; False as long as a result is missing."""
-    while (setting := levels.next_rehearsal(aim, before, rehearsals, encodes)) is not None:
+    while (setting := levels.next_rehearsal(goal, aim, before, rehearsals, encodes)) is not None:
         heard = passes.measured(command.levelled(signal, setting), media_s, "limited_programme")
         if heard is None:
             return False

@@ -116,6 +116,22 @@ def test_a_quarter_megahertz_of_studio_float_is_band_limited(folder: Path, binar
     assert level_db(middle, 18_000) < -140
 
 
+@pytest.mark.parametrize("preset", ["loudness_podcast", "convert", "audio_analyze"])
+@pytest.mark.parametrize("sample", [math.nan, math.inf, 1e300])
+def test_what_is_no_number_is_no_sound(preset: str, sample: float, binary: Binary, tmp_path: Path) -> None:
+    """Meters pass over it, and codecs make clicks at full scale of it, or crash: it is refused beforehand."""
+    source = tmp_path / "failed.wav"
+    samples = [0.1 * math.sin(math.tau * 440 * n / 48_000) for n in range(96_000)]
+    samples[50_000] = sample
+    data = struct.pack(f"<{len(samples)}d", *samples)
+    kind = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, 48_000, 8 * 48_000, 8, 64)
+    body = b"WAVE" + kind + struct.pack("<4sI", b"data", len(data)) + data
+    source.write_bytes(struct.pack("<4sI", b"RIFF", len(body)) + body)
+    with pytest.raises(MediaFailure, match=r"has 1 samples that are infinite or no numbers") as caught:
+        by_preset(preset, source, binary, tmp_path / "w")
+    assert caught.value.reason is Reason.INPUT_CORRUPT
+
+
 def test_seven_channels_and_low_frequencies_become_stereo_in_proportion(
     folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
@@ -311,6 +327,25 @@ def test_no_duration_in_the_header(arguments: tuple[str, ...], folder: Path, bin
     after = measured(by_preset("loudness_podcast", source, binary, tmp_path / "w").path)
     assert after.duration_s == pytest.approx(12, abs=0.15)
     assert after.integrated_lufs == pytest.approx(-16, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("extension", "remedy"), [("wav", r"-c copy NEW\.wav"), ("mp3", "give them one by one, or join them")]
+)
+def test_whole_files_that_cannot_be_told_from_cut_ones(
+    extension: str, remedy: str, folder: Path, binary: Binary, tmp_path: Path
+) -> None:
+    """A WAV out of a pipe, whose last packet is cut for FFmpeg, and MP3s in a row: what to do is in the message."""
+    source = tmp_path / f"odd.{extension}"
+    piped = ["ffmpeg", "-v", "error", "-i", str(synthesise("speech", folder)), "-f", extension, "-"]
+    written = subprocess.run(piped, capture_output=True, check=True).stdout
+    if extension == "mp3":
+        _ffmpeg("-i", synthesise("speech", folder), source)
+        written = 2 * source.read_bytes()
+    source.write_bytes(written)
+    with pytest.raises(MediaFailure, match=remedy) as caught:
+        by_preset("loudness_podcast", source, binary, tmp_path / "w")
+    assert caught.value.reason is Reason.INPUT_CORRUPT
 
 
 @pytest.mark.parametrize(

@@ -574,7 +574,7 @@ class StageReport(_message.Message):
     """The attempt."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___RedoRecord]:
-        """One for each output."""
+        """One for each output, and that of the manifest behind them."""
 
     def __init__(
         self,

@@ -545,7 +545,7 @@ class Artifact(_message.Message):
     LOUDNESS_FIELD_NUMBER: _builtins.int
     ANALYSIS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the output: its profile's name."""
+    """Name of the output: its profile's name. `job.json`: the manifest of a job with several outputs, made visible last."""
     uri: _builtins.str
     """Where it was published."""
     size_bytes: _builtins.int
@@ -553,11 +553,11 @@ class Artifact(_message.Message):
     sha256: _builtins.str
     """SHA-256 of the content, lower-case hexadecimal."""
     profile: _builtins.str
-    """Full name of the profile that packed it, e.g. `aac_192_v1`."""
+    """Full name of the profile that packed it, e.g. `aac_192_v1`; empty for a manifest."""
     duration_seconds: _builtins.float
     """Duration of the decoded media in seconds."""
     container: _builtins.str
-    """Container as ffprobe names it; `report` for a JSON document of measurements."""
+    """Container as ffprobe names it; `report` for a JSON document of measurements, `manifest` for the job's own."""
     @_builtins.property
     def streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Streams in a few words, e.g. `h264 1280x720 30 fps`, `aac 48000 Hz stereo`."""

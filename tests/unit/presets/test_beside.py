@@ -72,6 +72,14 @@ def test_a_container_without_a_place_for_chapters_takes_no_such_flag() -> None:
         parse_profile(flac)
 
 
+def test_more_chapters_than_a_recording_has_are_the_first_of_them() -> None:
+    """What is read of a file is bounded, and the plan says that it may have been more."""
+    many = tuple(Chapter(n / 100, (n + 1) / 100, "") for n in range(1000))
+    assert _told(_plan(replace(BOOK, chapters=many)), "chapters") == [
+        ("the first 1000 kept", "the timeline is the recording's")
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
