@@ -43,9 +43,9 @@ steps = [{ op = "loudness" }]
 
 #: Profiles and parameters.
 DELIVERIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    "wav -14": ("audio_only_master", {"target_lufs": "-14"}),
     "aac 96 -16": ("aac_192", {"target_lufs": "-16", "profile.bitrate_kbps": "96"}),
     "opus 96 -23": ("opus_96", {"target_lufs": "-23"}),
+    "wav -14": ("audio_only_master", {"target_lufs": "-14"}),
 }
 
 #: What AAC at 96 kbit/s makes of strokes of white noise that are limited: a LU less loud, and peaks 2 dB above the
