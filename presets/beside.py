@@ -69,7 +69,7 @@ def beside(
     ogg = "ogg" in facts[index].format_name.split(",")
     specifier = (f"s:{stream}" if ogg else "g") if tags.keep else None
     found = _cover(intent, facts, index)
-    takes_cover = found is not None and found.stream.codec in COVER_CODECS and not _why_no_cover(profile)
+    takes_cover = found is not None and not _why_no_cover(profile, found.stream)
     listed = _listed(chapters, profile, length_s) if profile.delivery.chapters else ()
     return Beside(index, specifier, tags.values, found if takes_cover else None, listed)
 
@@ -97,10 +97,10 @@ def decisions(
     if (found := _cover(intent, facts, made.input)) is not None:
         what = f"{found.stream.codec} {found.stream.width}x{found.stream.height}"
         whose = f"of the role {intent.inputs[found.input].role}" if found.given else "of the recording itself"
-        why = _why_no_cover(profile) or f"cover art is {' or '.join(sorted(COVER_CODECS))}"
         if made.cover is not None:
             yield Decision(f"{name}: cover", f"{what}, unchanged", whose)
         else:
+            why = _why_no_cover(profile, found.stream)
             yield Decision(f"{name}: cover", f"left out ({what}, {whose})", why)
     stated = facts[made.input].chapters
     if made.chapters:
@@ -144,14 +144,14 @@ def _cover(intent: Intent, facts: Sequence[MediaFacts], main: int) -> Cover | No
             return Cover(index, 0, _given(facts[index]), given=True)
     pictures = [stream for stream in facts[main].streams if isinstance(stream, VideoStream)]
     attached = [(n, s) for n, s in enumerate(pictures) if s.attached_pic and s.width > 0 and s.height > 0]
-    # A format that can be kept before others.
-    best = min(attached, key=lambda found: (found[1].codec not in COVER_CODECS, found[0]), default=None)
+    # One that can be kept before others.
+    best = min(attached, key=lambda found: (bool(_why_unfit(found[1])), found[0]), default=None)
     return None if best is None else Cover(main, *best, given=False)
 
 
 def _given(facts: MediaFacts) -> VideoStream:
     stream = next((stream for stream in facts.streams if isinstance(stream, VideoStream)), None)
-    if stream is None or stream.codec not in COVER_CODECS or not stream.width or not stream.height:
+    if stream is None or _why_unfit(stream) or not stream.width or not stream.height:
         raise MediaFailure(Reason.INPUT_CORRUPT, "the cover art is no readable JPEG or PNG picture")
     if facts.size_bytes > _MOST_BYTES or max(stream.width, stream.height) > _MOST_PIXELS_A_SIDE:
         told = (
@@ -162,12 +162,19 @@ def _given(facts: MediaFacts) -> VideoStream:
     return stream
 
 
-def _why_no_cover(profile: ProfileDocument) -> str:
+def _why_no_cover(profile: ProfileDocument, picture: VideoStream) -> str:
     if profile.video is not None:
         return "the file has a picture"
     if not CONTAINERS[profile.container].covers:
         return f"a {profile.container} file has no place for it"
-    return "" if profile.delivery.cover else "the profile takes none"
+    return _why_unfit(picture) if profile.delivery.cover else "the profile takes none"
+
+
+def _why_unfit(picture: VideoStream) -> str:
+    if picture.codec not in COVER_CODECS:
+        return f"cover art is {' or '.join(sorted(COVER_CODECS))}"
+    # The size may be told beside the picture, the format of its pixels by itself alone.
+    return "" if picture.pixel_format is not None else "it is damaged: its head cannot be read"
 
 
 def _escaped(title: str) -> str:

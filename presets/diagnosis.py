@@ -85,6 +85,18 @@ _MENDABLE = (
     ),
 )
 
+#: What no try will ever do, and what to ask for instead.
+_IMPOSSIBLE = (
+    (
+        re.compile(r"Rematrix is needed between (\d+ channels)"),
+        "an input has {} and does not say for which speakers: give a file that names its layout, or one channel of it",
+    ),
+    (
+        re.compile(r"(Bit allocation failed)\. Try increasing the bitrate"),
+        "the bit rate is too low for so many channels: ask for a higher one (profile.bitrate_kbps)",
+    ),
+)
+
 #: Of WAV that is cut short its header alone says so, and the header may be wrong.
 _WAV_TRUNCATED = re.compile(r"\[(in#\d+/)?wav @ \w+\] (\[\w+\] )?Packet corrupt")
 
@@ -111,6 +123,9 @@ def diagnose(invocation: Invocation, exit_status: int, log_tail: str) -> tuple[R
         return Reason.FFMPEG_FAILED, f"FFmpeg was ended by signal {-exit_status} in step {invocation.id}{told}"
     if invocation.purpose is Purpose.VERIFY:
         return Reason.OUTPUT_INVALID, f"the encoded file does not decode to its end{told}"
+    for pattern, words in _IMPOSSIBLE:
+        if (found := pattern.search(log_tail)) is not None:
+            return Reason.UNSUPPORTED_COMBINATION, words.format(found[1])
     if not _ENCODER.search(log_tail):
         for pattern, what, remedy in _MENDABLE:
             if pattern.search(log_tail):

@@ -35,6 +35,10 @@ _STATES_DURATION = frozenset(
     {"mov", "mp4", "m4a", "3gp", "matroska", "webm", "wav", "w64", "flac", "aiff", "caf", "avi", "asf", "mxf", "ape"}
 )
 
+#: Input formats whose clock FFmpeg begins with the first of the streams that it is told to use, whatever others began
+#: before, since it may jump there anyway: a sound by itself would lose its place beside the picture.
+_JUMPING_CLOCK = frozenset({"mpegts", "mpeg", "ogg"})
+
 #: Codecs, as ffprobe names them, whose frames carry checksums that FFmpeg verifies when told to. Elsewhere it must not
 #: be told: it would then refuse an MP3 that was cut out of a longer one.
 CHECKSUMMED = frozenset({"ac3", "eac3", "flac", "tak", "tta", "wavpack"})
@@ -46,6 +50,11 @@ FLOATS = frozenset({"wavpack", *(f"pcm_f{bits}" for bits in ("16le", "24le", "32
 def states_duration(format_name: str) -> bool:
     """Whether files of this format (as ffprobe names it) declare their duration."""
     return not _STATES_DURATION.isdisjoint(format_name.split(","))
+
+
+def has_jumping_clock(format_name: str) -> bool:
+    """Whether FFmpeg counts from a file's first stream, or from the first that is used of it."""
+    return not _JUMPING_CLOCK.isdisjoint(format_name.split(","))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +229,10 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
             attenuates_db=_LAME_SCALES,
             overshoot_db=0.2,
         ),
+        # Whatever rate it is given, it is decoded at this one, and its files say so.
         "opus": Codec(
             (6, 510),
-            frozenset({8000, 12000, 16000, 24000, 48000}),
+            frozenset({48000}),
             {},
             _XIPH_LAYOUTS,
             overshoot_db=0.35,

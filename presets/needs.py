@@ -14,7 +14,7 @@ from presets.reasons import Reason
 
 #: Filters that compilation uses whatever the steps are: opening an input, looking for samples that are no numbers, and
 #: measuring what was encoded.
-_ALWAYS = ("aformat", "ametadata", "apad", "aresample", "asetnsamples", "astats", "ebur128", "pan")
+_ALWAYS = ("aformat", "ametadata", "apad", "aresample", "asetnsamples", "asetpts", "astats", "ebur128", "pan")
 
 #: Filters that an analysis takes beside those.
 _METERS = ("asplit", "silencedetect")

@@ -1,6 +1,7 @@
 """What every test may rely on: the folder of real recordings, a PostgreSQL, an S3 server, patience of Hypothesis."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +17,11 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # Read once in a process: what gRPC logs of one test's connections would be on the stderr that another one looks at.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+# Hundreds of processes are started, and each worker rewrites every assertion: what is compiled is kept, whatever the
+# environment says.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Other tests share the cores: how long one example took says nothing about the code.
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
@@ -26,8 +32,20 @@ _CORPUS = Path(os.environ.get("MEDIA_CORPUS") or _ROOT.parent / "shared" / "medi
 _NO_CORPUS = f"no recordings at {_CORPUS}: set MEDIA_CORPUS to a folder of media files"
 
 
-_LONGEST_FIRST = ("systemd", "simulation", "acceptance", "corpus", "integration", "contract")
-"""Folders by how long their files take; what is not named here takes seconds."""
+_LONGEST_FIRST = (
+    "systemd",
+    "simulation",
+    "acceptance",
+    "corpus",
+    "integration/test_presets_ffmpeg.py",
+    "integration/test_audio_inputs.py",
+    "integration/test_video_ffmpeg.py",
+    "integration/test_operations_voice.py",
+    "integration/test_loudness_ffmpeg.py",
+    "integration",
+    "contract",
+)
+"""Folders and files by how long they take; what is not named here takes seconds."""
 
 
 @pytest.fixture(scope="session")
@@ -110,5 +128,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _place(item: pytest.Item) -> int:
-    folder = item.path.relative_to(_TESTS).parts[0]
-    return _LONGEST_FIRST.index(folder) if folder in _LONGEST_FIRST else len(_LONGEST_FIRST)
+    path = item.path.relative_to(_TESTS).as_posix()
+    return next((n for n, begins in enumerate(_LONGEST_FIRST) if path.startswith(begins)), len(_LONGEST_FIRST))

@@ -40,7 +40,9 @@ class Fleet:
         """Starts a controller; the same data and the same port every time."""
         self.home.controller_ran(self.home.data_dir)
         running = self.home.start(
-            *("serve", "--data-dir", self.home.data_dir, "--listen", self.address, *self.controller_flags),
+            # HTTP is served at the next port by default, and somebody else may have that one.
+            *("serve", "--data-dir", self.home.data_dir, "--listen", self.address, "--http", "none"),
+            *self.controller_flags,
             module="controller.main",
         )
         until(lambda: running.process.poll() is not None or self.answers(), "the controller answers")

@@ -213,6 +213,25 @@ def test_sound_that_begins_late_in_a_video_keeps_its_place(
     assert _onset_s(channel, 48_000) == pytest.approx(2, abs=0.025)
 
 
+@pytest.mark.parametrize(
+    ("extension", "codecs"), [("ts", "mpeg2video mp2"), ("mpg", "mpeg2video mp2"), ("ogv", "libtheora libvorbis")]
+)
+def test_a_clock_that_may_jump_keeps_the_place_too(
+    extension: str, codecs: str, folder: Path, binary: Binary, tmp_path: Path
+) -> None:
+    """FFmpeg begins such a file's clock with the first stream it reads, which is the sound here and not the picture."""
+    source = tmp_path / f"late.{extension}"
+    picture, sound = codecs.split()
+    _ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc=s=64x64:r=25:d=8", "-itsoffset", "2", "-i", synthesise("tone", folder)),
+        *("-c:v", picture, "-c:a", sound, source),
+    )
+    done = by_preset("extract_audio", source, binary, tmp_path / "w")
+    channel, *_ = samples(done.path)
+    assert _onset_s(channel, 48_000) == pytest.approx(2, abs=0.025)
+    assert len(channel) / 48_000 == pytest.approx(7, abs=0.05)
+
+
 def _with_priming(source: Path, path: Path, priming: int) -> Path:
     """The AAC file with an edit list that skips ``priming`` samples, as if another encoder had put them there."""
     whole = bytearray(source.read_bytes())
