@@ -85,14 +85,14 @@ def main() -> None:
 )
 @click.option(
     "--stores",
-    "stores_file",
+    "stores",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="TOML file with a table [store.NAME] for each store that jobs may name as NAME://, see docs/stores.md.",
 )
 @click.option(
     "--store-default",
-    "store_defaults",
+    "store_default",
     multiple=True,
     type=click.Choice([*StoreKind, "none"]),
     help="Kind of store whose URIs (s3://, gs://, az://; https:// and http://) are reachable without a table, by the "
@@ -159,8 +159,8 @@ def serve(
     name: str | None,
     labels: dict[str, str],
     media_roots: tuple[Path, ...],
-    stores_file: Path | None,
-    store_defaults: tuple[str, ...],
+    stores: Path | None,
+    store_default: tuple[str, ...],
     ffmpegs: tuple[str, ...],
     max_tasks: int | None,
     keep_failed: float,
@@ -182,8 +182,8 @@ def serve(
     address = controller or default_address()
     if not media_roots and address.startswith("unix:"):
         media_roots = (Path("/"),)
-    if not store_defaults and address.startswith("unix:"):
-        store_defaults = tuple(StoreKind)
+    if not store_default and address.startswith("unix:"):
+        store_default = tuple(StoreKind)
     settings = Settings(
         data_dir=(data_dir or default_data_dir() / "agent").absolute(),
         scratch_dir=scratch_dir.absolute() if scratch_dir else None,
@@ -192,7 +192,7 @@ def serve(
         credentials=credentials,
         labels=labels,
         media_roots=tuple(str(root.absolute()) for root in media_roots),
-        stores=_stores(stores_file, store_defaults),
+        stores=_stores(stores, store_default),
         ffmpegs=ffmpegs,
         max_tasks=max_tasks,
         keep_failed_s=keep_failed * 3600,

@@ -298,7 +298,9 @@ class S3Store(Remote):
             pages = client.get_paginator("list_parts").paginate(
                 Bucket=spot.bucket, Key=spot.key, UploadId=ticket.upload
             )
-            return [part for page in pages for part in page.get("Parts", []) if part["PartNumber"] != MARK]
+            parts = [part for page in pages for part in page.get("Parts", []) if part["PartNumber"] != MARK]
+            # SeaweedFS lists a part that was sent again as often as it was sent.
+            return list({(part["PartNumber"], part["ETag"]): part for part in parts}.values())
 
         parts = await self._requests.call(listed)
         same = len(parts) == ticket.parts and _digest_of_tags([part["ETag"] for part in parts]) == ticket.tags

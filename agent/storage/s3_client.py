@@ -99,23 +99,24 @@ def client_of(table: StoreTable, patience: Patience, signature: str | None = Non
     session = boto3.session.Session(
         botocore_session=settings, profile_name=table.profile or None, region_name=table.region or None
     )
-    config = Config(
-        connect_timeout=patience.connect_s,
-        read_timeout=patience.silence_s,
-        retries={"total_max_attempts": 1},
-        max_pool_connections=THREADS,
-        # Of the whole, not of ranges: that is the download's to do.
-        response_checksum_validation="when_required",
-        s3={"addressing_style": "path" if table.path_style else "auto"},
-        tcp_keepalive=True,
-    )
-    return session.client(
+    made: S3Client = session.client(
         "s3",
         endpoint_url=table.endpoint or None,
         # A server of one's own seldom has regions, but signing needs a name.
         region_name=table.region or session.region_name or "us-east-1",
-        config=config.merge(Config(signature_version=signature)) if signature else config,
+        config=Config(
+            connect_timeout=patience.connect_s,
+            read_timeout=patience.silence_s,
+            retries={"total_max_attempts": 1},
+            max_pool_connections=THREADS,
+            signature_version=signature,
+            # Of the whole, not of ranges: that is the download's to do.
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path" if table.path_style else "auto"},
+            tcp_keepalive=True,
+        ),
     )
+    return made
 
 
 def signed_url(client: S3Client, bucket: str, key: str, name: str, lifetime_s: int) -> SignedUrl:
@@ -159,6 +160,9 @@ def translated(work: Callable[[], T]) -> T:
         raise Fault(Kind.REFUSED, f"the request cannot be made: {type(error).__name__}") from None
     except (said.BotoCoreError, Boto3Error, HTTPError) as error:
         raise Fault(Kind.BUSY, f"the connection to the store failed: {type(error).__name__}") from None
+    except RecursionError:
+        # The library looks for the bucket's region upon each redirect, also upon one of that question.
+        raise Fault(Kind.BUSY, "it redirects without end; check the store's region and endpoint") from None
     except ValueError as error:
         raise Fault(Kind.REFUSED, f"the request cannot be made: {type(error).__name__}") from None
 

@@ -310,6 +310,7 @@ async def test_names_that_not_every_store_keeps(driver: Driver, made: Path, name
     """
     for other in ("b.wav", "a/b.wav"):
         driver.put(other, OTHER)
+    refused: Reason | None = None
     try:
         staged = await driver.store.stage(made, driver.uri(name), "attempt-1")
     except MediaFailure as failure:
@@ -317,7 +318,6 @@ async def test_names_that_not_every_store_keeps(driver: Driver, made: Path, name
     else:
         try:
             await complete(driver, name, staged)
-            refused = None
         except MediaFailure as failure:
             refused = failure.reason
         await driver.store.discard(staged.staged_uri)

@@ -21,6 +21,7 @@ from types_boto3_s3 import S3Client
 
 _UP_S = 60.0
 _TRIES = 3
+_HANGING_S = 60.0
 _LOG_TAIL = 4000
 _OWN = "object-server"
 _PORTS = tuple(f"{role}.port{kind}" for role in ("master", "volume", "filer", "admin", "s3") for kind in ("", ".grpc"))
@@ -119,16 +120,20 @@ class ObjectServer:
     @property
     def client(self) -> S3Client:
         """A client that goes straight to the server and does not try again."""
-        if not self._client:
-            self._client = boto3.client(
-                "s3",
-                endpoint_url=self.endpoint,
-                region_name=self.region,
-                aws_access_key_id=self.access_key,
-                aws_secret_access_key=self.secret_key,
-                config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
-            )
+        self._client = self._client or self.connect(self.endpoint)
         return self._client
+
+    def connect(self, endpoint: str) -> S3Client:
+        """Such a client of another endpoint, a proxy's; to be closed."""
+        client: S3Client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=self.region,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, read_timeout=_HANGING_S),
+        )
+        return client
 
     def start(self) -> None:
         """Up and answering; after `kill` at the same address. Raises ObjectServerFailed."""
