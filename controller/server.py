@@ -183,7 +183,7 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
         interceptors.insert(1, Bearer(settings.credentials.token_file))
     server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
     remains = RemainsReader(store, archive, settings.timers)
-    signatures = Signatures(sessions)
+    signatures = Signatures(sessions, store.topics)
     jobs = JobServicer(store, library, sessions, archive, remains, signatures)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     preset_service_pb2_grpc.add_PresetServiceServicer_to_server(PresetServicer(library), server)

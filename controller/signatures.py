@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from controller.core.fitting import beneath
 from controller.core.liveness import Health
 from controller.sessions import Session, Sessions
+from controller.store.topics import DISPATCH, Topics
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2, job_service_pb2
 from presets.reasons import Reason
@@ -33,9 +34,15 @@ class Signatures:
     """All that this controller asks its agents for. `hear` takes whatever an agent says."""
 
     def __init__(
-        self, sessions: Sessions, *, patience_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic
+        self,
+        sessions: Sessions,
+        topics: Topics,
+        *,
+        patience_s: float = PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sessions = sessions
+        self._topics = topics
         self._patience_s = patience_s
         self._clock = clock
         self._asked: dict[str, _Asked] = {}
@@ -70,9 +77,13 @@ class Signatures:
 
     async def _by_agents(self, places: Mapping[str, Place], lifetime_s: int) -> dict[str, pb.SignedUri]:
         """One agent after the other is asked for what it reaches, until nothing is left to ask for."""
+        ends = self._clock() + self._patience_s
+        with self._topics.subscribe(DISPATCH) as changes:
+            # Just after a controller's start agents are about to come.
+            while places and not self._sessions.all() and (left_s := ends - self._clock()) > 0:
+                await changes.wait(left_s)
         found = {uri: _unreached(uri, at, self._sessions.all()) for uri, at in places.items()}
         left = set(places)
-        ends = self._clock() + self._patience_s
         able = [(session, uris) for session in self._in_turn() if (uris := _reached(session, places))]
         for number, (session, uris) in enumerate(able):
             wanted = sorted(left & uris)

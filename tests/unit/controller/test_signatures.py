@@ -11,7 +11,7 @@ from controller.exchange import Exchange
 from controller.rpc import asked
 from controller.sessions import Session, Sessions
 from controller.signatures import Signatures
-from controller.store.topics import Topics
+from controller.store.topics import DISPATCH, Topics
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import fleet_service_pb2, job_pb2, job_service_pb2
 from presets.problems import InvalidRequest
@@ -32,8 +32,9 @@ class Fleet:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.sessions = Sessions(Topics(), Timers(1.0, 10.0, 60.0))
-        self.signatures = Signatures(self.sessions, patience_s=0.4)
+        self.topics = Topics()
+        self.sessions = Sessions(self.topics, Timers(1.0, 10.0, 60.0))
+        self.signatures = Signatures(self.sessions, self.topics, patience_s=0.4)
         self.asked: list[tuple[str, list[str]]] = []
         self.news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -125,7 +126,7 @@ async def test_silent_agents_come_last(fleet: Fleet) -> None:
 
 
 async def test_without_an_agent_the_store_is_named(fleet: Fleet) -> None:
-    """Nobody waits; an agent whose version can't sign is never asked, and named."""
+    """After a while where none is connected at all; an agent whose version can't sign is never asked, and named."""
     [one] = await fleet.sign(IN_S3)
     assert one.failure.reason == "NO_CAPABLE_AGENT"
     assert "store 's3'" in one.failure.message
@@ -134,6 +135,18 @@ async def test_without_an_agent_the_store_is_named(fleet: Fleet) -> None:
     assert one.failure.reason == "NO_CAPABLE_AGENT"
     assert "only old reach" in one.failure.message
     assert fleet.asked == []
+
+
+async def test_just_after_a_start_agents_are_waited_for(fleet: Fleet) -> None:
+    """The first that connects answers."""
+    fleet.signatures = Signatures(fleet.sessions, fleet.topics, patience_s=1000.0)
+    signing = asyncio.create_task(fleet.sign(IN_S3))
+    await asyncio.sleep(0)
+    fleet.agent("near", ["s3://"], good)
+    fleet.topics.publish([DISPATCH])
+    async with asyncio.timeout(5):
+        [one] = await signing
+    assert one.url
 
 
 async def test_no_answer_is_a_failure_in_time(fleet: Fleet) -> None:
@@ -162,7 +175,7 @@ async def test_an_agent_cannot_answer_for_another(fleet: Fleet) -> None:
 
 async def test_a_stream_that_ends_is_waited_for_no_longer(fleet: Fleet) -> None:
     """The next agent's turn."""
-    fleet.signatures = Signatures(fleet.sessions, patience_s=1000.0)
+    fleet.signatures = Signatures(fleet.sessions, fleet.topics, patience_s=1000.0)
     mute = fleet.agent("mute", ["s3://"], None)
     signing = asyncio.create_task(fleet.sign(IN_S3))
     async with asyncio.timeout(5):
