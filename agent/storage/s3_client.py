@@ -152,6 +152,8 @@ def translated(work: Callable[[], T]) -> T:
         said.PartialCredentialsError,
         said.CredentialRetrievalError,
         said.ProfileNotFound,
+        said.ConfigNotFound,
+        said.ConfigParseError,
         said.TokenRetrievalError,
         said.SSOError,
     ) as error:

@@ -153,14 +153,14 @@ class WebStore(Remote):
     def _resolver(self) -> AbstractResolver:
         import aiohttp  # noqa: PLC0415
 
-        endpoint = urlsplit(self._table.endpoint).hostname if self._table.endpoint else None
+        endpoint = _authority(self._table.endpoint)[1:] if self._table.endpoint else None
 
         class Resolver(aiohttp.ThreadedResolver):
             async def resolve(self, host: str, port: int = 0, family: int = 0):  # type: ignore[no-untyped-def]
                 found = await super().resolve(host, port, family)  # type: ignore[arg-type]
                 # Exactly these are connected to: a name can't lead elsewhere a moment later.
                 for each in found:
-                    if host != endpoint and (why := forbidden(each["host"])):
+                    if (host, port) != endpoint and (why := forbidden(each["host"])):
                         raise _Forbidden(_leads(why))
                 return found
 

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import hashlib
+import itertools
 import os
 import zlib
 from collections.abc import Awaitable, Callable
@@ -275,5 +276,5 @@ def test_a_huge_object_has_few_pieces() -> None:
         spans = list(download._spans(size))
         assert spans[0][0] == 0
         assert spans[-1][1] == size
-        assert all(one[1] == other[0] for one, other in zip(spans, spans[1:], strict=False))
+        assert all(one[1] == other[0] for one, other in itertools.pairwise(spans))
         assert len(spans) <= 4096
