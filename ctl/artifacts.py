@@ -19,6 +19,8 @@ from mediactl.errors import MediactlError
 from mediactl.v1 import job_service_pb2
 
 _LONGEST_S: Final = 7 * 86400
+# How far the clocks of two machines may be apart, and what a call takes.
+_CLOCKS_S: Final = 300
 
 
 @command("artifacts")
@@ -130,7 +132,8 @@ def _sign(settings: Settings, job_id: str, lifetime_s: int, only: Sequence[str])
             error = MediactlError(one.failure.reason, one.failure.message)
             errors.print(Text(render.plain(f"mediactl: {error.reason}: {error.message}")))
             code = code or error.exit_code
-        elif one.HasField("expire_time") and -render.age_s(one.expire_time) < 0.9 * lifetime_s and not settings.quiet:
+        elif one.HasField("expire_time") and -render.age_s(one.expire_time) < lifetime_s - _CLOCKS_S:
             told = f"{one.name}: its URL ends {render.moment(one.expire_time)}, with the credentials of the agent"
-            errors.print(Text(render.plain(told)))
+            if not settings.quiet:
+                errors.print(Text(render.plain(told)))
     return code
