@@ -5,6 +5,7 @@ import hashlib
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import click
@@ -232,6 +233,27 @@ async def test_two_at_once_do_not_mix(bench: Bench) -> None:
     ):
         await bench.download()
     assert bench.names() == []
+
+
+async def test_an_interrupted_one_ends_soon_and_can_go_on(bench: Bench) -> None:
+    """Also while it waits to ask again; what came is kept."""
+    stop = Event()
+    bench.driver.proxy.restart(Plan([Fault(1, Kind.SLOW, on=True)]))
+    downloading_ = asyncio.create_task(bench.download(stop=stop))
+    part = bench.folder / f".mediactl-{bench.job.artifacts[0].sha256[:32]}.part"
+    async with asyncio.timeout(20):
+        while not (part.exists() and part.stat().st_size):  # noqa: ASYNC110 - a thread wakes nobody
+            await asyncio.sleep(0.01)
+    stop.set()
+    with pytest.raises(MediactlError, match="interrupted"):
+        await downloading_
+    assert bench.names() == [part.name]
+    bench.driver.proxy.restart(Plan([Fault(1, Kind.CUT_BEFORE, on=True)]))
+    with pytest.raises(MediactlError, match="interrupted"):
+        await bench.download(stop=stop)
+    bench.driver.proxy.restart(Plan())
+    assert (await bench.download()).read_bytes() == CONTENT
+    assert bench.driver.proxy.exchanges[0].range != "bytes=0-"
 
 
 async def test_files_of_this_machine_are_copied(bench: Bench, tmp_path: Path) -> None:
