@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ async def driver(
         return
     server = request.getfixturevalue("object_server")
     async with FaultProxy(server.address) as proxy:
-        yield S3Driver(server, proxy, tmp_path_factory.mktemp("credentials"))
+        with closing(S3Driver(server, proxy, tmp_path_factory.mktemp("credentials"))) as s3:
+            yield s3
 
 
 @pytest.fixture
@@ -50,10 +51,6 @@ def made(tmp_path: Path) -> Path:
 
 def content_of(path: Path) -> bytes:
     return path.read_bytes()
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -24,7 +24,7 @@ _TRIES = 3
 _HANGING_S = 60.0
 _LOG_TAIL = 4000
 _OWN = "object-server"
-_PORTS = tuple(f"{role}.port{kind}" for role in ("master", "volume", "filer", "admin", "s3") for kind in ("", ".grpc"))
+_PORTS = tuple(f"{role}.port{kind}" for role in ("master", "volume", "filer", "s3") for kind in ("", ".grpc"))
 
 # Reports on its users and a folder for tables are on unless they are switched off; buckets that a client only
 # mentions would be made, as S3 never does.
@@ -37,6 +37,7 @@ _SETTINGS = {
     "s3.port.iceberg": "0",
     "s3.port.lance": "0",
     "s3.autoCreateBucket": "false",
+    "volume.max": "10000",  # each bucket takes one or more, and by itself it makes few
 }
 
 # Waits for its input to end, as it does however the tests die. Until the server has died too, its files may come anew.
@@ -176,6 +177,10 @@ class ObjectServer:
         self.client.create_bucket(Bucket=name)
         return name
 
+    def remove_bucket(self, name: str) -> None:
+        """With all that is in it: a bucket takes room on the disk until then."""
+        self.client.delete_bucket(Bucket=name)
+
     def put(self, bucket: str, key: str, content: bytes) -> None:
         self.client.put_object(Bucket=bucket, Key=key, Body=content)
 
@@ -237,10 +242,17 @@ class ObjectServer:
 
 def _free_ports() -> dict[str, int]:
     with ExitStack() as stack:
-        return dict(zip(_PORTS, (_port(stack) for _ in _PORTS), strict=True))
+        ports = {name: _bound(stack, 0) for name in _PORTS}
+        while True:
+            ports["admin.port"] = _bound(stack, 0)
+            # Where the workers in the same process look for it, whatever its setting says.
+            ports["admin.port.grpc"] = ports["admin.port"] + 10_000
+            with suppress(OSError, OverflowError):
+                _bound(stack, ports["admin.port.grpc"])
+                return ports
 
 
-def _port(stack: ExitStack) -> int:
+def _bound(stack: ExitStack, port: int) -> int:
     holder = stack.enter_context(socket.socket())
-    holder.bind(("127.0.0.1", 0))
+    holder.bind(("127.0.0.1", port))
     return int(holder.getsockname()[1])

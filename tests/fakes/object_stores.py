@@ -149,6 +149,9 @@ class S3Driver:
         self._name, self._patience = name, patience
         self.store: ObjectStore = self.another()
 
+    def close(self) -> None:
+        self.server.remove_bucket(self.bucket)
+
     def another(self) -> ObjectStore:
         # Nobody else is at work in the bucket, so what has no mark is forsaken.
         return S3Store(self._name, self._table, patience=self._patience, unmarked_s=0.0)

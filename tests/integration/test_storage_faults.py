@@ -144,6 +144,7 @@ async def place(
             versions[identity.token] = content
         client.close()
         yield Place(driver, proxy, tmp_path, versions, driver.another())
+        driver.close()
 
 
 async def test_one_fault(place: Place) -> None:
