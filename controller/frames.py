@@ -8,6 +8,7 @@ the stream.
 from __future__ import annotations
 
 import math
+import re
 
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2
@@ -24,10 +25,10 @@ MOST_DOCUMENT = 1 << 20
 """Bytes of a plan or a record: a caller gets those of every attempt in one message."""
 MOST_LOG_CHUNK = 1 << 20
 MOST_REMAINS_PIECE = 1 << 20
-MOST_URL = 16_384
-"""Characters of a signed URL: signatures of some clouds hold a whole token."""
 MOST_RUN_S = 10 * 365 * 86_400
 _MOST = 2.0**53
+_URL = re.compile(r"https?://[!-~]{1,16384}")
+"""A signed one: signatures of some clouds hold a whole token."""
 
 
 def check_hello(hello: pb.Hello) -> None:
@@ -78,7 +79,7 @@ def _check_url(one: pb.SignedUri) -> None:
     if one.HasField("failure"):
         _trim_failure(one.failure)
         one.url = ""
-    elif not one.url.startswith(("https://", "http://")) or len(one.url) > MOST_URL or not one.url.isprintable():
+    elif not _URL.fullmatch(one.url):
         one.url = ""
         one.failure.reason, one.failure.message = Reason.INTERNAL, "the agent gave something that is no URL"
 

@@ -1,6 +1,7 @@
 """`mediactl jobs artifacts --download`: each artifact whole and as it was published, or not at all."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from mediactl.v1 import job_pb2
 from presets.reasons import Reason
 from presets.uris import FILE, base_name, place
 
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _TRIES: Final = 6
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 10.0
@@ -32,10 +34,11 @@ _Moved = Callable[[int], object]
 def fetch_artifacts(settings: Settings, job_id: str, folder: Path, only: Sequence[str], *, overwrite: bool) -> int:
     """Downloads a job's artifacts and says where they are."""
     stop = Event()
+    placed: set[Path] = set()
 
     def work(client: Client) -> list[tuple[job_pb2.Artifact, Path]]:
         job = client.get(job_id)
-        return download(settings, client, job, folder, only=only, overwrite=overwrite, stop=stop)
+        return download(settings, client, job, folder, only=only, overwrite=overwrite, placed=placed, stop=stop)
 
     def interrupted(client: Client) -> None:
         stop.set()
@@ -59,28 +62,34 @@ def download(
     *,
     only: Sequence[str] = (),
     overwrite: bool = False,
+    placed: set[Path] | None = None,
     stop: Event | None = None,
 ) -> list[tuple[job_pb2.Artifact, Path]]:
     """Brings what a job published, all of it or what is named `only` that, into a folder, and tells which file is what.
 
     One after the other; those that came stay where a later one fails. What exists is not touched without `overwrite`,
-    and with it not where it is the artifact already. `stop` ends it soon. Raises MediactlError, OSError and
-    click.UsageError.
+    and with it not where it is the artifact already. `placed`: what an earlier call brought; this one adds to it.
+    `stop` ends it soon. Raises MediactlError, OSError and click.UsageError.
     """
+    placed = set() if placed is None else placed
     wanted = chosen(job, only)
     targets = [(artifact, _target(folder, artifact)) for artifact in wanted]
     _require_distinct(path for _, path in targets)
     if not overwrite:
         for _, path in targets:
-            require_free(path)
+            if path not in placed:
+                require_free(path)
     folder.mkdir(parents=True, exist_ok=True)
     urls = SignedUrls(client, job.id)
     for artifact, path in targets:
+        if path in placed:
+            continue
         with _bar(settings, path.name, artifact.size_bytes) as moved:
             if not (overwrite and _is(artifact, path)):
                 with drafting(folder, artifact.sha256) as draft:
                     _receive(_source(artifact, client, job, urls), draft, artifact, moved, stop or Event())
                     draft.place(path, overwrite=overwrite)
+        placed.add(path)
     return targets
 
 
@@ -97,11 +106,9 @@ def chosen(job: job_pb2.Job, only: Sequence[str]) -> list[job_pb2.Artifact]:
 
 def _source(artifact: job_pb2.Artifact, client: Client, job: job_pb2.Job, urls: SignedUrls) -> Source:
     """By where it was published."""
-    match place(artifact.uri).store:
-        case store if store == FILE:
-            return FileSource(artifact, lambda: _publisher(client, job))
-        case _:
-            return SignedSource(artifact, urls)
+    if place(artifact.uri).store == FILE:
+        return FileSource(artifact, lambda: _publisher(client, job))
+    return SignedSource(artifact, urls)
 
 
 def _publisher(client: Client, job: job_pb2.Job) -> str:
@@ -116,6 +123,8 @@ def _target(folder: Path, artifact: job_pb2.Artifact) -> Path:
     name = base_name(artifact.uri)
     if name in ("", ".", ".."):
         raise unavailable(f"{artifact.uri} has no name that a file can have")
+    if not _SHA256.fullmatch(artifact.sha256):
+        raise unavailable(f"of {artifact.name} no SHA-256 is known, so nothing could tell whether it came whole")
     return folder / name
 
 

@@ -4,7 +4,7 @@ import re
 import ssl
 import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from typing import Final
 from urllib.error import HTTPError, URLError
 
@@ -35,10 +35,9 @@ def read(url: str, offset: int, size: int) -> Iterator[bytes]:
 
     Raises Broken, Denied, Useless.
     """
-    request = urllib.request.Request(  # noqa: S310 - the opener knows no other schemes
-        url, headers={"Range": f"bytes={offset}-", "Accept-Encoding": "identity", "User-Agent": "mediactl"}
-    )
+    headers = {"Range": f"bytes={offset}-", "Accept-Encoding": "identity", "User-Agent": "mediactl"}
     try:
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the opener knows no other schemes
         answer = _opener().open(request, timeout=SILENCE_S)
         if not isinstance(answer, HTTPResponse):
             raise Useless("it is no URL of the web")
@@ -56,10 +55,10 @@ def read(url: str, offset: int, size: int) -> Iterator[bytes]:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise Useless(f"the store's certificate is not valid: {error.reason.verify_message}") from None
         raise Broken(f"the connection to the store failed: {_words(error.reason)}") from None
+    except (InvalidURL, ValueError):
+        raise Useless("it is no URL of the web") from None
     except (OSError, HTTPException) as error:
         raise Broken(f"the connection to the store broke: {_words(error)}") from None
-    except ValueError:
-        raise Useless("it is no URL of the web") from None
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -109,4 +108,5 @@ def _refused(error: HTTPError) -> Exception:
 
 
 def _words(error: object) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    # Others' words may hold what was asked for.
+    return getattr(error, "strerror", None) or type(error).__name__

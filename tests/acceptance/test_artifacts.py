@@ -1,10 +1,12 @@
 """Artifacts in an S3 bucket, from outside: by URLs that need no credentials, and downloaded whole."""
 
+import asyncio
 import hashlib
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Recordings
-from tests.fakes.cli import Home, Running
+from tests.fakes.cli import Home, Running, until
+from tests.fakes.fault_proxy import FaultProxy
+from tests.fakes.http_faults import Fault, Kind, Plan
 from tests.fakes.object_server import ObjectServer
 
 EXTRACT = ("--preset", "extract_audio", "--profile", "flac", "--profile", "aac_192")
@@ -40,14 +44,25 @@ class Scene:
 
 
 @pytest.fixture
+async def proxy(object_server: ObjectServer) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(object_server.address, slow_s=60.0) as proxy:
+        yield proxy
+
+
+@pytest.fixture
 def scene(home: Home, object_server: ObjectServer) -> Iterator[Scene]:
+    with _scene(home, object_server, object_server.endpoint) as scene:
+        yield scene
+
+
+@contextmanager
+def _scene(home: Home, object_server: ObjectServer, endpoint: str) -> Iterator[Scene]:
     credentials, stores = home.folder / "credentials", home.folder / "stores.toml"
     credentials.write_text(
         f"[default]\naws_access_key_id={object_server.access_key}\naws_secret_access_key={object_server.secret_key}\n"
     )
     stores.write_text(
-        f'[store.s3]\nkind = "s3"\nendpoint = "{object_server.endpoint}"\npath_style = true\n'
-        f'credentials_file = "{credentials}"\n'
+        f'[store.s3]\nkind = "s3"\nendpoint = "{endpoint}"\npath_style = true\ncredentials_file = "{credentials}"\n'
     )
     home.environment["MEDIACTL_STORES"] = str(stores)
     yield Scene(home, home.up(), object_server, object_server.make_bucket())
@@ -142,3 +157,43 @@ def test_files_have_no_url_but_are_copied(scene: Scene, recordings: Recordings, 
     ran = scene.home.run("jobs", "artifacts", job["id"], "--download", tmp_path / "2", code=1)
     assert f"not on this machine: agent {agent.name}" in ran.stderr
     assert list((tmp_path / "2").iterdir()) == []
+
+
+async def test_what_is_stopped_goes_on(
+    home: Home, object_server: ObjectServer, proxy: FaultProxy, recordings: Recordings, tmp_path: Path
+) -> None:
+    """Killed or interrupted in the middle, a download leaves no file that could be taken for one; the same command
+    brings the rest.
+    """
+
+    folder = tmp_path / "results"
+
+    def came() -> int:
+        return sum(path.stat().st_size for path in folder.glob(".*.part"))
+
+    def stopped(job_id: str, how: Callable[[Running], None]) -> int:
+        proxy.restart(Plan([Fault(1, Kind.SLOW, on=True)]))
+        before = came()
+        running = home.start("jobs", "artifacts", job_id, "--download", folder, "--only", "flac")
+        until(lambda: came() > before, "it is under way")
+        how(running)
+        code = running.ended().code
+        assert came() > before
+        assert len([*folder.iterdir()]) == len([*folder.glob(".*.part")]) == 1
+        return code
+
+    def all_of_it() -> None:
+        with _scene(home, object_server, proxy.endpoint) as scene:
+            job = scene.published(recordings.synth("speech"))
+            assert stopped(job["id"], lambda running: running.process.kill()) == -9
+            assert stopped(job["id"], lambda running: running.interrupt()) == 130
+            before = came()
+            proxy.restart(Plan())
+            home.run("jobs", "artifacts", job["id"], "--download", folder, "--only", "flac")
+            [exchange] = proxy.exchanges
+            assert exchange.range == f"bytes={before}-"
+            [artifact] = (one for one in job["artifacts"] if one["name"] == "flac")
+            assert list(_digests(folder).values()) == [artifact["sha256"]]
+            scene.stop()
+
+    await asyncio.to_thread(all_of_it)

@@ -281,6 +281,12 @@ async def test_only_what_is_named(bench: Bench) -> None:
     other.uri = bench.driver.uri("elsewhere/talk.aac_192.m4a")
     with pytest.raises(click.UsageError, match="two artifacts"):
         await bench.download(overwrite=True)
+    other.uri, other.sha256 = bench.driver.uri("b.mp3"), "../../" + "0" * 58
+    with pytest.raises(MediactlError, match="no SHA-256"):
+        await bench.download(only=("mp3",))
+    other.uri, other.sha256 = bench.driver.uri(".."), "0" * 64
+    with pytest.raises(MediactlError, match="no name"):
+        await bench.download(only=("mp3",))
     del bench.job.artifacts[:]
     bench.job.state = job_pb2.JOB_STATE_PROCESSING
     with pytest.raises(MediactlError, match="PROCESSING"):
@@ -291,11 +297,15 @@ async def test_urls_of_anything_but_the_web_are_not_opened(bench: Bench, tmp_pat
     """Whatever an agent says: no file of this machine gets out by a URL."""
     secret = tmp_path / "secret"
     secret.write_bytes(CONTENT)
+    urls = iter(
+        [secret.as_uri(), "data:,x", "ftp://127.0.0.1/x", "http://127.0.0.1/a b?X-Amz-Signature=1", "http://[::1"]
+    )
 
     def forged(job_id: str, *, lifetime_s: int) -> job_service_pb2.SignArtifactsResponse:
         answer = job_service_pb2.SignArtifactsResponse()
-        answer.artifacts.add(name="aac_192", uri=object_uri("s3", f"{bench.driver.bucket}/{NAME}"), url=secret.as_uri())
+        answer.artifacts.add(name="aac_192", uri=object_uri("s3", f"{bench.driver.bucket}/{NAME}"), url=next(urls))
         return answer
 
     bench.client.sign_artifacts = forged  # type: ignore[method-assign]
-    await bench.refusal()
+    for _ in range(5):
+        assert "no URL of the web" in await bench.refusal()

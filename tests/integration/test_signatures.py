@@ -90,7 +90,7 @@ async def test_an_agent_signs(box: Controller, tmp_path: Path) -> None:
     database.close()
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "", "https://x\ny", "https://" + "x" * 20_000])
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "", "https://x\ny", "https://x y", "https://" + "x" * 20_000])
 async def test_what_is_no_url_of_the_web_goes_to_nobody(box: Controller, url: str) -> None:
     """Whoever gets it would open it."""
     async with _peer(box) as agent:
