@@ -27,6 +27,8 @@ BUNDLES = "bundles"
 """The feature of taking several frames as one."""
 REMAINS = "remains"
 """The agent's feature of answering Collect."""
+SIGN = "sign"
+"""The agent's feature of answering Sign."""
 RECALL = "recall"
 """The feature of answering Recall."""
 FEATURES = (BUNDLES, RECALL)
@@ -82,6 +84,7 @@ class Exchange:
         self.revision = revision_of(hello)
         self.bundles = BUNDLES in hello.features
         self.keeps_remains = REMAINS in hello.features
+        self.signs = SIGN in hello.features
         self.status = pb.AgentStatus(holdings=hello.holdings)
         self.incarnation = ""
         self.speaker = Speaker(AgentId(hello.agent_id), 0)
@@ -187,8 +190,8 @@ class Exchange:
                 return [Decline(AttemptId(frame.decline.attempt_id), frame.decline.message)]
             case "recall":
                 return [Recall(AttemptId(frame.recall.attempt_id), frame.recall.recipe)]
-            case "remains":
-                # Too large for the database: whoever drives this sees to it.
+            case "remains" | "signed":
+                # Too large for the database, or nothing for it: whoever drives this sees to it.
                 return []
             case _:
                 raise _wrong("one hello a stream, then other frames")

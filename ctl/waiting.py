@@ -153,3 +153,13 @@ def _change(report: job_pb2.LoudnessReport, field: str) -> str:
     # Without loudness processing nothing was measured before.
     change = f"{value(report.before)} → " if report.HasField("before") else ""
     return f"{change}{value(report.after)}".replace("-", "−")
+
+
+def tell_published(job: job_pb2.Job, settings: Settings) -> None:
+    """Prints one job's artifacts as a table; a remark where there are none."""
+    render.table(
+        settings,
+        ARTIFACT_HEADS,
+        [artifact_row(artifact) for artifact in job.artifacts],
+        empty=f"nothing was published; the job is {render.state_word(job.state)}",
+    )

@@ -73,6 +73,7 @@ class Reason(StrEnum):
     ATTEMPT_NOT_FOUND = auto()
     REMAINS_NOT_FOUND = auto()
     REMAINS_UNAVAILABLE = auto()
+    ARTIFACT_UNAVAILABLE = auto()
     EPOCH_SUPERSEDED = auto()
     CONTROLLER_UNREACHABLE = auto()
     CONTROLLER_STOPPING = auto()
@@ -173,6 +174,9 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.REMAINS_NOT_FOUND: _not_found("nothing is kept of such an attempt, or no longer"),
         Reason.REMAINS_UNAVAILABLE: Fact(
             "what an agent kept of an attempt can't be had just now", "FAILED_PRECONDITION", exit_code=6
+        ),
+        Reason.ARTIFACT_UNAVAILABLE: Fact(
+            "an artifact can't be had, not here, not just now, or not as it was published", "FAILED_PRECONDITION"
         ),
         Reason.EPOCH_SUPERSEDED: Fact("a newer session of this agent took over", "ABORTED"),
         Reason.CONTROLLER_UNREACHABLE: _retry("no controller answers at the address", "UNAVAILABLE", 4),

@@ -8,12 +8,12 @@ from typing import Protocol, assert_never
 from agent.storage.files import FileStore
 from agent.storage.patience import Patience
 from agent.storage.stores import StoreKind, StoreTable, reaches
-from agent.storage.values import Identity, Staged
+from agent.storage.values import Identity, SignedUrl, Staged
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.uris import FILE, WEB, shown
 
-__all__ = ["FileStore", "Identity", "ObjectStore", "Staged", "Stores"]
+__all__ = ["FileStore", "Identity", "ObjectStore", "SignedUrl", "Staged", "Stores"]
 
 
 class ObjectStore(Protocol):
@@ -77,6 +77,14 @@ class ObjectStore(Protocol):
         """Removes whatever an attempt that has ended left staged for ``uri``, known to anybody or not. Idempotent.
 
         :raises MediaFailure: PUBLISH_FAILED.
+        """
+        ...
+
+    async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
+        """A URL that anybody can read the object with for so many seconds, 7 days at the most; asks no server whether
+        it is there.
+
+        :raises MediaFailure: ARTIFACT_UNAVAILABLE where the store has no such URLs, or its credentials sign none.
         """
         ...
 

@@ -11,11 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from agent.storage.faults import Fault, Kind, unsigned
 from agent.storage.placing import place, sync_folder
-from agent.storage.values import Identity, Staged
+from agent.storage.values import Identity, SignedUrl, Staged
 from presets.problems import MediaFailure
 from presets.reasons import Reason
-from presets.uris import path_to_uri, uri_to_path
+from presets.uris import FILE, path_to_uri, uri_to_path
 
 _SUFFIX = ".mediactl"
 _NAME_MAX = 255  # bytes; of every filesystem in use, and the least where it differs
@@ -69,6 +70,9 @@ class FileStore:
             self._discard(path_to_uri(str(target.with_name(_staged_name(target.name, attempt_id)))))
 
         await _in_thread(remove)
+
+    async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
+        raise unsigned(uri, FILE, Fault(Kind.REFUSED, "a file of an agent's machine has no URL"))
 
     # --- inputs
 

@@ -17,10 +17,11 @@ from urllib.parse import parse_qs, urlencode
 
 from agent.storage.content_types import content_type
 from agent.storage.download import AT_ONCE, CHUNK_BYTES, PIECE_BYTES, Found, Remote, Write
-from agent.storage.faults import Fault, Kind, unpublished
+from agent.storage.faults import Fault, Kind, unpublished, unsigned
 from agent.storage.patience import Patience, patiently
-from agent.storage.s3_client import Requests, slice_of, translated
-from agent.storage.values import Identity, Staged
+from agent.storage.s3_client import Requests, signed_url, slice_of, translated
+from agent.storage.values import Identity, SignedUrl, Staged
+from presets.uris import base_name
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -90,6 +91,8 @@ class S3Store(Remote):
         super().__init__(name, patience or Patience())
         self._table = table
         self._requests = Requests(table, self.patience)
+        # By itself the library signs URLs as of old, which new regions and encrypted objects do not take.
+        self._signing = Requests(table, self.patience, signature="s3v4")
         self._unmarked = timedelta(seconds=unmarked_s)
 
     # --- inputs
@@ -384,6 +387,13 @@ class S3Store(Remote):
 
         for upload in await self._requests.call(forsaken):
             await self._abort(spot, upload)
+
+    async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
+        try:
+            spot, name = self._spot(uri), base_name(uri)
+            return await self._signing.call(lambda client: signed_url(client, spot.bucket, spot.key, name, lifetime_s))
+        except Fault as fault:
+            raise unsigned(uri, self.name, fault) from None
 
     # --- single requests
 

@@ -12,9 +12,9 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from agent.storage.addresses import forbidden
 from agent.storage.download import CHUNK_BYTES, Found, Remote, Write
-from agent.storage.faults import Fault, Kind, unpublished
+from agent.storage.faults import Fault, Kind, unpublished, unsigned
 from agent.storage.patience import Patience
-from agent.storage.values import Identity, Staged
+from agent.storage.values import Identity, SignedUrl, Staged
 from presets.uris import WEB
 
 if TYPE_CHECKING:
@@ -87,6 +87,12 @@ class WebStore(Remote):
 
     async def sweep(self, uri: str, attempt_id: str) -> None:
         self._refuse(uri)
+
+    async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
+        try:
+            return SignedUrl(self._url(uri), None)
+        except Fault as fault:
+            raise unsigned(uri, self.name, fault) from None
 
     def _refuse(self, uri: str) -> Never:
         raise unpublished(uri, self.name, Fault(Kind.REFUSED, f"the store {self.name!r} is for inputs only"))

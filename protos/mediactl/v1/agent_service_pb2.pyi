@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from mediactl.v1 import fleet_service_pb2 as _fleet_service_pb2
@@ -140,6 +141,7 @@ class SessionRequest(_message.Message):
     DECLINE_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
     REMAINS_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
     RECALL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
@@ -176,6 +178,10 @@ class SessionRequest(_message.Message):
         """Answers Collect, piece by piece. Lossy: the controller asks again."""
 
     @_builtins.property
+    def signed(self) -> Global___Signed:
+        """Answers Sign. Lossy: a caller waits for it a few seconds and may ask again."""
+
+    @_builtins.property
     def recall(self) -> Global___Recall:
         """Asks whether this was made before. Lossy: repeated on the next stream until answered or no longer wanted. Only to
         controllers whose welcome has the feature `recall`.
@@ -192,13 +198,14 @@ class SessionRequest(_message.Message):
         decline: Global___Decline | None = ...,
         bundle: Global___RequestBundle | None = ...,
         remains: Global___Remains | None = ...,
+        signed: Global___Signed | None = ...,
         recall: Global___Recall | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "recall", b"recall", "remains", b"remains", "staged", b"staged", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "recall", b"recall", "remains", b"remains", "signed", b"signed", "staged", b"staged", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "recall", b"recall", "remains", b"remains", "staged", b"staged", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "recall", b"recall", "remains", b"remains", "signed", b"signed", "staged", b"staged", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "status", "log", "staged", "ended", "decline", "bundle", "remains", "recall"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "status", "log", "staged", "ended", "decline", "bundle", "remains", "signed", "recall"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -217,6 +224,7 @@ class SessionResponse(_message.Message):
     PUBLISH_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
     COLLECT_FIELD_NUMBER: _builtins.int
+    SIGN_FIELD_NUMBER: _builtins.int
     RECALLED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
@@ -249,6 +257,10 @@ class SessionResponse(_message.Message):
         """Somebody wants what is kept of a failed attempt. Only to agents whose hello has the feature `remains`."""
 
     @_builtins.property
+    def sign(self) -> Global___Sign:
+        """Somebody wants URLs of published objects. Only to agents whose hello has the feature `sign`."""
+
+    @_builtins.property
     def recalled(self) -> Global___Recalled:
         """Answers Recall."""
 
@@ -262,13 +274,14 @@ class SessionResponse(_message.Message):
         publish: Global___Publish | None = ...,
         bundle: Global___ResponseBundle | None = ...,
         collect: Global___Collect | None = ...,
+        sign: Global___Sign | None = ...,
         recalled: Global___Recalled | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "recalled", b"recalled", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "recalled", b"recalled", "sign", b"sign", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "recalled", b"recalled", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "recalled", b"recalled", "sign", b"sign", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "lease", "stop", "acknowledgement", "publish", "bundle", "collect", "recalled"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "lease", "stop", "acknowledgement", "publish", "bundle", "collect", "sign", "recalled"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -1099,6 +1112,108 @@ class Remains(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Remains: _TypeAlias = Remains  # noqa: Y015
+
+@_typing.final
+class Sign(_message.Message):
+    """Asks for signed URLs of objects in stores that the agent reaches, for somebody who has no credentials. Not repeated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    URIS_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Chosen by the controller, repeated by the answer."""
+    @_builtins.property
+    def uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of published artifacts."""
+
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """How long the URLs shall work."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        uris: _abc.Iterable[_builtins.str] | None = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "request_id", b"request_id", "uris", b"uris"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sign: _TypeAlias = Sign  # noqa: Y015
+
+@_typing.final
+class Signed(_message.Message):
+    """The signed URLs. Neither end logs or stores them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    URIS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As asked."""
+    @_builtins.property
+    def uris(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignedUri]:
+        """One for each URI, in any order."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        uris: _abc.Iterable[Global___SignedUri] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "uris", b"uris"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Signed: _TypeAlias = Signed  # noqa: Y015
+
+@_typing.final
+class SignedUri(_message.Message):
+    """The URL for one URI, or why there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """As asked."""
+    url: _builtins.str
+    """Of https or http. Empty: see `failure`."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ceases to work, by the agent's clock: earlier than asked where the credentials that signed it end before.
+        Unset: it needs no signature.
+        """
+
+    @_builtins.property
+    def failure(self) -> _job_pb2.Failure:
+        """Why there is no URL. Unset otherwise."""
+
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        url: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        failure: _job_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "failure", b"failure", "uri", b"uri", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignedUri: _TypeAlias = SignedUri  # noqa: Y015
 
 @_typing.final
 class Publish(_message.Message):
