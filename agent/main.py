@@ -23,6 +23,7 @@ from agent.service import serve_agent
 from agent.settings import Settings
 from agent.sizes import Size
 from agent.storage.stores import StoreKind, StoreTable, default_stores
+from agent.storage.stores_file import InvalidStores, read_stores
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
 from mediactl.places import default_address, default_data_dir
@@ -223,13 +224,9 @@ def _stores(file: Path | None, defaults: Iterable[str]) -> Mapping[str, StoreTab
     stores = default_stores(StoreKind(kind) for kind in defaults if kind != "none")
     if file is None:
         return stores
-    # With what reads and checks documents, which other agents need not hold in memory.
-    from agent.storage.stores_file import read_stores  # noqa: PLC0415
-    from presets.parse import InvalidDocument  # noqa: PLC0415
-
     try:
         return stores | read_stores(file)
-    except InvalidDocument as error:
+    except InvalidStores as error:
         raise SystemExit(_complain(f"{file} is wrong:\n{error}", 2)) from None
     except OSError as error:
         raise SystemExit(_complain(f"{error.strerror}: {error.filename}", 2)) from None

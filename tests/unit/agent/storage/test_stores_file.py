@@ -1,5 +1,6 @@
 """The file that names an agent's stores."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,7 @@ import pytest
 from agent.storage import Stores
 from agent.storage.faults import Fault
 from agent.storage.stores import StoreKind, StoreTable, default_stores, reaches
-from agent.storage.stores_file import read_stores
-from presets.parse import InvalidDocument
+from agent.storage.stores_file import _KEYS, InvalidStores, read_stores
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
@@ -60,35 +60,56 @@ def test_what_a_file_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "field", "told"),
+    ("text", "field", "told"),
     [
-        ('[store.a1]\nkind = "ftp"', 2, "store.a1.kind", "'s3', 'gs', 'az' or 'https'"),
-        ("[store.a1]", 1, "store.a1.kind", "needed"),
-        ('[store.a1]\nkind = "s3"\nbuckt = "x"', 3, "store.a1.buckt", "not known"),
-        ('[store.a1]\nkind = "s3"\nsecret_access_key = "hidden"', 3, "store.a1.secret_access_key", "not known"),
-        ('[store.a1]\nkind = "s3"\npath_style = "yes"', 3, "store.a1.path_style", "boolean"),
-        ('[store.a1]\nkind = "gs"\nregion = "x"', 1, "store.a1", "region is not for stores of kind gs"),
-        ('[store.a1]\nkind = "az"\ncredentials_file = "/k"', 1, "store.a1", "account"),
-        ('[store.a1]\nkind = "s3"\ncredentials_file = "keys"', 3, "store.a1.credentials_file", "absolute"),
-        ('[store.a1]\nkind = "s3"\nendpoint = "nas:9000"', 3, "store.a1.endpoint", "https?"),
-        ('[store.a1]\nkind = "s3"\nendpoint = "http://me:pw@nas"', 3, "store.a1.endpoint", "https?"),
-        ('[store.a1]\nkind = "s3"\nonly = ["shows"]', 3, "store.a1.only[0]", "/$"),
-        ('[store.My_Store]\nkind = "s3"', 1, "store", "lower-case"),
-        ('[store.file]\nkind = "s3"', 1, "store", "can't be a store's name"),
-        ('[store.https]\nkind = "s3"', 1, "store", "kind https"),
-        ('[store.http]\nkind = "https"', 1, "store", "named https"),
-        ('[store.cdn]\nkind = "https"', 1, "store", "endpoint"),
-        ("[store.a1", 1, "", "TOML"),
+        ('[store.a1]\nkind = "ftp"', "store.a1.kind", "one of s3, gs, az, https"),
+        ("[store.a1]\nkind = []", "store.a1.kind", "one of s3, gs, az, https"),
+        ("[store.a1]", "store.a1.kind", "needed"),
+        ('[store.a1]\nkind = "s3"\nbuckt = "x"', "store.a1.buckt", "did you mean bucket?"),
+        ('[store.a1]\nkind = "s3"\nsecret_access_key = "hidden"', "store.a1.secret_access_key", "not known"),
+        ('[store.a1]\nkind = "s3"\npath_style = "yes"', "store.a1.path_style", "true or false"),
+        ('[store.a1]\nkind = "s3"\nbucket = ""', "store.a1.bucket", "a name"),
+        ('[store.a1]\nkind = "gs"\nregion = "x"', "store.a1.region", "not for stores of kind gs"),
+        ('[store.a1]\nkind = "az"\ncredentials_file = "/k"', "store.a1", "account"),
+        ('[store.a1]\nkind = "s3"\ncredentials_file = "keys"', "store.a1.credentials_file", "absolute"),
+        ('[store.a1]\nkind = "s3"\nendpoint = "nas:9000"', "store.a1.endpoint", "a URL"),
+        ('[store.a1]\nkind = "s3"\nendpoint = "http://me:hidden@nas"', "store.a1.endpoint", "a URL"),
+        ('[store.a1]\nkind = "s3"\nonly = ["shows"]', "store.a1.only", "ending in /"),
+        ('[store.a1]\nkind = "s3"\nonly = "shows/"', "store.a1.only", "a list"),
+        ('[store.My_Store]\nkind = "s3"', "store.My_Store", "lower-case"),
+        ('[store.file]\nkind = "s3"', "store.file", "not file"),
+        ('[store.https]\nkind = "s3"', "store.https", "kind https"),
+        ('[store.http]\nkind = "https"', "store.http", "named https"),
+        ('[store.cdn]\nkind = "https"', "store.cdn", "endpoint"),
+        ("store = 1", "store", "tables"),
+        ("[store]\na1 = 1", "store.a1", "a table"),
+        ('[stores.a1]\nkind = "s3"', "stores", "[store.NAME]"),
+        ("[store.a1\nx", "not TOML", "line 1"),
     ],
 )
-def test_what_is_wrong_is_found(tmp_path: Path, text: str, line: int, field: str, told: str) -> None:
-    """Each mistake has its line, its field and what was expected; no value that could be a secret is repeated."""
-    with pytest.raises(InvalidDocument) as caught:
+def test_what_is_wrong_is_found(tmp_path: Path, text: str, field: str, told: str) -> None:
+    """Each mistake has its field and what was expected; no value that could be a secret is repeated."""
+    with pytest.raises(InvalidStores) as caught:
         read(tmp_path, text)
-    [complaint] = caught.value.complaints
-    assert (complaint.line, complaint.field) == (line, field)
-    assert told in complaint.message
-    assert "hidden" not in str(caught.value)
+    [complaint] = str(caught.value).splitlines()
+    assert complaint.startswith(f"{field}: ")
+    assert told in complaint
+    assert "hidden" not in complaint
+
+
+def test_all_that_is_wrong_is_found(tmp_path: Path) -> None:
+    """In one go, and a file that is no text is told as such."""
+    with pytest.raises(InvalidStores) as caught:
+        read(tmp_path, '[store.a1]\nkind = "s3"\nonly = 1\nregion = 2\n[store.b1]\nkind = 3')
+    assert len(str(caught.value).splitlines()) == 3
+    (tmp_path / "stores.toml").write_bytes(b"\xff")
+    with pytest.raises(InvalidStores, match="UTF-8"):
+        read_stores(tmp_path / "stores.toml")
+
+
+def test_every_key_can_be_written() -> None:
+    """What a table has, the file can say."""
+    assert {field.name for field in fields(StoreTable)} == set(_KEYS)
 
 
 def test_defaults_are_called_like_their_kind() -> None:
