@@ -166,6 +166,15 @@ async def test_a_fault_that_stays(place: Place) -> None:
         assert reason or kind not in FATAL, str(plan)
 
 
+async def test_as_often_as_configured(place: Place) -> None:
+    """A store that stays overloaded is asked as often as the configured patience says, and no more."""
+    place.proxy.restart(Plan((Fault(1, Kind.SLOW_DOWN, on=True),)))
+    with pytest.raises(MediaFailure) as caught:
+        await place.driver.store.identify(place.driver.uri("in.wav"))
+    assert caught.value.reason is Reason.INPUT_UNAVAILABLE
+    assert [exchange.status for exchange in place.proxy.exchanges] == [503] * TRIES, str(place.proxy)
+
+
 async def test_several_faults(place: Place) -> None:
     """Plans drawn by seeds, each with four faults among the requests of a job."""
     requests = await place.requests()
