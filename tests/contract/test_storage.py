@@ -136,7 +136,7 @@ async def test_whatever_the_size(
 ) -> None:
     """From one byte on, about the sizes where another part or another range begins: published and fetched whole."""
     # The least that S3 takes; otherwise this needs objects of many megabytes.
-    monkeypatch.setattr("agent.storage.s3.PART_BYTES", 5 * MEBIBYTE)
+    monkeypatch.setattr("agent.storage.s3_uploads.PART_BYTES", 5 * MEBIBYTE)
     monkeypatch.setattr("agent.storage.download.PIECE_BYTES", MEBIBYTE)
     size = max(1, parts * 5 * MEBIBYTE + extra)
     content = random.Random(size).randbytes(size)  # noqa: S311 - no secret

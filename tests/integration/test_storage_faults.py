@@ -130,7 +130,7 @@ def _reasons(plan: Plan, *, fetched: bool) -> set[Reason]:
 async def place(
     request: pytest.FixtureRequest, object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Place]:
-    monkeypatch.setattr("agent.storage.s3.PART_BYTES", 5 * MEBIBYTE)
+    monkeypatch.setattr("agent.storage.s3_uploads.PART_BYTES", 5 * MEBIBYTE)
     monkeypatch.setattr("agent.storage.download.PIECE_BYTES", 4 * MEBIBYTE)
     async with FaultProxy(object_server.address, slow_s=0.3, silence_s=5.0) as proxy:
         driver = S3Driver(object_server, proxy, tmp_path, patience=PATIENCE)
