@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.fakes.blob_server import BlobServer, BlobServerAbsent
 from tests.fakes.object_server import ObjectServer, ObjectServerAbsent
 from tests.fakes.postgres import Postgres, PostgresAbsent
 
@@ -91,6 +92,17 @@ def object_server() -> Iterator[ObjectServer]:
 def own_object_server() -> Iterator[ObjectServer]:
     """A running S3 server of the test's own, to kill; skips where there can be none."""
     with _object_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def blob_server() -> Iterator[BlobServer]:
+    """A running server that talks like Azure's, the same for all tests of a worker; skips where there can be none."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(BlobServer())
+        except BlobServerAbsent as absent:
+            pytest.skip(str(absent))
         yield server
 
 

@@ -41,7 +41,7 @@ _SETTINGS = {
 }
 
 # Waits for its input to end, as it does however the tests die. Until the server has died too, its files may come anew.
-_GUARDIAN = 'cat >/dev/null; until rm -rf "$1"; do sleep 0.1; done'
+_GUARDIAN = 'cat >/dev/null; until rm -rf "$@"; do sleep 0.1; done'
 
 
 class ObjectServerAbsent(Exception):
@@ -138,15 +138,17 @@ class ObjectServer:
 
     def start(self) -> None:
         """Up and answering; after `kill` at the same address. Raises ObjectServerFailed."""
-        if not self._folder:
-            self._folder = Path(tempfile.mkdtemp(prefix="s3-", dir=self._parent))
-            self._guardian = subprocess.Popen(
-                ["sh", "-c", _GUARDIAN, "sh", self._folder], stdin=subprocess.PIPE, start_new_session=True
-            )
-        first = not self._ports
+        first = not self._folder
         for _ in range(_TRIES):
             # Somebody else may take a port between the choice and the start.
             self._ports = _free_ports() if first else self._ports
+            if not self._folder:
+                self._folder = Path(tempfile.mkdtemp(prefix="s3-", dir=self._parent))
+                self._guardian = subprocess.Popen(
+                    ["sh", "-c", _GUARDIAN, "sh", self._folder, *self._sockets()],
+                    stdin=subprocess.PIPE,
+                    start_new_session=True,
+                )
             if self._comes_up():
                 return
             self.kill()
@@ -165,6 +167,8 @@ class ObjectServer:
         self.kill()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
+            for socket_path in self._sockets():
+                socket_path.unlink(missing_ok=True)
         if self._guardian:
             self._guardian.communicate()
         self._folder = self._guardian = self._server = self._client = None
@@ -197,6 +201,11 @@ class ObjectServer:
         """Key and id of each multipart upload that is neither completed nor aborted."""
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket)
         return sorted((entry["Key"], entry["UploadId"]) for page in pages for entry in page.get("Uploads", ()))
+
+    def _sockets(self) -> list[Path]:
+        """What it leaves in a place that no setting changes."""
+        names = ((name.split(".")[0], "-grpc" if "grpc" in name else "", port) for name, port in self._ports.items())
+        return [Path(f"/tmp/seaweedfs-{role}{kind}-{port}.sock") for role, kind, port in names]
 
     def _comes_up(self) -> bool:
         settings = _SETTINGS | {"dir": str(self.folder)} | {name: str(port) for name, port in self._ports.items()}

@@ -130,7 +130,7 @@ def _reasons(plan: Plan, *, fetched: bool) -> set[Reason]:
 async def place(
     request: pytest.FixtureRequest, object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Place]:
-    monkeypatch.setattr("agent.storage.s3.PART_BYTES", 5 * MEBIBYTE)
+    monkeypatch.setattr("agent.storage.s3_uploads.PART_BYTES", 5 * MEBIBYTE)
     monkeypatch.setattr("agent.storage.download.PIECE_BYTES", 4 * MEBIBYTE)
     async with FaultProxy(object_server.address, slow_s=0.3, silence_s=5.0) as proxy:
         driver = S3Driver(object_server, proxy, tmp_path, patience=PATIENCE)
@@ -164,6 +164,15 @@ async def test_a_fault_that_stays(place: Place) -> None:
         plan = Plan((Fault(dice.randint(1, requests), kind, on=True),))
         reason = await place.run(plan)
         assert reason or kind not in FATAL, str(plan)
+
+
+async def test_as_often_as_configured(place: Place) -> None:
+    """A store that stays overloaded is asked as often as the configured patience says, and no more."""
+    place.proxy.restart(Plan((Fault(1, Kind.SLOW_DOWN, on=True),)))
+    with pytest.raises(MediaFailure) as caught:
+        await place.driver.store.identify(place.driver.uri("in.wav"))
+    assert caught.value.reason is Reason.INPUT_UNAVAILABLE
+    assert [exchange.status for exchange in place.proxy.exchanges] == [503] * TRIES, str(place.proxy)
 
 
 async def test_several_faults(place: Place) -> None:

@@ -8,8 +8,9 @@ import pytest
 from agent.storage.content_types import content_type
 from agent.storage.faults import Fault, Kind
 from agent.storage.patience import Patience
-from agent.storage.s3 import MARK, PART_BYTES, S3Store, Ticket, _crc32, part_length
+from agent.storage.s3 import S3Store, _crc32
 from agent.storage.s3_client import answered, client_of, translated
+from agent.storage.s3_uploads import MARK, PART_BYTES, Ticket, part_length
 from agent.storage.stores import StoreKind, StoreTable
 from presets.problems import MediaFailure
 from presets.reasons import Reason
