@@ -1,6 +1,6 @@
 """A preset's chains as an FFmpeg filter graph over the inputs in the workspace."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
@@ -9,7 +9,7 @@ from ffmpeg.streams.av import AVStream
 from ffmpeg.streams.video import VideoStream as FilteredPicture
 
 from presets import picture
-from presets.completeness import declared_s
+from presets.completeness import Taken, declared_s, expected_s, require_whole
 from presets.document import (
     AudioSpec,
     Chain,
@@ -186,6 +186,27 @@ class Graph:
         if (name, delivery) not in self._made:
             self._made[name, delivery] = self._build(name, delivery)
         return self._made[name, delivery]
+
+    def taken(self, *sources: Source | PictureSource) -> Iterator[Taken]:
+        """What is known of how long these streams are."""
+        return ((self.facts[source.input], source.stream) for source in sources)
+
+    def expected_s(self, signal: Signal | None = None) -> float | None:
+        """How long a pass over the inputs lasts, in seconds of media, or over what steps made of them."""
+        if signal is not None and not self.keeps_length:
+            return signal.length_s
+        sources: list[Source | PictureSource] = [*self.sources]
+        if any(output.profile.document.video is not None for output in self.intent.outputs):
+            sources.append(self.picture)
+        return expected_s(self.taken(*sources))
+
+    def require_whole(self, heard: StepResult) -> None:
+        """Of the pass that goes through the programme; where that has another length, the inspections show it.
+
+        :raises MediaFailure: as :func:`presets.completeness.require_whole`.
+        """
+        if self.keeps_length:
+            require_whole(heard.out_time_s, self.taken(*self.sources))
 
     def decide(self, subject: str, choice: str, because: str) -> None:
         """Note a choice for the plan, once."""
