@@ -255,7 +255,9 @@ class _Job:
             if self._lossless(output) and told is None:
                 # As good as a rehearsal.
                 rehearsals.append(encodes[-1])
-            aim = levels.next_aim(goal, before, rehearsals, encodes, output.profile.document.delivery.max_encodes)
+            # A file that was foretold can only come out the same again.
+            most = 1 if told is not None else output.profile.document.delivery.max_encodes
+            aim = levels.next_aim(goal, before, rehearsals, encodes, most)
             self.decisions.append(decisions.of_encode(output.name, goal, encodes, aim, known=told is not None))
         chosen = levels.best(goal, encodes) if aim is None else None
         number = len(encodes) + 1 if chosen is None else chosen + 1

@@ -41,6 +41,10 @@ _SLACK_DB = 0.5
 #: A meter prints peaks as amplitudes with three digits behind the point: below this, in dBTP, that is more than 0.1 dB.
 _FAINT_DBTP = -30.0
 
+#: FFmpeg's meter ends at +10 LUFS: near it, and beyond, a programme is measured this much quieter, in LU.
+_LOUDEST_LUFS = 9.5
+_QUIETER_DB = -60.0
+
 #: How far below the ceiling the peaks of a rehearsal may be, in dB: else it was one for another ceiling.
 _LOW_DB = 0.1
 
@@ -95,11 +99,16 @@ class Trial:
 
 
 def closer_look(goal: Goal, before: Loudness) -> float | None:
-    """The gain in dB at which to measure the programme once more, whose peaks are too faint for the meter's digits.
+    """The gain in dB at which to measure the programme once more, which is beyond the meter's scale, or whose peaks are
+    too faint for the meter's digits.
 
-    None where they are clear enough to tell whether they have room.
+    None where it is on the scale, and the peaks are clear enough to tell whether they have room.
     """
-    if before.integrated_lufs is None or (before.true_peak_dbtp or _FAINT_DBTP - 1) > _FAINT_DBTP:
+    if before.integrated_lufs is None:
+        return None
+    if before.integrated_lufs >= _LOUDEST_LUFS:
+        return _QUIETER_DB
+    if (before.true_peak_dbtp or _FAINT_DBTP - 1) > _FAINT_DBTP:
         return None
     wanted = goal.target_lufs - before.integrated_lufs
     return round(wanted, 3) if wanted > 0 else None

@@ -87,6 +87,11 @@ def test_peaks_too_faint_for_the_meter_s_digits_are_looked_at_closer(
     assert closer_look(LIMIT, _programme(lufs, dbtp)) == gain_db
 
 
+def test_what_is_beyond_the_meter_s_scale_is_measured_quieter() -> None:
+    """Which ends at +10 LUFS, whatever the samples are."""
+    assert closer_look(LIMIT, _programme(10, 90)) == -60
+
+
 def test_a_lossless_file_need_not_be_measured() -> None:
     """Gain moves loudness and peaks alike and leaves the range; what was limited is in the file as rehearsed."""
     before = _programme(-23, -10)
