@@ -143,6 +143,9 @@ class _Job:
             self._explain_picture(output, spec)
         made = self._beside(output)
         self.decisions += beside.decisions(self.intent, self.facts, output, made, self._chapters(output))
+        if output.profile.document.delivery.chapters and self._chapters_are_to_come(output):
+            because = "the steps make them; where they begin follows from the measurement"
+            self._decide(f"{output.name}: chapters", "one for each part that has a title", because)
         if (path := self._packing(output, "").chapters) is not None:
             as_tags = CONTAINERS[output.profile.document.container].chapters_as_tags
             self.documents[path] = beside.ffmetadata(made.chapters, as_tags=as_tags)
@@ -461,6 +464,10 @@ class _Job:
         """Of the programme; a picture without sound keeps those of its input."""
         signal = self._programme(output)
         return self.facts[self.graph.picture.input].chapters if signal is None else signal.chapters
+
+    def _chapters_are_to_come(self, output: OutputRef) -> bool:
+        signal = self._programme(output)
+        return signal is not None and signal.provisional and not signal.chapters and self.graph.makes_chapters
 
     def _length_s(self, output: OutputRef) -> float | None:
         """Of the longer of picture and sound, as far as it is told."""
