@@ -227,3 +227,23 @@ def test_stems_lose_one_extension() -> None:
         stem("https://host/a")
     with pytest.raises(ValueError, match="not an absolute path"):
         path_to_uri("a/b")
+
+
+@pytest.mark.parametrize(
+    ("preset", "told"),
+    [
+        ("loudness_ebu_r128", "loudness_ebu_r128_v1 has no parameter 'target_lufs'; it takes none"),
+        ("downmix_51", "downmix_51_v1 has no parameter 'target_lufs'; expected one of centre_db, lfe, surround_db"),
+    ],
+)
+def test_an_unknown_parameter_is_answered_with_those_there_are(preset: str, told: str) -> None:
+    """Also where there are none: a standard's target is no matter of taste."""
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(
+            Catalog.shipped(),
+            preset=preset,
+            inputs=[("", TALK)],
+            params={"target_lufs": "-24"},
+            outputs=[("", "file:///o/")],
+        )
+    assert [problem.message for problem in caught.value.problems] == [told]
