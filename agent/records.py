@@ -158,6 +158,7 @@ def _analysis(found: Analysis) -> job_pb2.SoundAnalysis:
         correlation=None if phase is None else phase.correlation,
         worst_correlation=None if phase is None else phase.worst_correlation,
         dc_offset=max((channel.dc_offset for channel in found.channels), key=abs, default=0.0),
+        silent_channels=[number for number, channel in enumerate(found.channels, 1) if channel.is_silent],
     )
 
 

@@ -34,7 +34,6 @@ from presets.compile import compile as compile_plan
 from presets.estimate import Estimate, estimate
 from presets.facts import MediaFacts
 from presets.intent import InputRef, Intent, OutputRef
-from presets.opening import formats_of
 from presets.plan import Expectation, Invocation, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import Reason
@@ -234,9 +233,9 @@ class Transform:
             raise MediaFailure(Reason.INPUT_CHANGED, f"{shown(uri)} is not what it was when the replayed job read it")
 
     async def _probe_input(self, index: int, item: InputRef) -> MediaFacts:
-        formats = formats_of(self.intent.preset.document.roles[item.role].media)
+        media = self.intent.preset.document.roles[item.role].media
         try:
-            return await probe(self._means.ffprobe, Path("in", str(index)), cwd=self._workspace.path, formats=formats)
+            return await probe(self._means.ffprobe, Path("in", str(index)), cwd=self._workspace.path, media=media)
         except MediaFailure as failure:
             raise MediaFailure(failure.reason, f"{shown(item.uri)}: {failure.message}") from None
 

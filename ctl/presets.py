@@ -83,7 +83,8 @@ def _role(role: preset_service_pb2.Role) -> str:
         "takes inputs given without a role" if role.default else "",
         "may be given several times" if role.repeated else "",
     ]
-    return f"{role.name}: {', '.join(trait for trait in traits if trait)}"
+    told = f"; {role.description}" if role.description else ""
+    return f"{role.name}: {', '.join(trait for trait in traits if trait)}{told}"
 
 
 def _parameter(parameter: preset_service_pb2.Parameter) -> str:

@@ -109,6 +109,7 @@ def analysis_rows(artifact: job_pb2.Artifact) -> list[tuple[str, str]]:
 
     clipped = f"{found.full_scale_samples} samples at full scale" if found.full_scale_samples else ""
     flat = value(found, "hard_clipped_at_dbfs", " dBFS")
+    silent = ", ".join(map(str, found.silent_channels))
     phase = value(found, "correlation", "", 2)
     return [
         ("report", render.place(artifact.uri)),
@@ -123,6 +124,7 @@ def analysis_rows(artifact: job_pb2.Artifact) -> list[tuple[str, str]]:
             "silences",
             f"{found.silence_count}, together {render.duration(found.silence_seconds)}" if found.silence_count else "",
         ),
+        ("silent channels", f"{silent}, counted from 1" if silent else ""),
         ("phase", f"correlation {phase}, at worst {value(found, 'worst_correlation', '', 2)}" if phase else ""),
         ("DC offset", f"{found.dc_offset * 100:.2f} %".replace("-", "−") if abs(found.dc_offset) >= 1e-4 else ""),
     ]

@@ -22,6 +22,7 @@ _CLIPPED_BELOW_COUNT = 24
 
 #: Windows below this are no measure of phase, in dBFS.
 _PHASE_GATE_DBFS = -60.0
+_SILENT_DBFS = -60.0
 
 #: The noise floor is the level that 95 % of the windows exceed (L95 of ISO 1996); digital silence is left out.
 _FLOOR_SHARE = 0.05
@@ -41,6 +42,11 @@ class Channel:
     rms_dbfs: float | None
     dc_offset: float
     full_scale_samples: int
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no sample reaches -60 dBFS: a cable that was out, a side that was not recorded."""
+        return self.sample_peak_dbfs is None or self.sample_peak_dbfs < _SILENT_DBFS
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,9 @@ class _Job:
             self._explain_picture(encoding, spec)
         made = encoding.beside
         self.decisions += beside.decisions(self.intent, self.facts, encoding.output, made, encoding.chapters)
+        if encoding.document.delivery.chapters and encoding.chapters_are_to_come:
+            because = "the steps make them; where they begin follows from the measurement"
+            self._decide(f"{encoding.name}: chapters", "one for each part that has a title", because)
         if (path := encoding.chapters_file) is not None:
             as_tags = CONTAINERS[encoding.document.container].chapters_as_tags
             self.documents[path] = beside.ffmetadata(made.chapters, as_tags=as_tags)

@@ -207,6 +207,12 @@ class Encoding:
         return self.facts[self.graph.picture.input].chapters if signal is None else signal.chapters
 
     @property
+    def chapters_are_to_come(self) -> bool:
+        """Whether steps will make chapters that only a measurement tells the places of."""
+        signal = self.programme
+        return signal is not None and signal.provisional and not signal.chapters and self.graph.makes_chapters
+
+    @property
     def chapters_file(self) -> str | None:
         """The file in the workspace that holds the chapters which are delivered; None where there are none."""
         return f"work/{self.output.name}.chapters.txt" if self.beside.chapters else None

@@ -26,7 +26,7 @@ from presets.facts import AudioStream, MediaFacts, VideoStream
 from presets.formats import CHECKSUMMED, LAYOUTS, has_jumping_clock, layout_of, stated_layout
 from presets.intent import Intent, default_role
 from presets.opening import opened
-from presets.operations import Extract, Loudness, Operation, meters
+from presets.operations import Extract, Join, Loudness, Operation, meters
 from presets.operations.base import Signal, conform, conforming, decimal
 from presets.passes import Passes
 from presets.picture import PictureSource
@@ -93,6 +93,17 @@ class Graph:
         document, parameters = self.intent.preset.document, self.intent.parameters
         return all(
             operation.keeps_length
+            for name, chain in document.chain.items()
+            if chain.media is Media.AUDIO and self._wanted(chain)
+            for operation in operations(document, name, parameters)
+        )
+
+    @property
+    def makes_chapters(self) -> bool:
+        """Whether parts are joined that begin chapters, as soon as it is known how long they are."""
+        document, parameters = self.intent.preset.document, self.intent.parameters
+        return any(
+            isinstance(operation, Join) and operation.titles
             for name, chain in document.chain.items()
             if chain.media is Media.AUDIO and self._wanted(chain)
             for operation in operations(document, name, parameters)

@@ -262,7 +262,8 @@ def _parameters(preset: Preset, params: Mapping[str, str], problems: list[Proble
         if key.startswith((_PROFILE_PREFIX, tags.PREFIX)):
             continue
         if key not in declared:
-            told = f"{preset.full_name} has no parameter {key!r}{suggestion(key, list(declared))}"
+            told = f"{preset.full_name} has no parameter {key!r}"
+            told += suggestion(key, list(declared)) if declared else "; it takes none"
             problems.append(Problem(Reason.PARAMETER_UNKNOWN, f"params.{key}", told))
             continue
         value = from_text(declared[key], text)

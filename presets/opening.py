@@ -14,6 +14,13 @@ def formats_of(media: Media) -> str:
     return PICTURE_WHITELIST if media is Media.PICTURE else FORMAT_WHITELIST
 
 
+def expected_of(media: Media) -> str:
+    """What to give instead of a file that is in none of :func:`formats_of`, in words."""
+    if media is Media.PICTURE:
+        return "only a JPEG or PNG picture is taken here"
+    return "playlists, pictures and texts are not taken here; of a playlist give the files that it names"
+
+
 def opened_picture(path: str) -> AVStream:
     """A still picture in the workspace."""
     options = {"protocol_whitelist": PROTOCOL_WHITELIST, "format_whitelist": PICTURE_WHITELIST}

@@ -9,8 +9,10 @@ from typing import Any
 from agent.media.failure import quote
 from agent.media.logs import last_bytes, redact
 from agent.media.process import Process
+from presets.document import Media
 from presets.facts import MediaFacts, from_ffprobe
-from presets.formats import FORMAT_WHITELIST, PROTOCOL_WHITELIST
+from presets.formats import PROTOCOL_WHITELIST
+from presets.opening import expected_of, formats_of
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
@@ -28,11 +30,11 @@ _DOCUMENT_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 async def probe(
-    ffprobe: str, path: Path, *, cwd: Path, timeout_s: float = 60.0, formats: str = FORMAT_WHITELIST
+    ffprobe: str, path: Path, *, cwd: Path, timeout_s: float = 60.0, media: Media = Media.AUDIO
 ) -> MediaFacts:
     """What ``path`` holds, as the program ``ffprobe`` sees it from the directory ``cwd``, which takes its output.
 
-    ``formats`` are those it may be in, as FFmpeg names them, between commas.
+    It is opened only in the formats in which an input of a role of ``media`` may be.
 
     :raises MediaFailure: INPUT_EMPTY for a file of zero bytes, INPUT_CORRUPT with ffprobe's words for one that is no
         media file, TIMED_OUT after ``timeout_s`` seconds, INPUT_NOT_FOUND for a file that is gone.
@@ -42,7 +44,9 @@ async def probe(
     with tempfile.TemporaryDirectory(prefix="probe-", dir=cwd) as directory:
         out, err = Path(directory, "stdout"), Path(directory, "stderr")
         # The file: protocol makes any name a plain name, also one that looks like an option or a URL.
-        process = Process.start([ffprobe, *_OPTIONS, formats, f"file:{path}"], cwd=cwd, stdout=out, stderr=err)
+        process = Process.start(
+            [ffprobe, *_OPTIONS, formats_of(media), f"file:{path}"], cwd=cwd, stdout=out, stderr=err
+        )
         code = await _exit_code(process, timeout_s)
         said = _said(err, path)
         if code is None:
@@ -50,9 +54,9 @@ async def probe(
         if code in {126, 127}:
             raise MediaFailure(Reason.INTERNAL, f"ffprobe could not be started{said}")
         if code != 0:
-            if _NOT_TAKEN in said:
+            if _NOT_TAKEN in said or media is Media.PICTURE:
                 # The list itself means nothing to a person.
-                said = ": playlists, pictures and texts are not taken here; of a playlist give the files that it names"
+                said = f": {expected_of(media)}"
             raise MediaFailure(Reason.INPUT_CORRUPT, f"the file is not media that FFmpeg can read{said}")
         return from_ffprobe(_document(out))
 

@@ -336,7 +336,7 @@ def _publishing_failure(target: Path, error: OSError) -> MediaFailure:
 
 
 def _exists(target: Path) -> str:
-    return f"{target} exists; ask for overwriting to replace it"
+    return f"{target} exists; overwrite (--overwrite) replaces it"
 
 
 def _words(error: Exception) -> str:

@@ -200,7 +200,12 @@ def preset(known: Preset, *, with_document: bool) -> preset_service_pb2.Preset:
     )
     for name, role in document.roles.items():
         message.roles.add(
-            name=name, media=role.media, optional=role.optional, default=role.default, repeated=role.repeat
+            name=name,
+            media=role.media,
+            optional=role.optional,
+            default=role.default,
+            repeated=role.repeat,
+            description=role.description,
         )
     for name, parameter in document.parameters.items():
         message.parameters.append(_parameter(name, parameter))

@@ -54,4 +54,4 @@ OPERATIONS: Mapping[str, type[Operation]] = MappingProxyType(
     }
 )
 
-__all__ = ["OPERATIONS", "Extract", "Loudness", "Operation"]
+__all__ = ["OPERATIONS", "Extract", "Join", "Loudness", "Operation"]

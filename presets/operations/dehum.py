@@ -50,7 +50,7 @@ class Dehum(Operation):
             return _notched(signal, _harmonics(self.mains_hz))
         surveyed = context.surveyed()
         if surveyed is None:
-            return replace(_notched(signal, _harmonics(50)), provisional=True)
+            return _to_come(signal, context)
         if surveyed.pause_s is None:
             context.decide("left as it is", "the recording is too short to have a pause in which hum could be heard")
             return signal
@@ -58,7 +58,7 @@ class Dehum(Operation):
         pause, samples = meters.pause(signal, surveyed.pause_s)
         heard = context.heard(meters.levels([_around(pause, hz) for hz in listened], samples))
         if heard is None:
-            return replace(_notched(signal, _harmonics(50)), provisional=True)
+            return _to_come(signal, context)
         if len(heard.levels_db) != len(listened):
             context.decide("left as it is", f"nothing could be heard of the pause at {surveyed.pause_s[0]:.1f} s")
             return signal
@@ -84,6 +84,12 @@ def _around(pause: Filtered, hz: int) -> Filtered:
     for _ in range(2):
         pause = pause.bandpass(frequency=decimal(hz), width_type="h", width=decimal(_HEARD_HZ), precision="f64")
     return pause
+
+
+def _to_come(signal: Signal, context: Context) -> Signal:
+    """Every notch that there could be, of one of the mains."""
+    context.decide("shown at 50 Hz and its harmonics", "whether 50 or 60 Hz is heard, or neither, the survey tells")
+    return replace(_notched(signal, _harmonics(50)), provisional=True)
 
 
 def _notched(signal: Signal, frequencies_hz: Sequence[int]) -> Signal:

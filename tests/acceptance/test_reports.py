@@ -40,6 +40,14 @@ def test_a_recording_is_analysed_into_a_document(box: Home, recordings: Recordin
     assert (tmp_path / "again" / "report.json").read_bytes() == content
 
 
+def test_a_side_that_was_not_recorded_is_named(box: Home, recordings: Recordings, tmp_path: Path) -> None:
+    """Silences are of all channels at once, so that they show none of it."""
+    how = ("--preset", "audio_analyze", "--output", tmp_path / "report.json")
+    job = box.job("run", recordings.synth("left_only"), *how)
+    assert job["artifacts"][0]["analysis"]["silentChannels"] == [2]
+    assert "2, counted from 1" in box.run("jobs", "get", job["id"]).stdout
+
+
 def test_a_report_beside_a_file_is_of_both(box: Home, recordings: Recordings, tmp_path: Path) -> None:
     """In a folder under the name of the recording; what it says of the file is what libebur128 hears."""
     source = recordings.levelled("quiet", gain_db=-10)
@@ -87,3 +95,4 @@ def test_cover_art_that_is_none_fails_the_job_by_name(box: Home, recordings: Rec
     failed = box.run("run", *roles, "--preset", "convert", "--output", f"{tmp_path}/out.m4a", code=1).stderr
     assert "INPUT_CORRUPT" in failed
     assert "art.jpg" in failed
+    assert "only a JPEG or PNG picture is taken here" in failed

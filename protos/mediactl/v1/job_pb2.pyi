@@ -470,6 +470,7 @@ class SoundAnalysis(_message.Message):
     CORRELATION_FIELD_NUMBER: _builtins.int
     WORST_CORRELATION_FIELD_NUMBER: _builtins.int
     DC_OFFSET_FIELD_NUMBER: _builtins.int
+    SILENT_CHANNELS_FIELD_NUMBER: _builtins.int
     max_momentary_lufs: _builtins.float
     """Highest momentary loudness (0.4 s) in LUFS."""
     max_short_term_lufs: _builtins.float
@@ -490,6 +491,10 @@ class SoundAnalysis(_message.Message):
     """The lowest correlation of 0.4 s."""
     dc_offset: _builtins.float
     """The largest mean of a channel, as a share of full scale; negative below zero."""
+    @_builtins.property
+    def silent_channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which channels, counted from 1, stay below -60 dBFS from beginning to end."""
+
     def __init__(
         self,
         *,
@@ -503,10 +508,11 @@ class SoundAnalysis(_message.Message):
         correlation: _builtins.float | None = ...,
         worst_correlation: _builtins.float | None = ...,
         dc_offset: _builtins.float = ...,
+        silent_channels: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_correlation", b"_correlation", "_hard_clipped_at_dbfs", b"_hard_clipped_at_dbfs", "_max_momentary_lufs", b"_max_momentary_lufs", "_max_short_term_lufs", b"_max_short_term_lufs", "_noise_floor_dbfs", b"_noise_floor_dbfs", "_worst_correlation", b"_worst_correlation", "correlation", b"correlation", "hard_clipped_at_dbfs", b"hard_clipped_at_dbfs", "max_momentary_lufs", b"max_momentary_lufs", "max_short_term_lufs", b"max_short_term_lufs", "noise_floor_dbfs", b"noise_floor_dbfs", "worst_correlation", b"worst_correlation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correlation", b"_correlation", "_hard_clipped_at_dbfs", b"_hard_clipped_at_dbfs", "_max_momentary_lufs", b"_max_momentary_lufs", "_max_short_term_lufs", b"_max_short_term_lufs", "_noise_floor_dbfs", b"_noise_floor_dbfs", "_worst_correlation", b"_worst_correlation", "correlation", b"correlation", "dc_offset", b"dc_offset", "full_scale_samples", b"full_scale_samples", "hard_clipped_at_dbfs", b"hard_clipped_at_dbfs", "max_momentary_lufs", b"max_momentary_lufs", "max_short_term_lufs", b"max_short_term_lufs", "noise_floor_dbfs", b"noise_floor_dbfs", "silence_count", b"silence_count", "silence_seconds", b"silence_seconds", "worst_correlation", b"worst_correlation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correlation", b"_correlation", "_hard_clipped_at_dbfs", b"_hard_clipped_at_dbfs", "_max_momentary_lufs", b"_max_momentary_lufs", "_max_short_term_lufs", b"_max_short_term_lufs", "_noise_floor_dbfs", b"_noise_floor_dbfs", "_worst_correlation", b"_worst_correlation", "correlation", b"correlation", "dc_offset", b"dc_offset", "full_scale_samples", b"full_scale_samples", "hard_clipped_at_dbfs", b"hard_clipped_at_dbfs", "max_momentary_lufs", b"max_momentary_lufs", "max_short_term_lufs", b"max_short_term_lufs", "noise_floor_dbfs", b"noise_floor_dbfs", "silence_count", b"silence_count", "silence_seconds", b"silence_seconds", "silent_channels", b"silent_channels", "worst_correlation", b"worst_correlation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__correlation: _TypeAlias = _typing.Literal["correlation"]  # noqa: Y015
     _WhichOneofArgType__correlation: _TypeAlias = _typing.Literal["_correlation", b"_correlation"]  # noqa: Y015

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n mediactl/v1/preset_service.proto\x12\x0bmediactl.v1\"\xa5\x01\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x04 \x01(\t\x12\x10\n\x03min\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x63hoices\x18\x07 \x03(\t\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\tB\x06\n\x04_minB\x06\n\x04_max\"X\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05media\x18\x02 \x01(\t\x12\x10\n\x08optional\x18\x03 \x01(\x08\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x04 \x01(\x08\x12\x10\n\x08repeated\x18\x05 \x01(\x08\"\xe7\x01\n\x06Preset\x12\x11\n\tfull_name\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\r\n\x05title\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12 \n\x05roles\x18\x07 \x03(\x0b\x32\x11.mediactl.v1.Role\x12*\n\nparameters\x18\x08 \x03(\x0b\x32\x16.mediactl.v1.Parameter\x12\x17\n\x0f\x64\x65\x66\x61ult_profile\x18\t \x01(\t\x12\x10\n\x08\x64ocument\x18\n \x01(\t\"\xa7\x01\n\x07Profile\x12\x11\n\tfull_name\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\r\n\x05title\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x11\n\tcontainer\x18\x07 \x01(\t\x12\x11\n\textension\x18\x08 \x01(\t\x12\x10\n\x08\x64ocument\x18\t \x01(\t\"\x14\n\x12ListPresetsRequest\";\n\x13ListPresetsResponse\x12$\n\x07presets\x18\x01 \x03(\x0b\x32\x13.mediactl.v1.Preset\" \n\x10GetPresetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x11GetPresetResponse\x12#\n\x06preset\x18\x01 \x01(\x0b\x32\x13.mediactl.v1.Preset\"$\n\x10\x41\x64\x64PresetRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\"8\n\x11\x41\x64\x64PresetResponse\x12#\n\x06preset\x18\x01 \x01(\x0b\x32\x13.mediactl.v1.Preset\"\x15\n\x13ListProfilesRequest\">\n\x14ListProfilesResponse\x12&\n\x08profiles\x18\x01 \x03(\x0b\x32\x14.mediactl.v1.Profile\"!\n\x11GetProfileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetProfileResponse\x12%\n\x07profile\x18\x01 \x01(\x0b\x32\x14.mediactl.v1.Profile\"%\n\x11\x41\x64\x64ProfileRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\";\n\x12\x41\x64\x64ProfileResponse\x12%\n\x07profile\x18\x01 \x01(\x0b\x32\x14.mediactl.v1.Profile2\xec\x03\n\rPresetService\x12P\n\x0bListPresets\x12\x1f.mediactl.v1.ListPresetsRequest\x1a .mediactl.v1.ListPresetsResponse\x12J\n\tGetPreset\x12\x1d.mediactl.v1.GetPresetRequest\x1a\x1e.mediactl.v1.GetPresetResponse\x12J\n\tAddPreset\x12\x1d.mediactl.v1.AddPresetRequest\x1a\x1e.mediactl.v1.AddPresetResponse\x12S\n\x0cListProfiles\x12 .mediactl.v1.ListProfilesRequest\x1a!.mediactl.v1.ListProfilesResponse\x12M\n\nGetProfile\x12\x1e.mediactl.v1.GetProfileRequest\x1a\x1f.mediactl.v1.GetProfileResponse\x12M\n\nAddProfile\x12\x1e.mediactl.v1.AddProfileRequest\x1a\x1f.mediactl.v1.AddProfileResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n mediactl/v1/preset_service.proto\x12\x0bmediactl.v1\"\xa5\x01\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x04 \x01(\t\x12\x10\n\x03min\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x63hoices\x18\x07 \x03(\t\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\tB\x06\n\x04_minB\x06\n\x04_max\"m\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05media\x18\x02 \x01(\t\x12\x10\n\x08optional\x18\x03 \x01(\x08\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x04 \x01(\x08\x12\x10\n\x08repeated\x18\x05 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\"\xe7\x01\n\x06Preset\x12\x11\n\tfull_name\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\r\n\x05title\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12 \n\x05roles\x18\x07 \x03(\x0b\x32\x11.mediactl.v1.Role\x12*\n\nparameters\x18\x08 \x03(\x0b\x32\x16.mediactl.v1.Parameter\x12\x17\n\x0f\x64\x65\x66\x61ult_profile\x18\t \x01(\t\x12\x10\n\x08\x64ocument\x18\n \x01(\t\"\xa7\x01\n\x07Profile\x12\x11\n\tfull_name\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\r\n\x05title\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x11\n\tcontainer\x18\x07 \x01(\t\x12\x11\n\textension\x18\x08 \x01(\t\x12\x10\n\x08\x64ocument\x18\t \x01(\t\"\x14\n\x12ListPresetsRequest\";\n\x13ListPresetsResponse\x12$\n\x07presets\x18\x01 \x03(\x0b\x32\x13.mediactl.v1.Preset\" \n\x10GetPresetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x11GetPresetResponse\x12#\n\x06preset\x18\x01 \x01(\x0b\x32\x13.mediactl.v1.Preset\"$\n\x10\x41\x64\x64PresetRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\"8\n\x11\x41\x64\x64PresetResponse\x12#\n\x06preset\x18\x01 \x01(\x0b\x32\x13.mediactl.v1.Preset\"\x15\n\x13ListProfilesRequest\">\n\x14ListProfilesResponse\x12&\n\x08profiles\x18\x01 \x03(\x0b\x32\x14.mediactl.v1.Profile\"!\n\x11GetProfileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetProfileResponse\x12%\n\x07profile\x18\x01 \x01(\x0b\x32\x14.mediactl.v1.Profile\"%\n\x11\x41\x64\x64ProfileRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\";\n\x12\x41\x64\x64ProfileResponse\x12%\n\x07profile\x18\x01 \x01(\x0b\x32\x14.mediactl.v1.Profile2\xec\x03\n\rPresetService\x12P\n\x0bListPresets\x12\x1f.mediactl.v1.ListPresetsRequest\x1a .mediactl.v1.ListPresetsResponse\x12J\n\tGetPreset\x12\x1d.mediactl.v1.GetPresetRequest\x1a\x1e.mediactl.v1.GetPresetResponse\x12J\n\tAddPreset\x12\x1d.mediactl.v1.AddPresetRequest\x1a\x1e.mediactl.v1.AddPresetResponse\x12S\n\x0cListProfiles\x12 .mediactl.v1.ListProfilesRequest\x1a!.mediactl.v1.ListProfilesResponse\x12M\n\nGetProfile\x12\x1e.mediactl.v1.GetProfileRequest\x1a\x1f.mediactl.v1.GetProfileResponse\x12M\n\nAddProfile\x12\x1e.mediactl.v1.AddProfileRequest\x1a\x1f.mediactl.v1.AddProfileResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,35 +34,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARAMETER']._serialized_start=50
   _globals['_PARAMETER']._serialized_end=215
   _globals['_ROLE']._serialized_start=217
-  _globals['_ROLE']._serialized_end=305
-  _globals['_PRESET']._serialized_start=308
-  _globals['_PRESET']._serialized_end=539
-  _globals['_PROFILE']._serialized_start=542
-  _globals['_PROFILE']._serialized_end=709
-  _globals['_LISTPRESETSREQUEST']._serialized_start=711
-  _globals['_LISTPRESETSREQUEST']._serialized_end=731
-  _globals['_LISTPRESETSRESPONSE']._serialized_start=733
-  _globals['_LISTPRESETSRESPONSE']._serialized_end=792
-  _globals['_GETPRESETREQUEST']._serialized_start=794
-  _globals['_GETPRESETREQUEST']._serialized_end=826
-  _globals['_GETPRESETRESPONSE']._serialized_start=828
-  _globals['_GETPRESETRESPONSE']._serialized_end=884
-  _globals['_ADDPRESETREQUEST']._serialized_start=886
-  _globals['_ADDPRESETREQUEST']._serialized_end=922
-  _globals['_ADDPRESETRESPONSE']._serialized_start=924
-  _globals['_ADDPRESETRESPONSE']._serialized_end=980
-  _globals['_LISTPROFILESREQUEST']._serialized_start=982
-  _globals['_LISTPROFILESREQUEST']._serialized_end=1003
-  _globals['_LISTPROFILESRESPONSE']._serialized_start=1005
-  _globals['_LISTPROFILESRESPONSE']._serialized_end=1067
-  _globals['_GETPROFILEREQUEST']._serialized_start=1069
-  _globals['_GETPROFILEREQUEST']._serialized_end=1102
-  _globals['_GETPROFILERESPONSE']._serialized_start=1104
-  _globals['_GETPROFILERESPONSE']._serialized_end=1163
-  _globals['_ADDPROFILEREQUEST']._serialized_start=1165
-  _globals['_ADDPROFILEREQUEST']._serialized_end=1202
-  _globals['_ADDPROFILERESPONSE']._serialized_start=1204
-  _globals['_ADDPROFILERESPONSE']._serialized_end=1263
-  _globals['_PRESETSERVICE']._serialized_start=1266
-  _globals['_PRESETSERVICE']._serialized_end=1758
+  _globals['_ROLE']._serialized_end=326
+  _globals['_PRESET']._serialized_start=329
+  _globals['_PRESET']._serialized_end=560
+  _globals['_PROFILE']._serialized_start=563
+  _globals['_PROFILE']._serialized_end=730
+  _globals['_LISTPRESETSREQUEST']._serialized_start=732
+  _globals['_LISTPRESETSREQUEST']._serialized_end=752
+  _globals['_LISTPRESETSRESPONSE']._serialized_start=754
+  _globals['_LISTPRESETSRESPONSE']._serialized_end=813
+  _globals['_GETPRESETREQUEST']._serialized_start=815
+  _globals['_GETPRESETREQUEST']._serialized_end=847
+  _globals['_GETPRESETRESPONSE']._serialized_start=849
+  _globals['_GETPRESETRESPONSE']._serialized_end=905
+  _globals['_ADDPRESETREQUEST']._serialized_start=907
+  _globals['_ADDPRESETREQUEST']._serialized_end=943
+  _globals['_ADDPRESETRESPONSE']._serialized_start=945
+  _globals['_ADDPRESETRESPONSE']._serialized_end=1001
+  _globals['_LISTPROFILESREQUEST']._serialized_start=1003
+  _globals['_LISTPROFILESREQUEST']._serialized_end=1024
+  _globals['_LISTPROFILESRESPONSE']._serialized_start=1026
+  _globals['_LISTPROFILESRESPONSE']._serialized_end=1088
+  _globals['_GETPROFILEREQUEST']._serialized_start=1090
+  _globals['_GETPROFILEREQUEST']._serialized_end=1123
+  _globals['_GETPROFILERESPONSE']._serialized_start=1125
+  _globals['_GETPROFILERESPONSE']._serialized_end=1184
+  _globals['_ADDPROFILEREQUEST']._serialized_start=1186
+  _globals['_ADDPROFILEREQUEST']._serialized_end=1223
+  _globals['_ADDPROFILERESPONSE']._serialized_start=1225
+  _globals['_ADDPROFILERESPONSE']._serialized_end=1284
+  _globals['_PRESETSERVICE']._serialized_start=1287
+  _globals['_PRESETSERVICE']._serialized_end=1779
 # @@protoc_insertion_point(module_scope)

@@ -88,16 +88,19 @@ class Role(_message.Message):
     OPTIONAL_FIELD_NUMBER: _builtins.int
     DEFAULT_FIELD_NUMBER: _builtins.int
     REPEATED_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     media: _builtins.str
-    """`audio` or `video`."""
+    """`audio`, `video` or `picture`."""
     optional: _builtins.bool
     """Whether it may be left out."""
     default: _builtins.bool
     """Whether it takes inputs given without a role."""
     repeated: _builtins.bool
     """Whether it may be given several times."""
+    description: _builtins.str
+    """For a person."""
     def __init__(
         self,
         *,
@@ -106,10 +109,11 @@ class Role(_message.Message):
         optional: _builtins.bool = ...,
         default: _builtins.bool = ...,
         repeated: _builtins.bool = ...,
+        description: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default", b"default", "media", b"media", "name", b"name", "optional", b"optional", "repeated", b"repeated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default", b"default", "description", b"description", "media", b"media", "name", b"name", "optional", b"optional", "repeated", b"repeated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

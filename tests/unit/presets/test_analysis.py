@@ -49,6 +49,12 @@ def test_levels_add_up_by_their_energy() -> None:
     assert found.phase is None
 
 
+def test_a_channel_is_silent_that_never_reaches_60_db_below_full_scale() -> None:
+    """Nothing at all, or the noise of a cable that leads nowhere; one sample at full scale is not silence."""
+    found = _of(_window((-20, 1.0, 1, 0), (-inf, 0, 19200, 0), (-90, 0.0005, 1, 0), (-55, 0.002, 1, 0)), channels=4)
+    assert [channel.is_silent for channel in found.channels] == [False, True, True, False]
+
+
 def test_samples_at_full_scale_are_counted_and_their_runs_are_seen() -> None:
     """Twelve at full scale in one window and thirty in another, eight of these in a row."""
     found = _of(_window((-6, 0.99997, 12, 0)), _window((-6, 1.0, 30, 18.06)), _window((-6, 0.9, 500, 0)))

@@ -66,6 +66,15 @@ def test_a_damaged_cover_is_left_out() -> None:
     assert _told(plan, "cover") == [("png 64x64, unchanged", "of the recording itself")]
 
 
+def test_chapters_that_are_to_come_are_told() -> None:
+    """Of an episode nothing is measured yet, so that nobody knows where its parts begin; other profiles have none."""
+    inputs = [("talk", "file:///media/talk.wav"), ("intro", "file:///media/intro.wav")]
+    made = intent("podcast_episode", profiles=("m4a_chapters", "mp3_192"), inputs=inputs)
+    plan = compile_plan(made, [media(), media()], BINARY, {})
+    because = "the steps make them; where they begin follows from the measurement"
+    assert _told(plan, "chapters") == [("one for each part that has a title", because)]
+
+
 def test_no_cover_and_no_chapters_are_no_decision() -> None:
     """A plan speaks of what is there."""
     plan = _plan(media())

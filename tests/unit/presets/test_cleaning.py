@@ -45,6 +45,7 @@ def test_nothing_is_known_of_a_recording_before_it_is_surveyed() -> None:
     plan = _planned({})
     assert [step.id for step in plan.invocations if not step.provisional] == ["survey.speech.48000.1ch"]
     assert all("{" in " ".join(step.argv) for step in plan.invocations if step.provisional and step.purpose != "verify")
+    assert _choice(plan, "dehum") == "shown at 50 Hz and its harmonics"
 
 
 def test_what_was_heard_sets_every_step() -> None:

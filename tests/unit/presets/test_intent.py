@@ -278,3 +278,23 @@ def test_objects_are_named_after_their_source() -> None:
 def test_what_is_shown_of_a_uri(uri: str, told: str) -> None:
     """Neither a query nor a password."""
     assert shown(uri) == told
+
+
+@pytest.mark.parametrize(
+    ("preset", "told"),
+    [
+        ("loudness_ebu_r128", "loudness_ebu_r128_v1 has no parameter 'target_lufs'; it takes none"),
+        ("downmix_51", "downmix_51_v1 has no parameter 'target_lufs'; expected one of centre_db, lfe, surround_db"),
+    ],
+)
+def test_an_unknown_parameter_is_answered_with_those_there_are(preset: str, told: str) -> None:
+    """Also where there are none: a standard's target is no matter of taste."""
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(
+            Catalog.shipped(),
+            preset=preset,
+            inputs=[("", TALK)],
+            params={"target_lufs": "-24"},
+            outputs=[("", "file:///o/")],
+        )
+    assert [problem.message for problem in caught.value.problems] == [told]
