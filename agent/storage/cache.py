@@ -237,7 +237,7 @@ class InputCache:
     def _keep(self, name: str, expected: bool, into: Path, abandoned: threading.Event) -> None:
         """Gives what was fetched, and keeps it unless it was changed since it was looked for: that has another name."""
         hidden = self._hidden(name)
-        hidden.chmod(0o444)
+        hidden.chmod(0o400)
         _give(hidden, into, abandoned)
         if expected:
             with self._lock:

@@ -151,6 +151,16 @@ def _bytes(folder: Path) -> int:
     return sum(entry.stat().st_size for entry in os.scandir(folder))
 
 
+async def test_what_is_coming_is_known(agent: Agent) -> None:
+    """As far as it is there: who has reserved room for it has that much less to come."""
+    uri = agent.store.put("a", 80 * KIB)
+    coming: list[int] = []
+    agent.store.before = lambda: coming.append(agent.cache.coming_bytes(agent.workspace))
+    await agent.read(uri)
+    assert 40 * KIB <= coming[0] < 80 * KIB
+    assert agent.cache.coming_bytes(agent.workspace) == 0
+
+
 async def test_what_is_too_large_goes_past(agent: Agent) -> None:
     """And drops nothing. So does what no change could be seen of."""
     small, large = agent.store.put("a"), agent.store.put("b", 101 * KIB)
@@ -186,6 +196,21 @@ async def test_two_at_once_fetch_once(agent: Agent) -> None:
     assert sorted(agent.store.fetched) == [uri, other]
 
 
+async def test_what_does_not_fit_beside_what_is_coming_goes_past(agent: Agent) -> None:
+    """The bound holds for what is being fetched together, too."""
+    first, second = agent.store.put("a", 60 * KIB), agent.store.put("b", 60 * KIB)
+    agent.store.go_on = asyncio.Event()
+    reading = asyncio.create_task(agent.read(first))
+    await agent.store.begun.wait()
+    agent.store.begun.clear()
+    past = asyncio.create_task(agent.read(second))
+    await agent.store.begun.wait()
+    agent.store.go_on.set()
+    assert await asyncio.gather(reading, past) == [False, False]
+    assert agent.cache.held_bytes == 60 * KIB
+    assert await agent.read(first)
+
+
 @pytest.mark.parametrize("cancelled", [True, False])
 async def test_who_waited_goes_on_itself(agent: Agent, cancelled: bool) -> None:
     """Where the first is cancelled or fails; nothing is left of its fetch."""
@@ -203,8 +228,10 @@ async def test_who_waited_goes_on_itself(agent: Agent, cancelled: bool) -> None:
     assert await second is False
     assert agent.store.fetched == [uri, uri]
     assert not [name for name in agent.files() if name.startswith(".")]
-    assert agent.cache.coming_bytes(agent.folder) == 0
     assert await agent.read(uri)
+    # Nor is room kept for it.
+    whole = agent.store.put("b", 100 * KIB)
+    assert [await agent.read(whole) for _ in range(2)] == [False, True]
 
 
 async def test_another_life_goes_on(agent: Agent) -> None:
@@ -285,7 +312,7 @@ async def test_a_workspace_has_a_link_of_its_own(agent: Agent) -> None:
     uri = agent.store.put("a")
     into = agent.workspace / "0"
     await agent.cache.fetch(agent.store, uri, into)
-    assert into.stat().st_mode & 0o777 == 0o444
+    assert into.stat().st_mode & 0o777 == 0o400
     assert into.stat().st_nlink == 2
     assert agent.cache.spare_bytes(agent.workspace) == 0
     assert agent.cache.make_room(KIB, agent.workspace) == 0
@@ -337,6 +364,17 @@ async def test_another_volume_is_not_helped(agent: Agent) -> None:
         assert agent.cache.make_room(KIB, elsewhere) == 0
         assert agent.cache.spare_bytes(elsewhere) == 0
         assert not agent.cache.links(uri, await agent.store.identify(uri), elsewhere)
+
+
+async def test_what_is_kept_takes_no_room_again(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an attempt must reserve for an input is its size, or nothing where it will be linked."""
+    stores = Stores([], {"archive": StoreTable(StoreKind.S3)}, cache=agent.cache)
+    monkeypatch.setattr(stores, "_make", lambda *_: agent.store)
+    uri = agent.store.put("a")
+    assert await stores.fetched_bytes(uri, agent.workspace) == 10 * KIB
+    assert [(await stores.fetch(uri, agent.workspace / "0"))[1] for _ in range(2)] == [False, True]
+    assert await stores.fetched_bytes(uri, agent.workspace) == 0
+    assert await stores.fetched_bytes(uri, Path("/proc")) == 10 * KIB
 
 
 async def test_off_it_is_not_there(agent: Agent) -> None:
