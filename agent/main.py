@@ -102,6 +102,16 @@ def main() -> None:
 @click.option("--ffmpeg", "ffmpegs", multiple=True, help="An FFmpeg besides the one on PATH. Repeats.")
 @click.option("--max-tasks", type=click.IntRange(1), help="Tasks at once at the most. Default: the number of cores.")
 @click.option(
+    "--cache-size",
+    type=Size(),
+    default="10GiB",
+    show_default=True,
+    metavar="SIZE",
+    help="What inputs from stores may take of the disk that are kept for the next job that reads the same version; the "
+    "longest unused goes first, and all of it before the disk is low. 0: none are kept.",
+)
+@click.option("--cache-dir", type=_Folder, help="Where they are kept. Default: cache/ in the data directory.")
+@click.option(
     "--keep-failed",
     type=click.FloatRange(0),
     default=24.0,
@@ -164,6 +174,8 @@ def serve(
     store_default: tuple[str, ...],
     ffmpegs: tuple[str, ...],
     max_tasks: int | None,
+    cache_size: int,
+    cache_dir: Path | None,
     keep_failed: float,
     keep_failed_size: int,
     drain_timeout: float,
@@ -196,6 +208,8 @@ def serve(
         stores=_stores(stores, store_default),
         ffmpegs=ffmpegs,
         max_tasks=max_tasks,
+        cache_dir=cache_dir.absolute() if cache_dir else None,
+        cache_bytes=cache_size,
         keep_failed_s=keep_failed * 3600,
         keep_failed_bytes=keep_failed_size,
         drain_s=drain_timeout,
@@ -208,11 +222,17 @@ def serve(
     )
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        settings.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with settings.lock.open("ab") as lock, _opened(settings.scratch) as scratch:
+        for folder in (settings.scratch, settings.input_cache):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (
+            settings.lock.open("ab") as lock,
+            _opened(settings.scratch) as scratch,
+            _opened(settings.input_cache) as cache,
+        ):
             _hold(lock.fileno(), settings.data_dir, "--data-dir")
             # Either would take the other's workspaces for what an earlier life left.
             _hold(scratch, settings.scratch, "--scratch-dir")
+            _hold(cache, settings.input_cache, "--cache-dir")
             asyncio.run(serve_agent(settings))
     except MediactlError as error:
         raise SystemExit(_complain(error.message, error.exit_code)) from None

@@ -5,12 +5,15 @@ from pathlib import Path
 
 from agent.core.reserve import default_reserve
 from agent.core.sizes import in_words
+from agent.storage.cache import InputCache
 from agent.workspace import Workspace, folder_bytes, free_bytes, volume_bytes
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
 #: What attempts have written so far is looked up no more often than this.
 _FRESH_S = 1.0
+#: What is made free for running attempts beyond what they have reserved, as long as something else can give way.
+_AHEAD_BYTES = 256 * 2**20
 
 
 class Scratch:
@@ -18,7 +21,8 @@ class Scratch:
 
     An attempt reserves what it will write at the most, before it writes anything. What it has written counts as used
     up, so that nothing counts twice: once in the disk's own figures and once more here. ``kept_bytes`` are never given
-    away; None: what is reserved of such a volume by default.
+    away; None: what is reserved of such a volume by default. What a ``cache`` keeps on the volume gives way to
+    attempts, so that it counts as free; what it is just fetching is what attempts have reserved.
     """
 
     def __init__(
@@ -28,11 +32,14 @@ class Scratch:
         *,
         kept_bytes: int | None = None,
         free: Callable[[Path], int] = free_bytes,
+        cache: InputCache | None = None,
     ) -> None:
         self._root = root
         self._now = now
         self._kept_bytes = default_reserve(volume_bytes(root)) if kept_bytes is None else kept_bytes
         self._free = free
+        self._cache = cache
+        self._spare = 0
         self._reserved: dict[str, int] = {}
         self._written: dict[str, int] = {}
         self._looked_s = float("-inf")
@@ -50,8 +57,11 @@ class Scratch:
         written = folder_bytes(Workspace(self._root, attempt_id).path)
         own = max(0, self._reserved.get(attempt_id, 0) - written)
         others = self._outstanding() - own
-        there = self._free(self._root) - self._kept_bytes
-        if max(0, wanted - written) > there - others:
+        there, needed = self._there(), max(0, wanted - written)
+        if needed > there - others:
+            self._make_room(needed - (there - others))
+            there = self._there()
+        if needed > there - others:
             raise MediaFailure(Reason.SCRATCH_FULL, self._refusal(inputs_bytes, written_bytes, there, others))
         self._reserved[attempt_id] = wanted
         self._written[attempt_id] = written
@@ -64,13 +74,24 @@ class Scratch:
     def room(self, attempt_id: str) -> int:
         """Bytes an attempt may still write: what is left of its reservation, and what nobody has reserved."""
         self._look()
+        # It may write faster than anybody looks whether the disk is low.
+        self._make_room(_AHEAD_BYTES - (self._there() - self._outstanding()))
         return self._left(attempt_id) + self.free_bytes
 
     @property
     def free_bytes(self) -> int:
         """Bytes that nobody has reserved, and that are not kept."""
         self._look()
-        return max(0, self._free(self._root) - self._kept_bytes - self._outstanding())
+        return max(0, self._there() + self._spare - self._outstanding())
+
+    def _there(self) -> int:
+        coming = self._cache.coming_bytes(self._root) if self._cache is not None else 0
+        return self._free(self._root) + coming - self._kept_bytes
+
+    def _make_room(self, wanted_bytes: int) -> None:
+        if self._cache is not None and wanted_bytes > 0:
+            self._cache.make_room(wanted_bytes, self._root)
+            self._spare = self._cache.spare_bytes(self._root)
 
     def _refusal(self, inputs_bytes: int, written_bytes: int, there: int, others: int) -> str:
         parts = [f"{in_words(inputs_bytes)} for the inputs"] if inputs_bytes else []
@@ -92,3 +113,4 @@ class Scratch:
         if now_s - self._looked_s >= _FRESH_S:
             self._looked_s = now_s
             self._written = {one: folder_bytes(Workspace(self._root, one).path) for one in self._reserved}
+            self._spare = self._cache.spare_bytes(self._root) if self._cache is not None else 0

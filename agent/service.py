@@ -14,6 +14,7 @@ import structlog
 
 from agent.detect import binaries, detect
 from agent.identity import agent_id, instance_id
+from agent.journal import boot_id
 from agent.lookout import Lookout
 from agent.means import Means
 from agent.media.confinement import Confinement
@@ -21,7 +22,7 @@ from agent.remains import Remains
 from agent.scratch import Scratch
 from agent.session import Agent
 from agent.settings import Settings
-from agent.storage import Stores
+from agent.storage import InputCache, Stores
 from agent.storage.stores import reaches
 from agent.watching import watching
 from mediactl.notify import Notifier
@@ -58,12 +59,14 @@ async def serve_agent(settings: Settings) -> None:
 
     notifier.busy("finding out what this machine can do")
     capabilities = await asyncio.to_thread(look, False)
+    cache = InputCache(settings.input_cache, settings.cache_bytes, boot=boot_id())
+    await asyncio.to_thread(cache.open)
     means = Means(
         binaries=binaries(capabilities),
         ffprobe=capabilities.ffprobe_path,
-        stores=Stores([Path(root) for root in settings.media_roots], settings.stores),
+        stores=Stores([Path(root) for root in settings.media_roots], settings.stores, cache=cache),
         scratch=settings.scratch,
-        room=Scratch(settings.scratch, time.monotonic, kept_bytes=settings.scratch_reserve),
+        room=Scratch(settings.scratch, time.monotonic, kept_bytes=settings.scratch_reserve, cache=cache),
         confinement=confinement,
         remains=Remains(settings.remains, keep_s=settings.keep_failed_s, keep_bytes=settings.keep_failed_bytes),
     )

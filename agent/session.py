@@ -23,7 +23,7 @@ from agent.signing import Signing
 from mediactl.channel import aio_channel, parse_addresses
 from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb
-from mediactl.v1 import agent_service_pb2_grpc
+from mediactl.v1 import agent_service_pb2_grpc, fleet_service_pb2
 from presets.reasons import Reason
 
 log = structlog.get_logger()
@@ -256,6 +256,19 @@ class Agent:
             scratch_free_bytes=self.attempts.means.room.free_bytes,
             draining=bool(self._reluctance.reason),
             drain_reason=self._reluctance.reason,
+            cache=self._cache(),
+        )
+
+    def _cache(self) -> fleet_service_pb2.CacheStatus | None:
+        cache = self.attempts.means.stores.cache
+        if cache is None or not cache.limit_bytes:
+            return None
+        return fleet_service_pb2.CacheStatus(
+            limit_bytes=cache.limit_bytes,
+            held_bytes=cache.held_bytes,
+            hits=cache.hits,
+            misses=cache.misses,
+            saved_bytes=cache.saved_bytes,
         )
 
     def _handle(self, frame: pb.SessionResponse) -> None:

@@ -16,6 +16,8 @@ class Settings:
 
     The scratch folder is the agent's alone.
 
+    `cache_bytes` is what inputs of stores that are kept may take; 0: none are.
+
     `drain_s`: how long work in hand may take to end when the agent is told to stop.
     `scratch_reserve` are bytes that must be free on its volume, None for a share of it. Without `metadata_url` nobody
     is asked for notices of the host.
@@ -31,6 +33,8 @@ class Settings:
     ffmpegs: Sequence[str] = ()
     max_tasks: int | None = None
     scratch_dir: Path | None = None
+    cache_dir: Path | None = None
+    cache_bytes: int = 10 * 2**30
     keep_failed_s: float = 86_400.0
     keep_failed_bytes: int = 2**30
     drain_s: float = 0.0
@@ -44,6 +48,10 @@ class Settings:
     @property
     def scratch(self) -> Path:
         return self.scratch_dir or self.data_dir / "scratch"
+
+    @property
+    def input_cache(self) -> Path:
+        return self.cache_dir or self.data_dir / "cache"
 
     @property
     def remains(self) -> Path:

@@ -189,16 +189,16 @@ class Transform:
             return
         if self._lease.kind != pb.TASK_KIND_PLAN and not self.intent.reuse:
             await self._check_targets()
-        remote = [item for item in self.intent.inputs if not stores.is_local(item.uri)]
-        if remote:
-            sizes = [(await stores.store_for(item.uri).identify(item.uri)).size for item in remote]
-            await asyncio.to_thread(self._means.room.reserve, self._lease.attempt_id, sum(sizes))
+        room = sum([await stores.fetched_bytes(item.uri, self._workspace.inputs) for item in self.intent.inputs])
+        if room:
+            await asyncio.to_thread(self._means.room.reserve, self._lease.attempt_id, room)
         for index, item in enumerate(self.intent.inputs):
             self._observer.status(f"fetching {shown(item.uri)}")
-            identity = await stores.store_for(item.uri).fetch(item.uri, self._workspace.inputs / str(index))
+            identity, cached = await stores.fetch(item.uri, self._workspace.inputs / str(index))
             self.identities.append(identity)
             self._require_pinned(index, item.uri, identity)
-            self._observer.say(f"in/{index} is {shown(item.uri)} ({identity.size} bytes)")
+            where = ", from the cache" if cached else ""
+            self._observer.say(f"in/{index} is {shown(item.uri)} ({identity.size} bytes{where})")
         self._observer.status("probing")
         self.facts = [await self._probe_input(i, item) for i, item in enumerate(self.intent.inputs)]
         self._journal.fetched(list(zip(self.identities, self.facts, strict=True)))

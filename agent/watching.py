@@ -34,7 +34,7 @@ async def watching(
             settings.scratch,
             settings.scratch_reserve,
             say=partial(agent.object, "disk"),
-            make_room=partial(means.remains.make_room, volume_of=settings.scratch),
+            make_room=partial(_make_room, means),
         )
         looks: list[tuple[str, Callable[[], Awaitable[None]], float]] = [("disk", cordon.look, DISK_S)]
         if settings.metadata_url:
@@ -57,6 +57,13 @@ async def watching(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _make_room(means: Means, wanted_bytes: int) -> None:
+    """Inputs can be downloaded again, what failed attempts left is nowhere else."""
+    freed = means.stores.cache.make_room(wanted_bytes, means.scratch) if means.stores.cache is not None else 0
+    if freed < wanted_bytes:
+        means.remains.make_room(wanted_bytes - freed, volume_of=means.scratch)
 
 
 async def _forever(name: str, look: Callable[[], Awaitable[None]], pause_s: float) -> None:

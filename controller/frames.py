@@ -11,7 +11,7 @@ import math
 import re
 
 from mediactl.v1 import agent_service_pb2 as pb
-from mediactl.v1 import job_pb2
+from mediactl.v1 import fleet_service_pb2, job_pb2
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
 
@@ -49,6 +49,8 @@ def check(frame: pb.SessionRequest) -> None:
                 _name("status.holdings.attempt_id", holding.attempt_id)
                 holding.progress = _within(holding.progress, 1.0)
                 holding.speed = _within(holding.speed, _MOST)
+            if frame.status.HasField("cache"):
+                _trim_cache(frame.status.cache)
             frame.status.drain_reason = frame.status.drain_reason.replace("\0", "")[:MOST_REASON]
         case "log":
             _name("log.attempt_id", frame.log.attempt_id)
@@ -87,6 +89,11 @@ def _check_url(one: pb.SignedUri) -> None:
     elif not _URL.fullmatch(one.url):
         one.url = ""
         one.failure.reason, one.failure.message = Reason.INTERNAL, "the agent gave something that is no URL"
+
+
+def _trim_cache(cache: fleet_service_pb2.CacheStatus) -> None:
+    for field in cache.DESCRIPTOR.fields:
+        setattr(cache, field.name, max(0, getattr(cache, field.name)))
 
 
 def _trim(report: pb.EndReport) -> None:

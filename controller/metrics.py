@@ -1,7 +1,8 @@
 """What Prometheus is told: counters and histograms by the code that knows, gauges from the store at each scrape.
 
 Every controller has a registry of its own. Gauges tell of the whole database: where several controllers share one,
-take the `max` over them, not the sum.
+take the `max` over them, not the sum. Agents tell of themselves to the controller that they are connected to:
+of those, the sum.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
-from typing import Generic, TypeVar
+from itertools import islice
+from operator import itemgetter
+from typing import Generic, TypeAlias, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from controller.store.overview import Overview
+from mediactl.v1 import fleet_service_pb2
 from presets.catalog import Catalog
 from presets.reasons import Reason
 
@@ -26,10 +30,15 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+Caches: TypeAlias = Iterable[tuple[str, str, fleet_service_pb2.CacheStatus]]
+"""Agents by id and name, with what they said last of their caches of inputs."""
+
 MOST_QUEUES = 100
 """Queues with series of their own; the others share the name `other`. Names come from callers."""
 MOST_PRESETS = 100
 """Presets with series of their own."""
+MOST_AGENTS = 1000
+"""Agents with series of their own; of further ones nothing is told."""
 OTHER = "other"
 OVERVIEW_S = 2.0
 """How long a scrape waits for the database; without it, it tells the rest."""
@@ -80,7 +89,7 @@ class Recent(Generic[T]):
 class Metrics:
     """One controller's. The methods belong to any thread; `exposition` to the event loop."""
 
-    def __init__(self, overview: Callable[[], Awaitable[Overview]]) -> None:
+    def __init__(self, overview: Callable[[], Awaitable[Overview]], caches: Callable[[], Caches] = tuple) -> None:
         self._overview = overview
         self._registry = CollectorRegistry()
         registry = self._registry
@@ -91,6 +100,7 @@ class Metrics:
         self._gauges = _Gauges()
         self._presets: set[str] = set()
         registry.register(self._gauges)
+        registry.register(_OfCaches(caches))
         self._submitted = Counter("mediactl_jobs_submitted", "Jobs stored.", registry=registry)
         self._jobs_ended = Counter(
             "mediactl_jobs_ended", "Jobs that ended, by state and reason.", ("state", "reason"), registry=registry
@@ -349,6 +359,33 @@ class _Gauges(Collector):
                 return (OTHER, OTHER)
             self._known.add(key)
         return key
+
+
+class _OfCaches(Collector):
+    """What agents count themselves: from 0 again when one is started anew, as counters may."""
+
+    def __init__(self, caches: Callable[[], Caches]) -> None:
+        self._caches = caches
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ("agent_id", "agent")
+        families: tuple[CounterMetricFamily | GaugeMetricFamily, ...] = (
+            CounterMetricFamily("mediactl_agent_cache_hits", "Inputs that were in an agent's cache.", labels=labels),
+            CounterMetricFamily("mediactl_agent_cache_misses", "Inputs that had to be fetched.", labels=labels),
+            CounterMetricFamily(
+                "mediactl_agent_cache_saved_bytes", "Bytes that agents did not have to fetch.", labels=labels
+            ),
+            GaugeMetricFamily("mediactl_agent_cache_held_bytes", "What an agent's cache holds.", labels=labels),
+            GaugeMetricFamily("mediactl_agent_cache_limit_bytes", "What it may hold.", labels=labels),
+        )
+        for agent_id, name, cache in islice(sorted(self._caches(), key=itemgetter(0)), MOST_AGENTS):
+            told = (cache.hits, cache.misses, cache.saved_bytes, cache.held_bytes, cache.limit_bytes)
+            for family, value in zip(families, told, strict=True):
+                family.add_metric((agent_id, name), value)
+        yield from families
 
 
 def _family(

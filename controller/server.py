@@ -174,7 +174,7 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
     dice = random.Random()  # noqa: S311 - jitter, no secret
     archive = Archive(settings.store_url) if settings.store_url is not None else None
     overview = Recent(partial(_overview, store, settings.timers)).get
-    metrics = Metrics(overview)
+    metrics = Metrics(overview, sessions.caches)
     library = Library(store, metrics.knows)
     store.on_events = Observer(metrics, sessions, log_transitions=settings.log_transitions).observe
     store.on_commit = metrics.committed

@@ -15,7 +15,7 @@ from controller.exchange import Exchange
 from controller.store.tables import AgentId
 from controller.store.topics import Topics, job
 from mediactl.v1 import agent_service_pb2 as pb
-from mediactl.v1 import job_pb2
+from mediactl.v1 import fleet_service_pb2, job_pb2
 
 DECLINE_PAUSE_S = 1.0
 """How long an agent that declined a lease gets no other: it is about to say what has changed."""
@@ -121,6 +121,14 @@ class Sessions:
         """Why an agent takes no new work, by its own words: the newest, or `stored` if it isn't connected here."""
         session = self._by_agent.get(agent_id)
         return session.exchange.objection if session is not None else stored or ""
+
+    def caches(self) -> list[tuple[str, str, fleet_service_pb2.CacheStatus]]:
+        """Id and name of the connected agents that have a cache of inputs, and what they said last of it."""
+        return [
+            (agent_id, session.exchange.hello.name, session.exchange.status.cache)
+            for agent_id, session in self._by_agent.items()
+            if session.exchange.status.HasField("cache")
+        ]
 
     def progress(self, job_id: str) -> job_pb2.Progress | None:
         return self._progress.get(job_id)

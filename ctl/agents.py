@@ -140,6 +140,7 @@ def get(settings: Settings, *, agent_id: str) -> int:
             ("first seen", render.moment(agent.create_time)),
             ("last seen", render.moment(agent.last_seen_time)),
             *(("attempt", attempt_id) for attempt_id in agent.attempt_ids),
+            ("input cache", cache_in_words(agent.cache) if agent.HasField("cache") else ""),
             *capability_rows(agent.capabilities),
         ],
     )
@@ -225,6 +226,14 @@ def capability_rows(capabilities: fleet_service_pb2.Capabilities) -> list[tuple[
     if not capabilities.gpus:
         rows.append(("GPU", f"none: {capabilities.gpu_message}" if capabilities.gpu_message else "none"))
     return rows
+
+
+def cache_in_words(cache: fleet_service_pb2.CacheStatus) -> str:
+    """What it holds, and what it was good for."""
+    return (
+        f"{render.size(cache.held_bytes)} of {render.size(cache.limit_bytes)}; since the agent began: {cache.hits} "
+        f"hits, {cache.misses} misses, {render.size(cache.saved_bytes)} not fetched"
+    )
 
 
 def _gpu(gpu: fleet_service_pb2.Gpu) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, assert_never
 
+from agent.storage.cache import InputCache
 from agent.storage.files import FileStore
 from agent.storage.patience import Patience
 from agent.storage.stores import StoreKind, StoreTable, reaches
@@ -13,7 +14,7 @@ from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.uris import FILE, WEB, shown
 
-__all__ = ["FileStore", "Identity", "ObjectStore", "SignedUrl", "Staged", "Stores"]
+__all__ = ["FileStore", "Identity", "InputCache", "ObjectStore", "SignedUrl", "Staged", "Stores"]
 
 
 class ObjectStore(Protocol):
@@ -98,7 +99,9 @@ class Stores:
         tables: Mapping[str, StoreTable] = MappingProxyType({}),
         *,
         patience: Patience | None = None,
+        cache: InputCache | None = None,
     ) -> None:
+        self.cache = cache
         self._files = FileStore(media_roots)
         self._tables = tables
         self._patience = patience or Patience()
@@ -120,6 +123,29 @@ class Stores:
         if name not in self._made:
             self._made[name] = self._make(name, table)
         return self._made[name]
+
+    async def fetch(self, uri: str, into: Path) -> tuple[Identity, bool]:
+        """As the store that serves ``uri`` does it; also tells whether it was in the cache, which local files never
+        are.
+
+        :raises MediaFailure: as of :meth:`store_for` and :meth:`ObjectStore.fetch`.
+        """
+        store = self.store_for(uri)
+        if self.cache is None or store is self._files:
+            return await store.fetch(uri, into), False
+        return await self.cache.fetch(store, uri, into)
+
+    async def fetched_bytes(self, uri: str, folder: Path) -> int:
+        """How much room of the volume of ``folder`` fetching it takes.
+
+        :raises MediaFailure: as :meth:`fetch`.
+        """
+        store = self.store_for(uri)
+        if store is self._files:
+            return 0
+        identity = await store.identify(uri)
+        linked = self.cache is not None and self.cache.links(uri, identity, folder)
+        return 0 if linked else identity.size
 
     def is_local(self, uri: str) -> bool:
         """Whether reading it takes no room on the scratch disk."""

@@ -8,7 +8,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -67,7 +67,8 @@ class Remote(ABC):
         """
 
     async def identify(self, uri: str) -> Identity:
-        return (await self._find(uri)).identity
+        found = await self._find(uri)
+        return replace(found.identity, sha256=found.sha256)
 
     async def fetch(self, uri: str, into: Path) -> Identity:
         for last in (False, True):

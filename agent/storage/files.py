@@ -1,18 +1,18 @@
 """The store behind ``file:`` URIs: folders of the agent's machine, local or mounted."""
 
-import asyncio
 import errno
 import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from agent.storage.faults import Fault, Kind, unsigned
 from agent.storage.placing import place, sync_folder
+from agent.storage.threads import in_thread
 from agent.storage.values import Identity, SignedUrl, Staged
 from presets.problems import MediaFailure
 from presets.reasons import Reason
@@ -34,22 +34,22 @@ class FileStore:
         self._roots = tuple(roots)
 
     async def fetch(self, uri: str, into: Path) -> Identity:
-        return await _in_thread(lambda _: self._fetch(uri, into))
+        return await in_thread(lambda _: self._fetch(uri, into))
 
     async def identify(self, uri: str) -> Identity:
-        return await _in_thread(lambda _: self._identify(uri)[1])
+        return await in_thread(lambda _: self._identify(uri)[1])
 
     async def check_target(self, uri: str, *, overwrite: bool) -> None:
-        await _in_thread(lambda _: self._check_target(uri, overwrite))
+        await in_thread(lambda _: self._check_target(uri, overwrite))
 
     async def stage(self, source: Path, uri: str, attempt_id: str) -> Staged:
-        return await _in_thread(
+        return await in_thread(
             lambda abandoned: self._stage(source, uri, attempt_id, abandoned),
             undo=lambda staged: self._discard(staged.staged_uri),
         )
 
     async def complete(self, final_uri: str, staged_uri: str, *, sha256: str, size: int, overwrite: bool) -> None:
-        await _in_thread(lambda _: self._complete(final_uri, staged_uri, sha256, size, overwrite))
+        await in_thread(lambda _: self._complete(final_uri, staged_uri, sha256, size, overwrite))
 
     async def bears(self, uri: str, *, sha256: str, size: int) -> bool:
         def compare(_: threading.Event) -> bool:
@@ -59,17 +59,17 @@ class FileStore:
                 return False
             return True
 
-        return await _in_thread(compare)
+        return await in_thread(compare)
 
     async def discard(self, staged_uri: str) -> None:
-        await _in_thread(lambda _: self._discard(staged_uri))
+        await in_thread(lambda _: self._discard(staged_uri))
 
     async def sweep(self, uri: str, attempt_id: str) -> None:
         def remove(_: threading.Event) -> None:
             target = self._target(uri)
             self._discard(path_to_uri(str(target.with_name(_staged_name(target.name, attempt_id)))))
 
-        await _in_thread(remove)
+        await in_thread(remove)
 
     async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
         raise unsigned(uri, FILE, Fault(Kind.REFUSED, "a file of an agent's machine has no URL"))
@@ -212,20 +212,6 @@ class FileStore:
         roots = ", ".join(map(str, self._roots)) or "none"
         leads = "" if real == asked else f" (it leads to {real})"
         raise MediaFailure(reason, f"{asked} is outside the folders that this agent may use: {roots}{leads}")
-
-
-async def _in_thread(work: Callable[[threading.Event], T], undo: Callable[[T], None] | None = None) -> T:
-    """Runs ``work`` in a thread; cancelled, tells it by the event and waits until it has ended, or is undone."""
-    abandoned = threading.Event()
-    task = asyncio.ensure_future(asyncio.to_thread(work, abandoned))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        abandoned.set()
-        await asyncio.wait({task})
-        if task.exception() is None and undo is not None:
-            await asyncio.to_thread(undo, task.result())
-        raise
 
 
 def _path_of(uri: str, reason: Reason) -> Path:

@@ -5,10 +5,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which version of an object was there: its size in bytes and a token that changes when its content does."""
+    """Which version of an object was there: its size in bytes and a token that changes when its content does.
+
+    The token is empty where the store tells nothing of the kind. ``sha256`` is the content's, in lower-case
+    hexadecimal, where the store tells that; two without it may be one version all the same.
+    """
 
     size: int
     token: str
+    sha256: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,5 +207,7 @@ def _check_status(answer: ClientResponse, expected: int) -> None:
 
 
 def _token(answer: ClientResponse, size: int) -> str:
-    tag = answer.headers.get("ETag", "").removeprefix("W/").strip('"')
-    return tag or f"{answer.headers.get('Last-Modified', '')}-{size}"
+    if tag := answer.headers.get("ETag", "").removeprefix("W/").strip('"'):
+        return tag
+    modified = answer.headers.get("Last-Modified", "")
+    return f"{modified}-{size}" if modified else ""

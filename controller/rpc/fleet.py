@@ -47,7 +47,10 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
             # No other controller has its stream, and without one it gets no work, however recently it was heard of.
             silent_s = max(silent_s, self._timers.unreachable_s)
         objection = self._sessions.objection(row.id, row.drain_reason)
-        return messages.agent(row, held=held, silent_s=silent_s, timers=self._timers, objection=objection)
+        agent = messages.agent(row, held=held, silent_s=silent_s, timers=self._timers, objection=objection)
+        if session is not None and session.exchange.status.HasField("cache"):
+            agent.cache.CopyFrom(session.exchange.status.cache)
+        return agent
 
     async def _find(self, agent_id: str) -> pb.Agent:
         agents = await self._agents()

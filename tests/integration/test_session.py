@@ -290,6 +290,23 @@ async def test_a_draining_agent_gets_nothing_new(box: Controller) -> None:
         assert (await agent.lease()).job_id == job.id
 
 
+async def test_an_agent_tells_of_its_cache(box: Controller) -> None:
+    """As long as it is connected; figures that can't be are none."""
+
+    async def cache() -> fleet_service_pb2.CacheStatus | None:
+        agent = await box.client.agent("a1")
+        return agent.cache if agent.HasField("cache") else None
+
+    async with AgentPeer(box.channel) as agent:
+        assert await cache() is None
+        agent.silent = True
+        said = fleet_service_pb2.CacheStatus(limit_bytes=10, held_bytes=4, hits=3, misses=-2, saved_bytes=12)
+        await agent.say(status=pb.AgentStatus(cache=said))
+        shown = await eventually(cache, lambda seen: seen is not None)
+        assert shown == fleet_service_pb2.CacheStatus(limit_bytes=10, held_bytes=4, hits=3, saved_bytes=12)
+    await eventually(cache, lambda seen: seen is None)
+
+
 async def test_a_silent_agent_is_unreachable_then_lost(hasty: Controller) -> None:
     """Unreachable, it gets no grants and keeps what it has; lost, its attempt goes to another agent."""
     async with AgentPeer(hasty.channel, "quiet") as quiet:

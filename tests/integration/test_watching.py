@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from agent.remains import Remains
 from agent.scratch import Scratch
 from agent.session import Agent
 from agent.settings import Settings
-from agent.storage import Stores
+from agent.storage import InputCache, Stores
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import fleet_service_pb2
 from presets.reasons import Reason
@@ -32,6 +33,7 @@ from tests.fakes.imds import imds
 from tests.fakes.running import Controller, controller, eventually
 
 MIB = 1 << 20
+BOOT = "0b6bd7b4-1f4b-4a6e-9a33-5f6c2d1e0a77"
 
 
 @pytest.fixture
@@ -52,6 +54,18 @@ async def box(tmp_path: Path) -> AsyncIterator[Controller]:
         yield box
 
 
+def _means(settings: Settings) -> Means:
+    return Means(
+        binaries=(),
+        ffprobe="",
+        stores=Stores([]),
+        scratch=settings.scratch,
+        room=Scratch(settings.scratch, time.monotonic),
+        confinement=Confinement(None, False, (), ""),
+        remains=Remains(settings.remains, keep_s=0, keep_bytes=0),
+    )
+
+
 @asynccontextmanager
 async def _agent(box: Controller, settings: Settings, instance: str = "machine") -> AsyncIterator[Agent]:
     """A real agent without FFmpeg, named `studio`, with all that it watches."""
@@ -61,15 +75,7 @@ async def _agent(box: Controller, settings: Settings, instance: str = "machine")
             agent_id="a1", instance_id=instance, name="studio", version="0", capabilities=capabilities(able=[])
         )
 
-    means = Means(
-        binaries=(),
-        ffprobe="",
-        stores=Stores([]),
-        scratch=settings.scratch,
-        room=Scratch(settings.scratch, time.monotonic),
-        confinement=Confinement(None, False, (), ""),
-        remains=Remains(settings.remains, keep_s=0, keep_bytes=0),
-    )
+    means = _means(settings)
     agent = Agent(settings, hello, means, random.Random(1))  # noqa: S311 - jitter
     async with watching.watching(settings, agent, means):
         running = asyncio.create_task(agent.run())
@@ -120,6 +126,37 @@ async def test_what_failed_attempts_left_goes_before_work_does(volume: Path) -> 
     await cordon.look()
     assert said[-1].startswith("scratch is low: ")
     assert list((volume / "remains").iterdir()) == []
+
+
+async def test_what_is_cached_goes_before_anything_else(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be fetched again. As much of it goes as it takes, and then what failed attempts left."""
+    monkeypatch.setattr(watching, "DISK_S", 0.01)
+    settings = Settings(data_dir=volume, controller="unix:/none", name="studio")
+    for folder in (settings.scratch, settings.input_cache, volume / "failed" / "out"):
+        folder.mkdir(parents=True)
+    kept = [settings.input_cache / f"{BOOT}.{number:064}" for number in range(2)]
+    for number, path in enumerate(kept):
+        path.write_bytes(bytes(10 * MIB))
+        os.utime(path, (number, number))
+    cache = InputCache(settings.input_cache, 30 * MIB, boot=BOOT)
+    cache.open()
+    remains = Remains(settings.remains)
+    (volume / "failed" / "out" / "x.wav").write_bytes(bytes(10 * MIB))
+    remains.keep(volume / "failed", "a", {})
+    means = replace(_means(settings), stores=Stores([], cache=cache), remains=remains)
+
+    async def look() -> list[bool]:
+        return [path.exists() for path in (*kept, settings.remains / "a")]
+
+    agent = Agent(settings, pb.Hello, means, random.Random(1))  # noqa: S311 - jitter
+    async with watching.watching(settings, agent, means):
+        (volume / "big").write_bytes(bytes(30 * MIB))
+        await eventually(look, lambda seen: seen == [False, True, True])
+        (volume / "bigger").write_bytes(bytes(9 * MIB))
+        await eventually(look, lambda seen: seen == [False, False, True])
+        (volume / "biggest").write_bytes(bytes(10 * MIB))
+        await eventually(look, lambda seen: seen == [False, False, False])
+        assert "no new work" not in agent.status()
 
 
 async def test_a_volume_that_is_gone_is_a_reason(tmp_path: Path) -> None:

@@ -553,6 +553,7 @@ class AgentStatus(_message.Message):
     SCRATCH_FREE_BYTES_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     DRAIN_REASON_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     scratch_free_bytes: _builtins.int
     """Free bytes on the scratch volume."""
     draining: _builtins.bool
@@ -563,6 +564,10 @@ class AgentStatus(_message.Message):
     def holdings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holding]:
         """Everything it holds."""
 
+    @_builtins.property
+    def cache(self) -> _fleet_service_pb2.CacheStatus:
+        """Its cache of inputs, where it has one."""
+
     def __init__(
         self,
         *,
@@ -570,10 +575,11 @@ class AgentStatus(_message.Message):
         scratch_free_bytes: _builtins.int = ...,
         draining: _builtins.bool = ...,
         drain_reason: _builtins.str = ...,
+        cache: _fleet_service_pb2.CacheStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain_reason", b"drain_reason", "draining", b"draining", "holdings", b"holdings", "scratch_free_bytes", b"scratch_free_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "drain_reason", b"drain_reason", "draining", b"draining", "holdings", b"holdings", "scratch_free_bytes", b"scratch_free_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmediactl/v1/fleet_service.proto\x12\x0bmediactl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"N\n\x04\x44isk\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x12\n\nfree_bytes\x18\x04 \x01(\x03\"H\n\x05Trial\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\r\n\x05works\x18\x03 \x01(\x08\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x93\x01\n\x0c\x46\x66mpegBinary\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x04 \x03(\t\x12\"\n\x06trials\x18\x05 \x03(\x0b\x32\x12.mediactl.v1.Trial\x12\x1a\n\x12start_milliseconds\x18\x06 \x01(\x01\"x\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\x16\n\x0e\x64river_version\x18\x04 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x18\n\x10\x65ncoder_sessions\x18\x06 \x01(\x05\"\xd5\x02\n\x0c\x43\x61pabilities\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\r\n\x05\x63ores\x18\x02 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x15\n\rscratch_bytes\x18\x04 \x01(\x03\x12 \n\x05\x64isks\x18\x05 \x03(\x0b\x32\x11.mediactl.v1.Disk\x12+\n\x08\x62inaries\x18\x06 \x03(\x0b\x32\x19.mediactl.v1.FfmpegBinary\x12\x1e\n\x04gpus\x18\x07 \x03(\x0b\x32\x10.mediactl.v1.Gpu\x12\x13\n\x0bgpu_message\x18\x08 \x01(\t\x12\x13\n\x0bmedia_roots\x18\t \x03(\t\x12\x11\n\tmax_tasks\x18\n \x01(\x05\x12\x14\n\x0c\x66\x66probe_path\x18\x0b \x01(\t\x12\x10\n\x08platform\x18\x0c \x01(\t\x12\x13\n\x0b\x63onfinement\x18\r \x01(\t\x12\x0e\n\x06stores\x18\x0e \x03(\t\"\xae\x03\n\x05\x41gent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.mediactl.v1.AgentState\x12\x0f\n\x07version\x18\x04 \x01(\t\x12.\n\x06labels\x18\x05 \x03(\x0b\x32\x1e.mediactl.v1.Agent.LabelsEntry\x12/\n\x0c\x63\x61pabilities\x18\x06 \x01(\x0b\x32\x19.mediactl.v1.Capabilities\x12\x13\n\x0b\x61ttempt_ids\x18\x07 \x03(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_seen_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x64rain_reason\x18\n \x01(\t\x12\x32\n\x0e\x64rain_deadline\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x13\n\x11ListAgentsRequest\"8\n\x12ListAgentsResponse\x12\"\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x12.mediactl.v1.Agent\"#\n\x0fGetAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\"5\n\x10GetAgentResponse\x12!\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x12.mediactl.v1.Agent\"R\n\x11\x44rainAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"7\n\x12\x44rainAgentResponse\x12!\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x12.mediactl.v1.Agent\"&\n\x12ResumeAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\"8\n\x13ResumeAgentResponse\x12!\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x12.mediactl.v1.Agent\"&\n\x12RemoveAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\"\x15\n\x13RemoveAgentResponse*\x8d\x01\n\nAgentState\x12\x1b\n\x17\x41GENT_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41GENT_STATE_READY\x10\x01\x12\x1b\n\x17\x41GENT_STATE_UNREACHABLE\x10\x02\x12\x14\n\x10\x41GENT_STATE_LOST\x10\x03\x12\x18\n\x14\x41GENT_STATE_DRAINING\x10\x04\x32\x99\x03\n\x0c\x46leetService\x12M\n\nListAgents\x12\x1e.mediactl.v1.ListAgentsRequest\x1a\x1f.mediactl.v1.ListAgentsResponse\x12G\n\x08GetAgent\x12\x1c.mediactl.v1.GetAgentRequest\x1a\x1d.mediactl.v1.GetAgentResponse\x12M\n\nDrainAgent\x12\x1e.mediactl.v1.DrainAgentRequest\x1a\x1f.mediactl.v1.DrainAgentResponse\x12P\n\x0bResumeAgent\x12\x1f.mediactl.v1.ResumeAgentRequest\x1a .mediactl.v1.ResumeAgentResponse\x12P\n\x0bRemoveAgent\x12\x1f.mediactl.v1.RemoveAgentRequest\x1a .mediactl.v1.RemoveAgentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmediactl/v1/fleet_service.proto\x12\x0bmediactl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"N\n\x04\x44isk\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x12\n\nfree_bytes\x18\x04 \x01(\x03\"H\n\x05Trial\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\r\n\x05works\x18\x03 \x01(\x08\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x93\x01\n\x0c\x46\x66mpegBinary\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x04 \x03(\t\x12\"\n\x06trials\x18\x05 \x03(\x0b\x32\x12.mediactl.v1.Trial\x12\x1a\n\x12start_milliseconds\x18\x06 \x01(\x01\"x\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\x16\n\x0e\x64river_version\x18\x04 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x18\n\x10\x65ncoder_sessions\x18\x06 \x01(\x05\"\xd5\x02\n\x0c\x43\x61pabilities\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\r\n\x05\x63ores\x18\x02 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x15\n\rscratch_bytes\x18\x04 \x01(\x03\x12 \n\x05\x64isks\x18\x05 \x03(\x0b\x32\x11.mediactl.v1.Disk\x12+\n\x08\x62inaries\x18\x06 \x03(\x0b\x32\x19.mediactl.v1.FfmpegBinary\x12\x1e\n\x04gpus\x18\x07 \x03(\x0b\x32\x10.mediactl.v1.Gpu\x12\x13\n\x0bgpu_message\x18\x08 \x01(\t\x12\x13\n\x0bmedia_roots\x18\t \x03(\t\x12\x11\n\tmax_tasks\x18\n \x01(\x05\x12\x14\n\x0c\x66\x66probe_path\x18\x0b \x01(\t\x12\x10\n\x08platform\x18\x0c \x01(\t\x12\x13\n\x0b\x63onfinement\x18\r \x01(\t\x12\x0e\n\x06stores\x18\x0e \x03(\t\"i\n\x0b\x43\x61\x63heStatus\x12\x13\n\x0blimit_bytes\x18\x01 \x01(\x03\x12\x12\n\nheld_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04hits\x18\x03 \x01(\x03\x12\x0e\n\x06misses\x18\x04 \x01(\x03\x12\x13\n\x0bsaved_bytes\x18\x05 \x01(\x03\"\xd7\x03\n\x05\x41gent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.mediactl.v1.AgentState\x12\x0f\n\x07version\x18\x04 \x01(\t\x12.\n\x06labels\x18\x05 \x03(\x0b\x32\x1e.mediactl.v1.Agent.LabelsEntry\x12/\n\x0c\x63\x61pabilities\x18\x06 \x01(\x0b\x32\x19.mediactl.v1.Capabilities\x12\x13\n\x0b\x61ttempt_ids\x18\x07 \x03(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_seen_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x64rain_reason\x18\n \x01(\t\x12\x32\n\x0e\x64rain_deadline\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x63\x61\x63he\x18\x0c \x01(\x0b\x32\x18.mediactl.v1.CacheStatus\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x13\n\x11ListAgentsRequest\"8\n\x12ListAgentsResponse\x12\"\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x12.mediactl.v1.Agent\"#\n\x0fGetAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\"5\n\x10GetAgentResponse\x12!\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x12.mediactl.v1.Agent\"R\n\x11\x44rainAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"7\n\x12\x44rainAgentResponse\x12!\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x12.mediactl.v1.Agent\"&\n\x12ResumeAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\"8\n\x13ResumeAgentResponse\x12!\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x12.mediactl.v1.Agent\"&\n\x12RemoveAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\"\x15\n\x13RemoveAgentResponse*\x8d\x01\n\nAgentState\x12\x1b\n\x17\x41GENT_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41GENT_STATE_READY\x10\x01\x12\x1b\n\x17\x41GENT_STATE_UNREACHABLE\x10\x02\x12\x14\n\x10\x41GENT_STATE_LOST\x10\x03\x12\x18\n\x14\x41GENT_STATE_DRAINING\x10\x04\x32\x99\x03\n\x0c\x46leetService\x12M\n\nListAgents\x12\x1e.mediactl.v1.ListAgentsRequest\x1a\x1f.mediactl.v1.ListAgentsResponse\x12G\n\x08GetAgent\x12\x1c.mediactl.v1.GetAgentRequest\x1a\x1d.mediactl.v1.GetAgentResponse\x12M\n\nDrainAgent\x12\x1e.mediactl.v1.DrainAgentRequest\x1a\x1f.mediactl.v1.DrainAgentResponse\x12P\n\x0bResumeAgent\x12\x1f.mediactl.v1.ResumeAgentRequest\x1a .mediactl.v1.ResumeAgentResponse\x12P\n\x0bRemoveAgent\x12\x1f.mediactl.v1.RemoveAgentRequest\x1a .mediactl.v1.RemoveAgentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AGENT_LABELSENTRY']._loaded_options = None
   _globals['_AGENT_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_AGENTSTATE']._serialized_start=1790
-  _globals['_AGENTSTATE']._serialized_end=1931
+  _globals['_AGENTSTATE']._serialized_start=1938
+  _globals['_AGENTSTATE']._serialized_end=2079
   _globals['_DISK']._serialized_start=113
   _globals['_DISK']._serialized_end=191
   _globals['_TRIAL']._serialized_start=193
@@ -47,30 +47,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GPU']._serialized_end=537
   _globals['_CAPABILITIES']._serialized_start=540
   _globals['_CAPABILITIES']._serialized_end=881
-  _globals['_AGENT']._serialized_start=884
-  _globals['_AGENT']._serialized_end=1314
-  _globals['_AGENT_LABELSENTRY']._serialized_start=1269
-  _globals['_AGENT_LABELSENTRY']._serialized_end=1314
-  _globals['_LISTAGENTSREQUEST']._serialized_start=1316
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1335
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1337
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1393
-  _globals['_GETAGENTREQUEST']._serialized_start=1395
-  _globals['_GETAGENTREQUEST']._serialized_end=1430
-  _globals['_GETAGENTRESPONSE']._serialized_start=1432
-  _globals['_GETAGENTRESPONSE']._serialized_end=1485
-  _globals['_DRAINAGENTREQUEST']._serialized_start=1487
-  _globals['_DRAINAGENTREQUEST']._serialized_end=1569
-  _globals['_DRAINAGENTRESPONSE']._serialized_start=1571
-  _globals['_DRAINAGENTRESPONSE']._serialized_end=1626
-  _globals['_RESUMEAGENTREQUEST']._serialized_start=1628
-  _globals['_RESUMEAGENTREQUEST']._serialized_end=1666
-  _globals['_RESUMEAGENTRESPONSE']._serialized_start=1668
-  _globals['_RESUMEAGENTRESPONSE']._serialized_end=1724
-  _globals['_REMOVEAGENTREQUEST']._serialized_start=1726
-  _globals['_REMOVEAGENTREQUEST']._serialized_end=1764
-  _globals['_REMOVEAGENTRESPONSE']._serialized_start=1766
-  _globals['_REMOVEAGENTRESPONSE']._serialized_end=1787
-  _globals['_FLEETSERVICE']._serialized_start=1934
-  _globals['_FLEETSERVICE']._serialized_end=2343
+  _globals['_CACHESTATUS']._serialized_start=883
+  _globals['_CACHESTATUS']._serialized_end=988
+  _globals['_AGENT']._serialized_start=991
+  _globals['_AGENT']._serialized_end=1462
+  _globals['_AGENT_LABELSENTRY']._serialized_start=1417
+  _globals['_AGENT_LABELSENTRY']._serialized_end=1462
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1464
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1483
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1485
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1541
+  _globals['_GETAGENTREQUEST']._serialized_start=1543
+  _globals['_GETAGENTREQUEST']._serialized_end=1578
+  _globals['_GETAGENTRESPONSE']._serialized_start=1580
+  _globals['_GETAGENTRESPONSE']._serialized_end=1633
+  _globals['_DRAINAGENTREQUEST']._serialized_start=1635
+  _globals['_DRAINAGENTREQUEST']._serialized_end=1717
+  _globals['_DRAINAGENTRESPONSE']._serialized_start=1719
+  _globals['_DRAINAGENTRESPONSE']._serialized_end=1774
+  _globals['_RESUMEAGENTREQUEST']._serialized_start=1776
+  _globals['_RESUMEAGENTREQUEST']._serialized_end=1814
+  _globals['_RESUMEAGENTRESPONSE']._serialized_start=1816
+  _globals['_RESUMEAGENTRESPONSE']._serialized_end=1872
+  _globals['_REMOVEAGENTREQUEST']._serialized_start=1874
+  _globals['_REMOVEAGENTREQUEST']._serialized_end=1912
+  _globals['_REMOVEAGENTRESPONSE']._serialized_start=1914
+  _globals['_REMOVEAGENTRESPONSE']._serialized_end=1935
+  _globals['_FLEETSERVICE']._serialized_start=2082
+  _globals['_FLEETSERVICE']._serialized_end=2491
 # @@protoc_insertion_point(module_scope)

@@ -300,6 +300,46 @@ class Capabilities(_message.Message):
 Global___Capabilities: _TypeAlias = Capabilities  # noqa: Y015
 
 @_typing.final
+class CacheStatus(_message.Message):
+    """What an agent keeps of inputs from stores, so that several jobs over one download it once. Counted since the agent
+    started.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    HELD_BYTES_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    SAVED_BYTES_FIELD_NUMBER: _builtins.int
+    limit_bytes: _builtins.int
+    """What it may hold, in bytes."""
+    held_bytes: _builtins.int
+    """What it holds, in bytes."""
+    hits: _builtins.int
+    """Inputs that were there."""
+    misses: _builtins.int
+    """Inputs that had to be fetched."""
+    saved_bytes: _builtins.int
+    """Bytes that did not have to be fetched."""
+    def __init__(
+        self,
+        *,
+        limit_bytes: _builtins.int = ...,
+        held_bytes: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        saved_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_bytes", b"held_bytes", "hits", b"hits", "limit_bytes", b"limit_bytes", "misses", b"misses", "saved_bytes", b"saved_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheStatus: _TypeAlias = CacheStatus  # noqa: Y015
+
+@_typing.final
 class Agent(_message.Message):
     """An agent."""
 
@@ -336,6 +376,7 @@ class Agent(_message.Message):
     LAST_SEEN_TIME_FIELD_NUMBER: _builtins.int
     DRAIN_REASON_FIELD_NUMBER: _builtins.int
     DRAIN_DEADLINE_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the agent once, kept in its data directory."""
     name: _builtins.str
@@ -370,6 +411,10 @@ class Agent(_message.Message):
     def drain_deadline(self) -> _timestamp_pb2.Timestamp:
         """Where a person drains it with a deadline: when what still runs is handed back."""
 
+    @_builtins.property
+    def cache(self) -> Global___CacheStatus:
+        """Its cache of inputs. Unset where it has none, or is not connected to the controller that answers."""
+
     def __init__(
         self,
         *,
@@ -384,10 +429,11 @@ class Agent(_message.Message):
         last_seen_time: _timestamp_pb2.Timestamp | None = ...,
         drain_reason: _builtins.str = ...,
         drain_deadline: _timestamp_pb2.Timestamp | None = ...,
+        cache: Global___CacheStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "create_time", b"create_time", "drain_deadline", b"drain_deadline", "last_seen_time", b"last_seen_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "capabilities", b"capabilities", "create_time", b"create_time", "drain_deadline", b"drain_deadline", "last_seen_time", b"last_seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ids", b"attempt_ids", "capabilities", b"capabilities", "create_time", b"create_time", "drain_deadline", b"drain_deadline", "drain_reason", b"drain_reason", "id", b"id", "labels", b"labels", "last_seen_time", b"last_seen_time", "name", b"name", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ids", b"attempt_ids", "cache", b"cache", "capabilities", b"capabilities", "create_time", b"create_time", "drain_deadline", b"drain_deadline", "drain_reason", b"drain_reason", "id", b"id", "labels", b"labels", "last_seen_time", b"last_seen_time", "name", b"name", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

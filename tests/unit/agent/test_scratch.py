@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.scratch import Scratch
+from agent.storage import InputCache
 from agent.workspace import Workspace
 from presets.problems import MediaFailure
 from presets.reasons import Reason
@@ -16,11 +17,11 @@ MIB = 1 << 20
 class Disk:
     """A clock and a number of free bytes, which what is written in the folder takes away."""
 
-    def __init__(self, root: Path, free: int) -> None:
+    def __init__(self, root: Path, free: int, cache: InputCache | None = None) -> None:
         self.root = root
         self.free = free
         self.now_s = 100.0
-        self.scratch = Scratch(root, lambda: self.now_s, kept_bytes=0, free=lambda _: self.free)
+        self.scratch = Scratch(root, lambda: self.now_s, kept_bytes=0, free=lambda _: self.free, cache=cache)
 
     def write(self, attempt: str, size: int, name: str = "x") -> None:
         """The attempt writes, and the disk knows."""
@@ -115,3 +116,56 @@ def test_a_reserve_is_kept(tmp_path: Path) -> None:
     assert scratch.free_bytes == 50 * MIB
     with pytest.raises(MediaFailure, match="50 MiB can be used"):
         scratch.reserve("a", 51 * MIB)
+
+
+class Kept(InputCache):
+    """A cache of which only figures are known; what it drops becomes free on the disk."""
+
+    def __init__(self, root: Path, spare: int) -> None:
+        super().__init__(root, spare, boot="")
+        self.disk = Disk(root, 40 * MIB, self)
+        self.spare, self.coming = spare, 0
+
+    def spare_bytes(self, folder: Path) -> int:
+        return self.spare
+
+    def coming_bytes(self, folder: Path) -> int:
+        return self.coming
+
+    def make_room(self, wanted_bytes: int, folder: Path) -> int:
+        freed = max(0, min(wanted_bytes, self.spare))
+        self.spare -= freed
+        self.disk.free += freed
+        return freed
+
+
+def test_what_is_cached_gives_way(tmp_path: Path) -> None:
+    """It counts as free until somebody needs the room; then as much of it goes as is needed."""
+    cache = Kept(tmp_path, 50 * MIB)
+    scratch = cache.disk.scratch
+    assert scratch.free_bytes == 90 * MIB
+    scratch.reserve("a", 0, 30 * MIB)
+    assert (cache.spare, scratch.free_bytes) == (50 * MIB, 60 * MIB)
+    scratch.reserve("b", 0, 45 * MIB)
+    assert (cache.spare, cache.disk.free, scratch.free_bytes) == (15 * MIB, 75 * MIB, 15 * MIB)
+    with pytest.raises(MediaFailure):
+        scratch.reserve("c", 16 * MIB)
+
+
+def test_what_is_being_fetched_into_the_cache_is_counted_once(tmp_path: Path) -> None:
+    """An attempt has reserved it."""
+    cache = Kept(tmp_path, 0)
+    scratch = cache.disk.scratch
+    scratch.reserve("a", 30 * MIB)
+    cache.coming, cache.disk.free = 20 * MIB, 20 * MIB
+    assert scratch.free_bytes == 10 * MIB
+    with pytest.raises(MediaFailure):
+        scratch.reserve("b", 11 * MIB)
+    scratch.reserve("b", 10 * MIB)
+
+
+def test_a_running_attempt_finds_free_what_is_cached(tmp_path: Path) -> None:
+    """Before it has written all the room that there is."""
+    cache = Kept(tmp_path, 500 * MIB)
+    assert cache.disk.scratch.room("a") == 540 * MIB
+    assert (cache.spare, cache.disk.free) == (284 * MIB, 256 * MIB)

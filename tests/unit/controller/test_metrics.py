@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from controller.metrics import MOST_QUEUES, Metrics, Recent
+from controller.metrics import MOST_AGENTS, MOST_QUEUES, Metrics, Recent
 from controller.store.overview import Depth, LimitInForce, Overview
+from mediactl.v1.fleet_service_pb2 import CacheStatus
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -107,6 +108,28 @@ async def test_gauges_are_those_of_the_store() -> None:
     assert _value(told, "mediactl_database_up") == 1
 
 
+async def test_agents_tell_of_their_caches() -> None:
+    """Under the id, for two agents may have one name; no more agents than are bounded, and without a database too."""
+    one = CacheStatus(limit_bytes=100, held_bytes=60, hits=5, misses=2, saved_bytes=300)
+
+    async def ask() -> Overview:
+        raise OSError("gone")
+
+    told = await _scrape(Metrics(ask, lambda: [("a1", "studio", one), ("a2", "studio", CacheStatus(limit_bytes=7))]))
+    studio = {"agent_id": "a1", "agent": "studio"}
+    for name, value in (
+        ("hits_total", 5),
+        ("misses_total", 2),
+        ("saved_bytes_total", 300),
+        ("held_bytes", 60),
+        ("limit_bytes", 100),
+    ):
+        assert _value(told, f"mediactl_agent_cache_{name}", **studio) == value, name
+    assert _value(told, "mediactl_agent_cache_limit_bytes", agent_id="a2", agent="studio") == 7
+    many = Metrics(ask, lambda: [(f"a{number}", "x", one) for number in range(MOST_AGENTS + 1)])
+    assert sum(name == "mediactl_agent_cache_held_bytes" for name, _ in await _scrape(many)) == MOST_AGENTS
+
+
 async def test_a_queue_that_ran_empty_says_so() -> None:
     """What somebody has an alert on must not vanish."""
     overviews = [SOME, Overview(at_us=11_000_000)]
@@ -165,7 +188,7 @@ async def test_two_controllers_in_one_process_share_nothing() -> None:
 
 async def test_every_metric_follows_the_conventions() -> None:
     """Base units, a help text, and the program's name in front."""
-    body, _ = await Metrics(_always(SOME)).exposition()
+    body, _ = await Metrics(_always(SOME), lambda: [("a1", "studio", CacheStatus())]).exposition()
     for family in text_string_to_metric_families(body.decode()):
         assert family.name.startswith(("mediactl_", "process_")), family.name
         assert family.documentation.endswith("."), family.name

@@ -1,7 +1,7 @@
 """What an agent can do, as `agents get` and `doctor` show it."""
 
-from ctl.agents import capability_rows
-from mediactl.v1.fleet_service_pb2 import Capabilities, FfmpegBinary, Gpu, Trial
+from ctl.agents import cache_in_words, capability_rows
+from mediactl.v1.fleet_service_pb2 import CacheStatus, Capabilities, FfmpegBinary, Gpu, Trial
 
 
 def rows(*trials: Trial, gpus: tuple[Gpu, ...] = (), message: str = "") -> list[tuple[str, str]]:
@@ -38,3 +38,11 @@ def test_gpus() -> None:
         ("", "gpu 2: a GPU has fallen off the bus: reboot"),
     ]
     assert rows(message="no NVIDIA driver is installed")[-1] == ("GPU", "none: no NVIDIA driver is installed")
+
+
+def test_cache() -> None:
+    """What it holds and what it was good for."""
+    cache = CacheStatus(limit_bytes=10 << 30, held_bytes=3 << 30, hits=12, misses=4, saved_bytes=38 << 30)
+    assert (
+        cache_in_words(cache) == "3.0 GiB of 10.0 GiB; since the agent began: 12 hits, 4 misses, 38.0 GiB not fetched"
+    )
