@@ -195,8 +195,11 @@ def resolve(
         if uri.endswith("/"):
             exact = join(uri, f"{stems[0]}.{profile.name}.{profile.document.extension}") if stems else ""
         if exact:
+            known = len(problems)
             _collisions(index, exact, [i.uri for i in refs], [o.uri for o in made], problems)
             made.append(OutputRef(profile, exact, name))
+            if len(problems) == known and (told := _misnamed(catalog, exact, profile)):
+                problems.append(Problem(Reason.UNSUPPORTED_COMBINATION, f"outputs[{index}].uri", told))
     if problems or chosen is None:
         raise InvalidRequest(*dict.fromkeys(problems))
     return Intent(chosen, refs, MappingProxyType(dict(parameters)), tuple(made), overwrite, said, reuse)
@@ -209,6 +212,22 @@ def _meant_for(profile: Profile, all_: Sequence[Profile | None], overrides: Mapp
         for key, value in overrides.items()
         if not profile.lacks_place_for(key) or all(p is None or p.lacks_place_for(key) for p in all_)
     }
+
+
+def _misnamed(catalog: Catalog, uri: str, profile: Profile) -> str:
+    """Why a name promises another kind of file than the profile makes; empty: it does not.
+
+    An ending that no profile has promises nothing, nor does one that several containers share.
+    """
+    _, dot, ending = uri.rpartition("/")[2].lower().rpartition(".")
+    fitting = [one for one in catalog.profiles if dot and one.document.extension == ending]
+    if not fitting or any(one.document.container == profile.document.container for one in fitting):
+        return ""
+    names = ", ".join(sorted({one.name for one in fitting}))
+    return (
+        f"{profile.full_name} makes .{profile.document.extension} files, and the name ends in .{ending}: ask for "
+        f"{names}, for another name, or for a folder ending in /, where it is named rightly"
+    )
 
 
 def _misfit(preset: Preset, profile: Profile) -> str:

@@ -1,6 +1,7 @@
 """Requests: what is resolved, and everything that can be wrong with one."""
 
 import json
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -298,3 +299,35 @@ def test_an_unknown_parameter_is_answered_with_those_there_are(preset: str, told
             outputs=[("", "file:///o/")],
         )
     assert [problem.message for problem in caught.value.problems] == [told]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("one.mp3", "aac_192_v1 makes .m4a files, and the name ends in .mp3: ask for mp3_192, mp3_vbr, "),
+        ("one.WAV", "aac_192_v1 makes .m4a files, and the name ends in .wav: ask for "),
+        ("one.m4a", ""),
+        ("one.mp4", ""),
+        ("one.m4b", ""),
+        ("one", ""),
+        ("mp3", ""),
+    ],
+)
+def test_a_name_promises_no_other_kind_of_file(name: str, told: str) -> None:
+    """Of endings that profiles have; others promise nothing."""
+    asked = partial(
+        resolve,
+        Catalog.shipped(),
+        preset="loudness_podcast",
+        inputs=[("", TALK)],
+        params={},
+        outputs=[("aac_192", f"file:///out/{name}")],
+    )
+    if not told:
+        assert asked().outputs[0].uri == f"file:///out/{name}"
+        return
+    with pytest.raises(InvalidRequest) as caught:
+        asked()
+    [problem] = caught.value.problems
+    assert (problem.reason, problem.field) == (Reason.UNSUPPORTED_COMBINATION, "outputs[0].uri")
+    assert problem.message.startswith(told)
