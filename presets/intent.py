@@ -195,10 +195,10 @@ def resolve(
         if uri.endswith("/"):
             exact = join(uri, f"{stems[0]}.{profile.name}.{profile.document.extension}") if stems else ""
         if exact:
-            known = len(problems)
+            before = len(problems)
             _collisions(index, exact, [i.uri for i in refs], [o.uri for o in made], problems)
             made.append(OutputRef(profile, exact, name))
-            if len(problems) == known and (told := _misnamed(catalog, exact, profile)):
+            if len(problems) == before and (told := _misnamed(catalog, exact, profile)):
                 problems.append(Problem(Reason.UNSUPPORTED_COMBINATION, f"outputs[{index}].uri", told))
     if problems or chosen is None:
         raise InvalidRequest(*dict.fromkeys(problems))

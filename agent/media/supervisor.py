@@ -217,9 +217,10 @@ class Supervisor:
 
         Raises as `start`.
         """
-        # Whatever happens from here on is no part of the log.
+        # Whatever happens from here on is no part of the log, and keeps no filesystem busy.
         for descriptor in (1, 2):
             os.dup2(0, descriptor)
+        os.chdir("/")
         self._listener.close()
         for descriptor in (self._pipe, self._pidfd, self._log, self._lock):
             os.close(descriptor)
