@@ -73,6 +73,11 @@ class Reason(StrEnum):
     ATTEMPT_NOT_FOUND = auto()
     REMAINS_NOT_FOUND = auto()
     REMAINS_UNAVAILABLE = auto()
+    DEPOSIT_NOT_FOUND = auto()
+    DEPOSIT_ELSEWHERE = auto()
+    DEPOSITS_OFF = auto()
+    QUOTA_EXCEEDED = auto()
+    UPLOAD_CORRUPT = auto()
     EPOCH_SUPERSEDED = auto()
     CONTROLLER_UNREACHABLE = auto()
     CONTROLLER_STOPPING = auto()
@@ -174,6 +179,11 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.REMAINS_UNAVAILABLE: Fact(
             "what an agent kept of an attempt can't be had just now", "FAILED_PRECONDITION", exit_code=6
         ),
+        Reason.DEPOSIT_NOT_FOUND: _not_found("the controller's own store holds no such file, or no longer"),
+        Reason.DEPOSIT_ELSEWHERE: _retry("another controller has the file in a store of its own", "UNAVAILABLE", 4),
+        Reason.DEPOSITS_OFF: _refused("the controller takes no files into its own store", "FAILED_PRECONDITION"),
+        Reason.QUOTA_EXCEEDED: _refused("the controller's own store has no room for a file", "RESOURCE_EXHAUSTED"),
+        Reason.UPLOAD_CORRUPT: Fact("what arrived of a file is not what was announced", "DATA_LOSS"),
         Reason.EPOCH_SUPERSEDED: Fact("a newer session of this agent took over", "ABORTED"),
         Reason.CONTROLLER_UNREACHABLE: _retry("no controller answers at the address", "UNAVAILABLE", 4),
         Reason.CONTROLLER_STOPPING: _retry("the controller is shutting down", "UNAVAILABLE", 4),
