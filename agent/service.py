@@ -23,6 +23,7 @@ from agent.session import Agent
 from agent.settings import Settings
 from agent.storage import Stores
 from agent.storage.stores import reaches
+from agent.transfers import Transfers
 from agent.watching import watching
 from mediactl.notify import Notifier
 from mediactl.v1 import agent_service_pb2 as pb
@@ -58,10 +59,11 @@ async def serve_agent(settings: Settings) -> None:
 
     notifier.busy("finding out what this machine can do")
     capabilities = await asyncio.to_thread(look, False)
+    transfers = Transfers(settings.controller, settings.credentials)
     means = Means(
         binaries=binaries(capabilities),
         ffprobe=capabilities.ffprobe_path,
-        stores=Stores([Path(root) for root in settings.media_roots], settings.stores),
+        stores=Stores([Path(root) for root in settings.media_roots], settings.stores, deposits=transfers),
         scratch=settings.scratch,
         room=Scratch(settings.scratch, time.monotonic, kept_bytes=settings.scratch_reserve),
         confinement=confinement,
@@ -104,6 +106,7 @@ async def serve_agent(settings: Settings) -> None:
     async with watching(settings, agent, means, lookout):
         await agent.run()
     telling.cancel()
+    await transfers.close()
     if not agent.leaving:
         await asyncio.to_thread(confinement.close)
     log.info("agent stopped")

@@ -40,6 +40,7 @@ from controller.store.writer import Store
 from mediactl.errors import MediactlError
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
+from presets.uris import CONTROLLER, object_uri
 
 log = structlog.get_logger()
 
@@ -127,7 +128,7 @@ class Deposits:
 
     async def at(self, tenant: Tenant, path: str) -> Record:
         """What is whole under a path."""
-        with _found(f"nothing is deposited as controller://{path}, or it has expired"):
+        with _found(f"nothing is deposited as {object_uri(CONTROLLER, path)}, or it has expired"):
             return await self._store.read(at, tenant, path)
 
     async def extend(self, tenant: Tenant, deposit_id: str, pieces: AsyncIterator[tuple[int, bytes]]) -> Record:

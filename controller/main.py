@@ -111,7 +111,7 @@ def main() -> None:
 )
 @click.option(
     "--deposit-lifetime",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 36_500, min_open=True),
     default=7.0,
     show_default=True,
     help="Days that they are kept; what a job still reads until it has ended, results as `submit --keep` says.",

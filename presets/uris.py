@@ -18,7 +18,7 @@ CONTROLLER = "controller"
 STORE_NAME = re.compile(r"[a-z][a-z0-9-]{1,30}")
 
 #: Bytes of UTF-8.
-MOST_DEPOSIT_PATH = 900
+MOST_DEPOSIT_PATH = 1200
 
 _SAFE = "/~"
 
@@ -141,9 +141,9 @@ def deposit_path(uri: str) -> str:
         raise ValueError(
             f"{shown(uri)!r}: controller://uploads/ID/NAME or controller://results/FOLDER/NAME is expected"
         )
-    if not {"", ".", ".."}.isdisjoint(parts) or not at.path.isprintable() or len(at.path.encode()) > MOST_DEPOSIT_PATH:
+    if not {"", ".", ".."}.isdisjoint(parts) or len(at.path.encode()) > MOST_DEPOSIT_PATH:
         raise ValueError(
-            f"{shown(uri)!r}: printable names without empty parts and parts of dots are expected, "
+            f"{shown(uri)!r}: a path without empty parts and parts of dots is expected, "
             f"{MOST_DEPOSIT_PATH} bytes at the most"
         )
     return at.path

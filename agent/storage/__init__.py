@@ -5,13 +5,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, assert_never
 
+from agent.storage.deposits import Deposits, DepositStore
 from agent.storage.files import FileStore
 from agent.storage.patience import Patience
 from agent.storage.stores import StoreKind, StoreTable, reaches
 from agent.storage.values import Identity, Staged
 from presets.problems import MediaFailure
 from presets.reasons import Reason
-from presets.uris import FILE, WEB, shown
+from presets.uris import CONTROLLER, FILE, WEB, shown
 
 __all__ = ["FileStore", "Identity", "ObjectStore", "Staged", "Stores"]
 
@@ -78,7 +79,9 @@ class ObjectStore(Protocol):
 
 
 class Stores:
-    """The stores of an agent: folders that ``file:`` URIs may reach, and what ``NAME://`` of each table leads to."""
+    """The stores of an agent: folders that ``file:`` URIs may reach, what ``NAME://`` of each table leads to, and the
+    controllers' own by way of ``deposits``.
+    """
 
     def __init__(
         self,
@@ -86,11 +89,14 @@ class Stores:
         tables: Mapping[str, StoreTable] = MappingProxyType({}),
         *,
         patience: Patience | None = None,
+        deposits: Deposits | None = None,
     ) -> None:
         self._files = FileStore(media_roots)
         self._tables = tables
         self._patience = patience or Patience()
         self._made: dict[str, ObjectStore] = {}
+        if deposits is not None:
+            self._made[CONTROLLER] = DepositStore(deposits, patience=self._patience)
 
     def store_for(self, uri: str) -> ObjectStore:
         """The store that serves ``uri``, one that is to be read or written or is of what is staged.
@@ -101,6 +107,8 @@ class Stores:
         if scheme == FILE:
             return self._files
         name = WEB[0] if scheme in WEB else scheme
+        if name == CONTROLLER and CONTROLLER in self._made:
+            return self._made[CONTROLLER]
         table = self._tables.get(name)
         if table is None or not uri[len(scheme) :].startswith("://"):
             known = ", ".join(["file:", *reaches(self._tables)])

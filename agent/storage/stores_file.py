@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from agent.storage.stores import StoreKind, StoreTable
 from presets.document import Table
 from presets.parse import Complaint, InvalidDocument, shaped
-from presets.uris import FILE, STORE_NAME, WEB
+from presets.uris import CONTROLLER, FILE, STORE_NAME, WEB
 
 #: Which kinds take which keys besides `kind`, `endpoint` and `only`.
 _KEYS = {
@@ -70,6 +70,8 @@ class _Document(Table):
             if not STORE_NAME.fullmatch(name) or name == FILE:
                 told = "{name} can't be a store's name: 2 to 31 lower-case letters, digits and - are expected"
                 raise PydanticCustomError("store_name", told, {"name": repr(name)})
+            if name == CONTROLLER:
+                raise PydanticCustomError("store_name", "controller:// is the controller's own store, without a table")
             if name == "http":
                 raise PydanticCustomError("store_name", "http:// is served by the store that is named https")
             if name in WEB and table.kind is not StoreKind.HTTPS:

@@ -116,11 +116,10 @@ def _checked(request: pb.BeginUploadRequest) -> str:
                 problems.append(_wrong("uri", "a file to be uploaded is named by `name`; this is for results"))
     elif (
         request.name in (".", "..")
-        or "/" in request.name
-        or not request.name.isprintable()
+        or not {"/", "\0"}.isdisjoint(request.name)
         or len(request.name.encode()) > MOST_NAME_BYTES
     ):
-        told = f"the name of a file is expected, without a folder, at most {MOST_NAME_BYTES} printable bytes"
+        told = f"the name of a file is expected, without a folder, at most {MOST_NAME_BYTES} bytes"
         problems.append(_wrong("name", told))
     if bool(request.attempt_id) != bool(request.uri) or not _fits(request.attempt_id):
         problems.append(_wrong("attempt_id", "the id of an attempt is expected with `uri`, and with it alone"))

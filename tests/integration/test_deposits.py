@@ -294,7 +294,7 @@ async def test_what_was_announced_otherwise_is_dropped(box: Box) -> None:
         ("name", {"name": "../x"}),
         ("name", {"name": "a/b"}),
         ("name", {"name": ".."}),
-        ("name", {"name": "a\nb"}),
+        ("name", {"name": "a\0b"}),
         ("name", {"name": "ä" * 128}),
         ("name", {"name": ""}),
         ("name", {"uri": "controller://results/f/x"}),
