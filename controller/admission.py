@@ -114,6 +114,8 @@ def admit(
             parents = dict.fromkeys(str(after[text]) for text in spec.after)
             admitted.append(_new_job(spec, intent, kind, tuple(parents)))
     if problems:
+        # Who asks before uploading hears first of what uploading will not mend.
+        problems.sort(key=lambda problem: problem.reason is Reason.DEPOSIT_NOT_FOUND)
         raise InvalidRequest(*problems)
     return tuple(admitted)
 

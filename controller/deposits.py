@@ -91,7 +91,10 @@ class Deposits:
     ) -> Record:
         """The upload to go on with, for a `name` or for the `path` of an attempt's output."""
         if not self._depositing.quota_bytes:
-            raise MediactlError(Reason.DEPOSITS_OFF, "this controller takes no files (--deposit-quota 0)")
+            raise MediactlError(
+                Reason.DEPOSITS_OFF,
+                "this controller takes no files (--deposit-quota 0); name those that agents have, by file: URIs",
+            )
         command = BeginUpload(
             tenant=tenant,
             new_id=secrets.token_hex(8),

@@ -9,7 +9,7 @@ from typing import Final
 import click
 from rich.text import Text
 
-from ctl import render, waiting
+from ctl import downloads, render, waiting
 from ctl.connection import with_client
 from ctl.remains import fetch_remains
 from ctl.replays import outcome
@@ -109,7 +109,7 @@ def _with_original(client: Client, job_id: str) -> tuple[job_pb2.Job, job_pb2.Jo
 
 
 def _tell(job: job_pb2.Job, original: job_pb2.Job | None, settings: Settings) -> None:
-    timed = job.spec.HasField("timeout")
+    timed, kept = job.spec.HasField("timeout"), job.spec.HasField("keep")
     failure = f"{job.failure.reason}: {job.failure.message}" if job.failure.reason else ""
     render.details(
         settings,
@@ -136,6 +136,7 @@ def _tell(job: job_pb2.Job, original: job_pb2.Job | None, settings: Settings) ->
             ("not before", render.moment(job.spec.not_before)),
             ("may take", render.duration(job.spec.timeout.ToTimedelta().total_seconds()) if timed else ""),
             ("stopped at", render.moment(job.expire_time) if job.state not in ENDED else ""),
+            ("results kept", render.duration(job.spec.keep.ToTimedelta().total_seconds()) if kept else ""),
             ("submitted", render.moment(job.create_time)),
             ("started", render.moment(job.start_time)),
             ("ended", render.moment(job.end_time)),
@@ -306,6 +307,12 @@ def explain(settings: Settings, *, job_id: str) -> int:
 
 @command("artifacts")
 @_ONE
+@click.option(
+    "--download",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Fetch the artifacts into this folder, each whole or not at all; what is there already is left.",
+)
 @click.option("--failed", is_flag=True, help="Fetch what a failed attempt left: logs, plan, media facts, outputs.")
 @click.option("--attempt", default="", metavar="ID", help="With --failed: of this attempt. Default: the newest.")
 @click.option(
@@ -314,21 +321,29 @@ def explain(settings: Settings, *, job_id: str) -> int:
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="With --failed: where the archive goes; - for stdout. Default: JOB.failed.tar.gz here.",
 )
-def artifacts(settings: Settings, *, job_id: str, failed: bool, attempt: str, file: Path | None) -> int:
-    """Show what a job published; with --failed, fetch what a failed attempt left behind as one gzipped tar archive.
+def artifacts(
+    settings: Settings, *, job_id: str, download: Path | None, failed: bool, attempt: str, file: Path | None
+) -> int:
+    """Show what a job published; with --download, fetch it; with --failed, fetch what a failed attempt left behind as
+    one gzipped tar archive.
 
     Agents keep that for a while only. An archive that was fetched once can be fetched for as long as the job is known.
 
     \b
     Examples:
       mediactl jobs artifacts 3f2a -o json
+      mediactl jobs artifacts 3f2a --download masters/
       mediactl jobs artifacts 3f2a --failed
       mediactl jobs artifacts 3f2a --failed --file - | tar -tz
     """
+    if failed and download is not None:
+        raise click.UsageError("--download fetches what was published, --failed what was not: one of them")
     if failed:
         return fetch_remains(settings, job_id, attempt, file)
     if attempt or file is not None:
         raise click.UsageError("--attempt and --file belong to --failed")
+    if download is not None:
+        return downloads.download(settings, job_id, download)
     job = with_client(settings, lambda client: client.get(job_id))
     if settings.format is not Format.TABLE:
         render.write({"artifacts": [render.data(artifact) for artifact in job.artifacts]}, settings)
