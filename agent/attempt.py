@@ -6,7 +6,7 @@ import asyncio
 import errno
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from agent.transform import Transform
 
 log = structlog.get_logger()
+
+RECALL_S = 15.0
+"""How long an attempt waits to hear whether the same was made before."""
 
 
 class Attempt:
@@ -57,6 +60,7 @@ class Attempt:
         self._stop_reason = ""
         self._leave_staged = False
         self._may_publish = asyncio.Event()
+        self._recalled: asyncio.Future[Sequence[job_pb2.Artifact]] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self._running = False
         self._left = False
@@ -90,6 +94,22 @@ class Attempt:
     def publish(self) -> None:
         """The controller holds the redo records: staged outputs may become visible."""
         self._may_publish.set()
+
+    async def recall(self, recipe: str) -> Sequence[job_pb2.Artifact]:
+        """What was made before by a recipe; nothing where no controller says so in time."""
+        self._outbox.ask(pb.Recall(attempt_id=self._id, recipe=recipe))
+        try:
+            async with asyncio.timeout(RECALL_S):
+                return await self._recalled
+        except TimeoutError:
+            return ()
+        finally:
+            self._outbox.withdraw(self._id)
+
+    def recalled(self, answer: pb.Recalled) -> None:
+        """The controller's answer, as often as it gives it."""
+        if not self._recalled.done():
+            self._recalled.set_result(tuple(answer.artifacts))
 
     def status(self, activity: str, *, speed: float = 0.0, phase: Phase | None = None) -> None:
         progress = CEILING if phase is Phase.PUBLISHING else self._meter.value
@@ -168,7 +188,7 @@ class Attempt:
                 raise
             return
         await transform.make()
-        if self._lease.kind == pb.TASK_KIND_PLAN:
+        if self._lease.kind == pb.TASK_KIND_PLAN or transform.reused:
             return
         if not self._may_publish.is_set():
             self.status("waiting to publish")
@@ -230,6 +250,7 @@ class Attempt:
             report.failure.CopyFrom(failure_message(failure, redact(log_tail.encode()).decode()))
         else:
             report.outcome = pb.OUTCOME_COMPLETED
+            report.reused.extend(done.reused if done is not None else ())
         return report
 
     def _take_log(self, stream: str, data: bytes, marks: Mapping[str, int]) -> None:

@@ -158,6 +158,11 @@ class Attempts:
         if self._outbox.publish(attempt_id) is Effect.PUBLISH:
             self._running[attempt_id].publish()
 
+    def recalled(self, answer: pb.Recalled) -> None:
+        """What the controller knows to have been made before, for the attempt that asked."""
+        if (attempt := self._running.get(answer.attempt_id)) is not None:
+            attempt.recalled(answer)
+
     async def leave(self, within_s: float) -> None:
         """Let go of all as they are, for the next life; those that are just ending may do so."""
         self._leaving = True

@@ -23,6 +23,7 @@ from agent.service import serve_agent
 from agent.settings import Settings
 from agent.sizes import Size
 from agent.storage.stores import StoreKind, StoreTable, default_stores
+from agent.storage.stores_file import InvalidStores, read_stores
 from mediactl.channel import Credentials
 from mediactl.errors import MediactlError
 from mediactl.places import default_address, default_data_dir
@@ -85,14 +86,14 @@ def main() -> None:
 )
 @click.option(
     "--stores",
-    "stores_file",
+    "stores",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="TOML file with a table [store.NAME] for each store that jobs may name as NAME://, see docs/stores.md.",
 )
 @click.option(
     "--store-default",
-    "store_defaults",
+    "store_default",
     multiple=True,
     type=click.Choice([*StoreKind, "none"]),
     help="Kind of store whose URIs (s3://, gs://, az://; https:// and http://) are reachable without a table, by the "
@@ -159,8 +160,8 @@ def serve(
     name: str | None,
     labels: dict[str, str],
     media_roots: tuple[Path, ...],
-    stores_file: Path | None,
-    store_defaults: tuple[str, ...],
+    stores: Path | None,
+    store_default: tuple[str, ...],
     ffmpegs: tuple[str, ...],
     max_tasks: int | None,
     keep_failed: float,
@@ -182,8 +183,8 @@ def serve(
     address = controller or default_address()
     if not media_roots and address.startswith("unix:"):
         media_roots = (Path("/"),)
-    if not store_defaults and address.startswith("unix:"):
-        store_defaults = tuple(StoreKind)
+    if not store_default and address.startswith("unix:"):
+        store_default = tuple(StoreKind)
     settings = Settings(
         data_dir=(data_dir or default_data_dir() / "agent").absolute(),
         scratch_dir=scratch_dir.absolute() if scratch_dir else None,
@@ -192,7 +193,7 @@ def serve(
         credentials=credentials,
         labels=labels,
         media_roots=tuple(str(root.absolute()) for root in media_roots),
-        stores=_stores(stores_file, store_defaults),
+        stores=_stores(stores, store_default),
         ffmpegs=ffmpegs,
         max_tasks=max_tasks,
         keep_failed_s=keep_failed * 3600,
@@ -223,13 +224,9 @@ def _stores(file: Path | None, defaults: Iterable[str]) -> Mapping[str, StoreTab
     stores = default_stores(StoreKind(kind) for kind in defaults if kind != "none")
     if file is None:
         return stores
-    # With what reads and checks documents, which other agents need not hold in memory.
-    from agent.storage.stores_file import read_stores  # noqa: PLC0415
-    from presets.parse import InvalidDocument  # noqa: PLC0415
-
     try:
         return stores | read_stores(file)
-    except InvalidDocument as error:
+    except InvalidStores as error:
         raise SystemExit(_complain(f"{file} is wrong:\n{error}", 2)) from None
     except OSError as error:
         raise SystemExit(_complain(f"{error.strerror}: {error.filename}", 2)) from None

@@ -56,7 +56,10 @@ class Outbox:
         """The status changed in a way that should not wait for the next throttled one."""
         self.empty = asyncio.Event()
         self.empty.set()
-        self._unsent: list[Reliable | pb.Decline] = []
+        self._unsent: list[Reliable | pb.Decline | pb.Recall] = []
+        self._asked: dict[str, pb.Recall] = {}
+        self.recalls = False
+        """The controller answers Recall."""
         self._gathered: dict[tuple[str, str], _Gathered] = {}
         self._incarnations: dict[str, str] = {}
         self._spools: dict[str, Spool] = {}
@@ -129,6 +132,15 @@ class Outbox:
     def decline(self, refusal: pb.Decline) -> None:
         """Say that a lease can't be taken. It is owed nothing: the lease is repeated until it is answered."""
         self._say(refusal)
+
+    def ask(self, question: pb.Recall) -> None:
+        """Ask on this and every later session, until it is answered or withdrawn."""
+        self._asked[question.attempt_id] = question
+        self._say(question)
+
+    def withdraw(self, attempt_id: str) -> None:
+        """Ask no more."""
+        self._asked.pop(attempt_id, None)
 
     def status(
         self, attempt_id: str, *, progress: float, activity: str, speed: float, phase: Phase | None = None
@@ -235,7 +247,7 @@ class Outbox:
         """A new session begins: everything owed is to be said again."""
         self.ledger.begin_session()
         self.flush()
-        self._unsent = list(self.ledger.owed())
+        self._unsent = [*self.ledger.owed(), *self._asked.values()]
         self.fresh.set()
 
     def take(self) -> Iterator[pb.SessionRequest]:
@@ -254,6 +266,9 @@ class Outbox:
                     yield pb.SessionRequest(ended=item)
                 case pb.Decline():
                     yield pb.SessionRequest(decline=item)
+                case pb.Recall():
+                    if self.recalls:
+                        yield pb.SessionRequest(recall=item)
 
     def chunk(self, stored: Stored) -> pb.LogChunk:
         """A chunk that is owed, from disk."""
@@ -286,6 +301,6 @@ class Outbox:
             raise KeyError(attempt_id)
         return held
 
-    def _say(self, item: Reliable | pb.Decline) -> None:
+    def _say(self, item: Reliable | pb.Decline | pb.Recall) -> None:
         self._unsent.append(item)
         self.fresh.set()

@@ -12,12 +12,14 @@ from itertools import chain, islice
 import grpc
 import structlog
 
+from agent import delivery, signing
 from agent.attempts import Attempts
 from agent.core.reluctance import Reluctance
-from agent.delivery import FEATURE, Delivery
+from agent.delivery import Delivery
 from agent.means import Means
 from agent.outbox import Outbox
 from agent.settings import Settings
+from agent.signing import Signing
 from mediactl.channel import aio_channel, parse_addresses
 from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb
@@ -37,6 +39,8 @@ STOP_S = 5.0
 
 BUNDLES = "bundles"
 """The feature of taking several frames as one."""
+RECALL = "recall"
+"""The controller's feature of answering Recall."""
 MOST_IN_BUNDLE = 16
 """A chunk of log has 64 KiB, and a message at the most 4 MiB."""
 
@@ -55,6 +59,7 @@ class Agent:
         self._bundles = False
         self._outbox = Outbox(settings.outbox)
         self._delivery = Delivery(means.remains, self._outbox.fresh.set)
+        self._signing = Signing(means.stores, self._outbox.fresh.set)
         self._reluctance = Reluctance()
         self.attempts = Attempts(means, self._outbox)
         self._stopping = asyncio.Event()
@@ -175,7 +180,7 @@ class Agent:
             self._renewed = False
             hello = self._hello()
             hello.holdings.extend(self._outbox.holdings())
-            hello.features.extend((BUNDLES, FEATURE))
+            hello.features.extend((BUNDLES, delivery.FEATURE, signing.FEATURE))
             await greet(call, hello)
             async with asyncio.timeout(ACCEPTED_S):
                 first = await call.read()
@@ -190,6 +195,7 @@ class Agent:
                     attempts=list(first.welcome.quarantined),
                 )
             self._connected_to = address
+            self._outbox.recalls = RECALL in first.welcome.features
             self._outbox.restart()
             self._bundles = BUNDLES in first.welcome.features
             speaking = asyncio.create_task(self._speak(call, heartbeat_s))
@@ -199,6 +205,7 @@ class Agent:
                 raise await _status_of(call)
             finally:
                 self._delivery.reset()
+                self._signing.reset()
                 self._connected_to = ""
                 speaking.cancel()
                 with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -230,6 +237,8 @@ class Agent:
                 await call.write(frame)
             if (piece := self._delivery.take()) is not None:
                 await call.write(pb.SessionRequest(remains=piece))
+            while (signed := self._signing.take()) is not None:
+                await call.write(pb.SessionRequest(signed=signed))
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await outbox.fresh.wait()
@@ -267,6 +276,10 @@ class Agent:
                 self._outbox.acknowledge(frame.acknowledgement)
             case "collect":
                 self._delivery.ask(frame.collect)
+            case "recalled":
+                self.attempts.recalled(frame.recalled)
+            case "sign":
+                self._signing.ask(frame.sign)
             case "welcome" | None:
                 # Of a protocol this version doesn't know: the controller repeats what matters.
                 pass

@@ -6,13 +6,15 @@ Every step of it is journalled and begins by looking whether a former life of th
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import shlex
-from collections.abc import Awaitable
-from contextlib import suppress
+from collections.abc import Awaitable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from agent import manifest
 from agent.core.progress import Meter
 from agent.journal import Journal
 from agent.logbook import Logbook
@@ -20,12 +22,13 @@ from agent.means import Means
 from agent.media.failure import failure_of
 from agent.media.guards import Bounds
 from agent.media.probe import probe
-from agent.media.runner import LOG_NAME, run
+from agent.media.runner import LOG_NAME, Relay, run
 from agent.media.usage import Usage
 from agent.records import redo_record
 from agent.storage import Identity
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
+from mediactl.v1 import job_pb2
 from presets.capabilities import Binary, Requirements, choose_binary
 from presets.compile import compile as compile_plan
 from presets.estimate import Estimate, estimate
@@ -35,6 +38,7 @@ from presets.opening import formats_of
 from presets.plan import Expectation, Invocation, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import Reason
+from presets.recipe import recipe
 from presets.uris import shown
 from presets.verify import check, check_document
 
@@ -53,6 +57,10 @@ class Observer(Protocol):
 
     def say(self, line: str) -> None:
         """A line for the log."""
+        ...
+
+    async def recall(self, recipe: str) -> Sequence[job_pb2.Artifact]:
+        """What was made before by a recipe, as far as anybody knows."""
         ...
 
 
@@ -89,18 +97,25 @@ class Transform:
         self.facts: list[MediaFacts] = []
         self.results: dict[str, StepResult] = {}
         self.staged: list[pb.RedoRecord] = list(lease.redo)
+        self.reused: Sequence[job_pb2.Artifact] = ()
         self.usage = Usage()
         self.log_tail = ""
 
     async def make(self) -> None:
         """Up to outputs that are verified and staged, or up to the plan where only that is asked for."""
-        if len(self._journal.staged) == len(self.intent.outputs):
+        if len(self._journal.staged) == len(self.intent.outputs) + manifest.is_wanted(self.intent):
             self._recall()
             return
         binary = self._choose_binary()
         await self._fetch()
+        plans = self._lease.kind == pb.TASK_KIND_PLAN
+        if self.intent.reuse and not plans and not self._journal.steps:
+            self.reused = await self._made_before(binary)
+            if self.reused:
+                return
+            await self._check_targets()
         plan = self._compile(binary)
-        if self._lease.kind == pb.TASK_KIND_PLAN:
+        if plans:
             return
         expected = estimate(self.intent, self.facts, plan)
         fetched = sum(
@@ -109,8 +124,9 @@ class Transform:
             if not self._means.stores.is_local(item.uri)
         )
         await asyncio.to_thread(self._means.room.reserve, self._lease.attempt_id, fetched, expected.total_bytes)
-        plan = await self._run_steps(plan, binary, expected)
-        await self._stage(plan)
+        with closing(Relay()) as relay:
+            plan = await self._run_steps(plan, binary, expected, relay)
+        await self._stage(plan, binary)
 
     async def publish(self) -> None:
         """Make visible what is staged. May be repeated."""
@@ -172,9 +188,8 @@ class Transform:
             self.identities = [identity for identity, _ in self._journal.inputs]
             self.facts = [facts for _, facts in self._journal.inputs]
             return
-        if self._lease.kind != pb.TASK_KIND_PLAN:
-            for output in self.intent.outputs:
-                await stores.store_for(output.uri).check_target(output.uri, overwrite=self.intent.overwrite)
+        if self._lease.kind != pb.TASK_KIND_PLAN and not self.intent.reuse:
+            await self._check_targets()
         remote = [item for item in self.intent.inputs if not stores.is_local(item.uri)]
         if remote:
             sizes = [(await stores.store_for(item.uri).identify(item.uri)).size for item in remote]
@@ -188,6 +203,27 @@ class Transform:
         self._observer.status("probing")
         self.facts = [await self._probe_input(i, item) for i, item in enumerate(self.intent.inputs)]
         self._journal.fetched(list(zip(self.identities, self.facts, strict=True)))
+
+    async def _check_targets(self) -> None:
+        for output in self.intent.outputs:
+            await self._means.stores.store_for(output.uri).check_target(output.uri, overwrite=self.intent.overwrite)
+
+    async def _made_before(self, binary: Binary) -> Sequence[job_pb2.Artifact]:
+        """What an earlier job made of the same, if all of it is still there."""
+        self._observer.status("looking for what was made before")
+        contents = [
+            await asyncio.to_thread(_sha256, self._workspace.inputs / str(index))
+            for index in range(len(self.intent.inputs))
+        ]
+        made = await self._observer.recall(recipe(self.intent, contents, binary))
+        for artifact in made:
+            store = self._means.stores.store_for(artifact.uri)
+            if not await store.bears(artifact.uri, sha256=artifact.sha256, size=artifact.size_bytes):
+                self._observer.say(f"{artifact.uri} is not what job {artifact.made_by_job} made: making it anew")
+                return ()
+        if made:
+            self._observer.say(f"the same was made before, by job {made[0].made_by_job}: making nothing")
+        return made
 
     def _require_pinned(self, index: int, uri: str, identity: Identity) -> None:
         """A replay is of the same inputs or of none."""
@@ -222,7 +258,7 @@ class Transform:
         for path, text in plan.documents.items():
             (self._workspace.path / path).write_text(text)
 
-    async def _run_steps(self, plan: Plan, binary: Binary, expected: Estimate) -> Plan:
+    async def _run_steps(self, plan: Plan, binary: Binary, expected: Estimate, relay: Relay) -> Plan:
         results = self.results
         await asyncio.to_thread(self._write_documents, plan)
         while (step := plan.next(results)) is not None:
@@ -233,7 +269,7 @@ class Transform:
                 self._begin_probes(step)
             else:
                 result, used = await self._run_step(
-                    step, len(results) + 1, binary, Bounds.of(step, expected.bound(step))
+                    step, len(results) + 1, binary, Bounds.of(step, expected.bound(step)), relay
                 )
                 self._journal.did(step.id, result, used)
             self.usage = self.usage.followed_by(used)
@@ -252,7 +288,7 @@ class Transform:
         return plan
 
     async def _run_step(
-        self, step: Invocation, number: int, binary: Binary, bounds: Bounds
+        self, step: Invocation, number: int, binary: Binary, bounds: Bounds, relay: Relay
     ) -> tuple[StepResult, Usage]:
         activity = step.title
         self._observer.status(activity)
@@ -281,6 +317,7 @@ class Transform:
             on_progress=progress,
             stop=self._stop,
             bounds=bounds,
+            relay=relay,
             room=lambda: self._means.room.room(lease.attempt_id),
         )
         self._logbook.ship(final=True)
@@ -298,7 +335,7 @@ class Transform:
                     probe(self._means.ffprobe, Path(expectation.path), cwd=self._workspace.path)
                 )
 
-    async def _stage(self, plan: Plan) -> None:
+    async def _stage(self, plan: Plan, binary: Binary) -> None:
         reports = {report.name: report for report in plan.measured}
         self._observer.status("verifying")
         documents = plan.documents
@@ -319,6 +356,8 @@ class Transform:
                 continue
             self._observer.status(f"staging {output.uri}")
             await to_its_end(self._stage_one(output, expectation, reports.get(output.name), facts))
+        if manifest.is_wanted(self.intent):
+            await to_its_end(self._stage_manifest(plan, binary))
 
     async def _stage_one(
         self,
@@ -329,9 +368,25 @@ class Transform:
     ) -> None:
         store = self._means.stores.store_for(output.uri)
         staged = await store.stage(self._workspace.path / expectation.path, output.uri, self._lease.attempt_id)
-        redo = redo_record(output, expectation, report, facts, staged, self.intent)
+        self._has_staged(redo_record(output, expectation, report, facts, staged, self.intent))
+
+    async def _stage_manifest(self, plan: Plan, binary: Binary) -> None:
+        inputs = list(zip(self.identities, self.facts, strict=True))
+        made = [redo.artifact for redo in self.staged]
+        path, uri = self._workspace.outputs / manifest.NAME, manifest.uri(self.intent, self._lease.job_id)
+        text = manifest.text(self._lease, self.intent, plan, binary, inputs, made)
+        await asyncio.to_thread(path.write_text, text, encoding="utf-8")
+        staged = await self._means.stores.store_for(uri).stage(path, uri, self._lease.attempt_id)
+        self._has_staged(manifest.redo_record(self.intent, self._lease.job_id, staged))
+
+    def _has_staged(self, redo: pb.RedoRecord) -> None:
         self.staged.append(redo)
         self._journal.has_staged(redo)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def to_its_end(work: Awaitable[T]) -> T:

@@ -100,6 +100,7 @@ def admit(
                 params={key: _text(value) for key, value in spec.params.items()},
                 outputs=[(item.profile, item.uri) for item in spec.outputs],
                 overwrite=spec.overwrite,
+                reuse=spec.reuse,
             )
         except InvalidRequest as invalid:
             found += invalid.problems

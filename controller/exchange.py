@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from controller import frames
 from controller.core.fitting import Offer
 from controller.offers import offer_of
-from controller.store.attempts import Decline, End, Item, Log, Speaker, Stage, Start
+from controller.store.attempts import Answer, Decline, End, Item, Log, Recall, Speaker, Stage, Start
 from controller.store.fleet import Reconciled, Register
 from controller.store.leases import Leased
 from controller.store.tables import AgentId, AttemptId
@@ -27,7 +27,11 @@ BUNDLES = "bundles"
 """The feature of taking several frames as one."""
 REMAINS = "remains"
 """The agent's feature of answering Collect."""
-FEATURES = (BUNDLES,)
+SIGN = "sign"
+"""The agent's feature of answering Sign."""
+RECALL = "recall"
+"""The feature of answering Recall."""
+FEATURES = (BUNDLES, RECALL)
 MOST_IN_BUNDLE = 256
 BUNDLE_BYTES = 1 << 20
 
@@ -80,6 +84,7 @@ class Exchange:
         self.revision = revision_of(hello)
         self.bundles = BUNDLES in hello.features
         self.keeps_remains = REMAINS in hello.features
+        self.signs = SIGN in hello.features
         self.status = pb.AgentStatus(holdings=hello.holdings)
         self.incarnation = ""
         self.speaker = Speaker(AgentId(hello.agent_id), 0)
@@ -183,8 +188,10 @@ class Exchange:
                 return [End(frame.ended, self._roll())]
             case "decline":
                 return [Decline(AttemptId(frame.decline.attempt_id), frame.decline.message)]
-            case "remains":
-                # Too large for the database: whoever drives this sees to it.
+            case "recall":
+                return [Recall(AttemptId(frame.recall.attempt_id), frame.recall.recipe)]
+            case "remains" | "signed":
+                # Too large for the database, or nothing for it: whoever drives this sees to it.
                 return []
             case _:
                 raise _wrong("one hello a stream, then other frames")
@@ -195,7 +202,7 @@ class Exchange:
         self._begun.add(attempt_id)
         return [Start(AttemptId(attempt_id))]
 
-    def answer(self, item: Item, answer: bool | None) -> pb.SessionResponse | None:
+    def answer(self, item: Item, answer: Answer) -> pb.SessionResponse | None:
         """What to say once an item is durable."""
         match item:
             case Log(chunk=chunk):
@@ -210,6 +217,11 @@ class Exchange:
             case Stage(report=report):
                 refused = pb.Stop(attempt_id=report.attempt_id, reason=Reason.PUBLISH_REFUSED)
                 return pb.SessionResponse(stop=refused)
+            case Recall(attempt_id=attempt_id):
+                recalled = pb.Recalled(attempt_id=attempt_id)
+                for artifact in answer if isinstance(answer, tuple) else ():
+                    recalled.artifacts.add().ParseFromString(artifact)
+                return pb.SessionResponse(recalled=recalled)
             case _:
                 return None
 

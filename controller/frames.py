@@ -8,8 +8,10 @@ the stream.
 from __future__ import annotations
 
 import math
+import re
 
 from mediactl.v1 import agent_service_pb2 as pb
+from mediactl.v1 import job_pb2
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
 
@@ -23,8 +25,12 @@ MOST_DOCUMENT = 1 << 20
 """Bytes of a plan or a record: a caller gets those of every attempt in one message."""
 MOST_LOG_CHUNK = 1 << 20
 MOST_REMAINS_PIECE = 1 << 20
+MOST_REUSED = 200
+"""Artifacts that a job may take from another."""
 MOST_RUN_S = 10 * 365 * 86_400
 _MOST = 2.0**53
+_URL = re.compile(r"https?://[!-~]{1,16384}")
+"""A signed one: signatures of some clouds hold a whole token."""
 
 
 def check_hello(hello: pb.Hello) -> None:
@@ -57,13 +63,30 @@ def check(frame: pb.SessionRequest) -> None:
         case "ended":
             _name("ended.attempt_id", frame.ended.attempt_id)
             _trim(frame.ended)
+        case "recall":
+            _name("recall.attempt_id", frame.recall.attempt_id)
+            _name("recall.recipe", frame.recall.recipe)
         case "remains":
             _name("remains.attempt_id", frame.remains.attempt_id)
             if frame.remains.offset < 0 or len(frame.remains.data) > MOST_REMAINS_PIECE:
                 raise _wrong("remains", f"an offset from 0 and at most {MOST_REMAINS_PIECE} bytes are expected")
             frame.remains.missing = frame.remains.missing[:MOST_MESSAGE]
+        case "signed":
+            _name("signed.request_id", frame.signed.request_id)
+            for one in frame.signed.uris:
+                _check_url(one)
         case _:
             pass
+
+
+def _check_url(one: pb.SignedUri) -> None:
+    """Whoever gets the URL opens it, so it is one of the web or none."""
+    if one.HasField("failure"):
+        _trim_failure(one.failure)
+        one.url = ""
+    elif not _URL.fullmatch(one.url):
+        one.url = ""
+        one.failure.reason, one.failure.message = Reason.INTERNAL, "the agent gave something that is no URL"
 
 
 def _trim(report: pb.EndReport) -> None:
@@ -73,19 +96,23 @@ def _trim(report: pb.EndReport) -> None:
     usage.cpu_seconds = _within(usage.cpu_seconds, _MOST)
     usage.peak_memory_bytes = max(0, usage.peak_memory_bytes)
     report.kept_bytes = max(0, report.kept_bytes)
+    del report.reused[MOST_REUSED:]
     usage.bytes_read = max(0, usage.bytes_read)
     usage.bytes_written = max(0, usage.bytes_written)
     usage.media_seconds = _within(usage.media_seconds, _MOST)
     if report.HasField("failure"):
-        failure = report.failure
-        if len(failure.reason) > MOST_ID or not failure.reason.isprintable():
-            failure.reason = Reason.INTERNAL
-        failure.message = failure.message[:MOST_MESSAGE]
-        failure.log_tail = failure.log_tail[-MOST_LOG_TAIL:]
+        _trim_failure(report.failure)
     if report.plan.ByteSize() > MOST_DOCUMENT:
         report.ClearField("plan")
     if len(report.record_json) > MOST_DOCUMENT:
         report.record_json = ""
+
+
+def _trim_failure(failure: job_pb2.Failure) -> None:
+    if len(failure.reason) > MOST_ID or not failure.reason.isprintable():
+        failure.reason = Reason.INTERNAL
+    failure.message = failure.message[:MOST_MESSAGE]
+    failure.log_tail = failure.log_tail[-MOST_LOG_TAIL:]
 
 
 def _within(figure: float, most: float) -> float:

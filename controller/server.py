@@ -47,6 +47,7 @@ from controller.rpc.remains import RemainsReader
 from controller.rpc.transfers import TransferServicer
 from controller.sessions import Sessions
 from controller.settings import Settings
+from controller.signatures import Signatures
 from controller.store.backup import writing
 from controller.store.databases import UnknownDatabase, open_database
 from controller.store.engine import Database
@@ -187,7 +188,8 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
         interceptors.insert(1, Bearer(settings.credentials.token_file))
     server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
     remains = RemainsReader(store, archive, settings.timers)
-    jobs = JobServicer(store, library, sessions, archive, remains)
+    signatures = Signatures(sessions, store.topics)
+    jobs = JobServicer(store, library, sessions, archive, remains, signatures)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     preset_service_pb2_grpc.add_PresetServiceServicer_to_server(PresetServicer(library), server)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetServicer(store, sessions, settings.timers), server)
@@ -196,7 +198,7 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
     transfer_service_pb2_grpc.add_TransferServiceServicer_to_server(TransferServicer(deposits), server)
     receptions = Receptions(store, archive, settings.most_remains_bytes)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(
-        AgentServicer(store, sessions, receptions, settings.timers, dice), server
+        AgentServicer(store, sessions, receptions, signatures, settings.timers, dice), server
     )
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)

@@ -110,8 +110,12 @@ class Sessions:
         return tuple(
             session.exchange.offer()
             for session in self._by_agent.values()
-            if session.takes_work and health(session.silent_s, self._timers) is Health.READY
+            if session.takes_work and self.health(session) is Health.READY
         )
+
+    def health(self, session: Session) -> Health:
+        """Whether it was heard of in time."""
+        return health(session.silent_s, self._timers)
 
     def objection(self, agent_id: str, stored: str | None) -> str:
         """Why an agent takes no new work, by its own words: the newest, or `stored` if it isn't connected here."""

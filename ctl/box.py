@@ -110,11 +110,11 @@ def _start(data_dir: Path) -> subprocess.Popen[bytes]:
 
 def environment() -> dict[str, str]:
     """For the programs of the box, which are told by flags alone: what the user's shell names is meant for this
-    command line, and no program may listen or connect elsewhere because of it."""
+    command line, and no program may listen or connect elsewhere because of it. Which stores there are is the user's."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("MEDIACTL_") or name == "MEDIACTL_DEBUG"
+        if not name.startswith("MEDIACTL_") or name in {"MEDIACTL_DEBUG", "MEDIACTL_STORES"}
     }
     # gRPC's C core would write its own remarks on every client that leaves into the box's log.
     return {"GRPC_VERBOSITY": "NONE", **kept}

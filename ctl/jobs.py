@@ -3,15 +3,13 @@
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import click
 from rich.text import Text
 
-from ctl import downloads, render, waiting
+from ctl import render, waiting
 from ctl.connection import with_client
-from ctl.remains import fetch_remains
 from ctl.replays import outcome
 from ctl.selection import selector
 from ctl.settings import Format, Settings
@@ -130,6 +128,7 @@ def _tell(job: job_pb2.Job, original: job_pb2.Job | None, settings: Settings) ->
             ("queue", job.spec.queue),
             ("labels", _pairs(job.spec.labels)),
             ("requires", _pairs(job.spec.require)),
+            ("reused", ", ".join(sorted({f"from job {one.made_by_job}" for one in job.artifacts if one.made_by_job}))),
             ("replay of", job.replay_of),
             ("replay is", outcome(job, original) if original is not None else ""),
             ("after", _after(job.spec)),
@@ -146,7 +145,7 @@ def _tell(job: job_pb2.Job, original: job_pb2.Job | None, settings: Settings) ->
     )
     if job.artifacts:
         print()
-        _tell_artifacts(job, settings)
+        waiting.tell_published(job, settings)
         waiting.tell_analyses([job], settings)
 
 
@@ -303,59 +302,3 @@ def explain(settings: Settings, *, job_id: str) -> int:
         words = "could start it now" if verdict.suitable else "; ".join(verdict.reasons)
         out.print(Text(render.plain(f"  {verdict.name or verdict.agent_id}: {words}")))
     return 0
-
-
-@command("artifacts")
-@_ONE
-@click.option(
-    "--download",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Fetch the artifacts into this folder, each whole or not at all; what is there already is left.",
-)
-@click.option("--failed", is_flag=True, help="Fetch what a failed attempt left: logs, plan, media facts, outputs.")
-@click.option("--attempt", default="", metavar="ID", help="With --failed: of this attempt. Default: the newest.")
-@click.option(
-    "--file",
-    "file",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="With --failed: where the archive goes; - for stdout. Default: JOB.failed.tar.gz here.",
-)
-def artifacts(
-    settings: Settings, *, job_id: str, download: Path | None, failed: bool, attempt: str, file: Path | None
-) -> int:
-    """Show what a job published; with --download, fetch it; with --failed, fetch what a failed attempt left behind as
-    one gzipped tar archive.
-
-    Agents keep that for a while only. An archive that was fetched once can be fetched for as long as the job is known.
-
-    \b
-    Examples:
-      mediactl jobs artifacts 3f2a -o json
-      mediactl jobs artifacts 3f2a --download masters/
-      mediactl jobs artifacts 3f2a --failed
-      mediactl jobs artifacts 3f2a --failed --file - | tar -tz
-    """
-    if failed and download is not None:
-        raise click.UsageError("--download fetches what was published, --failed what was not: one of them")
-    if failed:
-        return fetch_remains(settings, job_id, attempt, file)
-    if attempt or file is not None:
-        raise click.UsageError("--attempt and --file belong to --failed")
-    if download is not None:
-        return downloads.download(settings, job_id, download)
-    job = with_client(settings, lambda client: client.get(job_id))
-    if settings.format is not Format.TABLE:
-        render.write({"artifacts": [render.data(artifact) for artifact in job.artifacts]}, settings)
-        return 0
-    _tell_artifacts(job, settings)
-    return 0
-
-
-def _tell_artifacts(job: job_pb2.Job, settings: Settings) -> None:
-    render.table(
-        settings,
-        waiting.ARTIFACT_HEADS,
-        [waiting.artifact_row(artifact) for artifact in job.artifacts],
-        empty=f"nothing was published; the job is {render.state_word(job.state)}",
-    )

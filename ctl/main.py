@@ -35,7 +35,7 @@ _JOBS: Final = LazyGroup(
         "logs": Leaf("ctl.jobs:logs", "Print what FFmpeg and the agent said."),
         "events": Leaf("ctl.jobs:events", "Show a job's history."),
         "explain": Leaf("ctl.jobs:explain", "Say why a job waits."),
-        "artifacts": Leaf("ctl.jobs:artifacts", "Show or fetch what a job published."),
+        "artifacts": Leaf("ctl.artifacts:artifacts", "Show what a job published, download it, or get URLs of it."),
         "cancel": Leaf("ctl.interventions:cancel", "Stop jobs."),
         "retry": Leaf("ctl.interventions:retry", "Put DEAD jobs in line again."),
         "replay": Leaf("ctl.interventions:replay", "Do jobs again with the same inputs and presets, as new jobs."),

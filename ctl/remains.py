@@ -62,13 +62,13 @@ class _Pipe:
 def _save(
     client: Client, settings: Settings, job_id: str, attempt_id: str, file: Path | None
 ) -> tuple[job_service_pb2.FetchRemainsResponse, Path]:
-    with draft(file.parent if file is not None else Path()) as (path, out):
+    with _draft(file.parent if file is not None else Path()) as (draft, out):
         head = _copy(
             client, settings, job_id, attempt_id, out.write, told=lambda head: _require_free(_path(head, file))
         )
         out.flush()
         os.fsync(out.fileno())
-        put(path, _path(head, file))
+        _place(draft, _path(head, file))
     return head, _path(head, file)
 
 
@@ -77,33 +77,32 @@ def _path(head: job_service_pb2.FetchRemainsResponse, file: Path | None) -> Path
 
 
 @contextmanager
-def draft(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+def _draft(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
     """A file under a name of its own, readable for its owner alone, which is gone at the end."""
-    handle, name = tempfile.mkstemp(prefix=".mediactl-", dir=folder)
-    hidden = Path(name)
+    handle, name = tempfile.mkstemp(prefix=".mediactl-", suffix=".tar.gz", dir=folder)
+    draft = Path(name)
     try:
         with os.fdopen(handle, "wb") as out:
-            yield hidden, out
+            yield draft, out
     finally:
-        hidden.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
 
 
-def put(hidden: Path, path: Path) -> None:
-    """Gives a draft its name. Raises click.UsageError where something has that already."""
+def _place(draft: Path, path: Path) -> None:
     _require_free(path)
     try:
-        os.link(hidden, path)
+        os.link(draft, path)
     except FileExistsError:
         _require_free(path)
         raise
     except OSError:
         # A filesystem without hard links.
-        hidden.rename(path)
+        draft.rename(path)
 
 
 def _require_free(path: Path) -> None:
     if path.exists() or path.is_symlink():
-        raise click.UsageError(f"{path} exists: remove it, or choose another name")
+        raise click.UsageError(f"{path} exists: remove it, or choose another name with --file")
 
 
 def _copy(

@@ -4,9 +4,11 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+import click
+
 from ctl import waiting
 from ctl.connection import remote, with_client
-from ctl.downloads import fetch
+from ctl.downloading import download
 from ctl.here import Here
 from ctl.settings import Format, Settings
 from ctl.submission import Request, build, submission_options
@@ -78,30 +80,29 @@ def _require_free(specs: Sequence[job_pb2.JobSpec], here: Here) -> None:
 
 def _fetched(jobs: Sequence[job_pb2.Job], settings: Settings, here: Here, *, overwrite: bool) -> int:
     """Fetches what is wanted here, then reports as ever."""
-    trouble: list[MediactlError] = []
+    trouble: list[int] = []
 
     def work(client: Client) -> list[job_pb2.Job]:
-        shown = []
-        for job in jobs:
-            told = job_pb2.Job()
-            told.CopyFrom(job)
-            wanted = [(one, target) for one in told.artifacts if (target := here.target(one.uri)) is not None]
-            try:
-                artifacts, targets = [one for one, _ in wanted], [target for _, target in wanted]
-                fetch(client, artifacts, targets, settings, overwrite=overwrite)
-            except MediactlError as error:
-                trouble.append(error)
-                again = f"fetch it with: mediactl jobs artifacts {job.id} --download DIR"
-                print(f"mediactl: {error.reason}: {error.message}; {again}", file=sys.stderr)
-            else:
-                for one, target in wanted:
-                    one.uri = path_to_uri(str(target))
-            shown.append(told)
-        return shown
+        return [_fetch(client, job) for job in jobs]
+
+    def _fetch(client: Client, job: job_pb2.Job) -> job_pb2.Job:
+        told = job_pb2.Job()
+        told.CopyFrom(job)
+        targets = {target.parent for one in job.artifacts if (target := here.target(one.uri)) is not None}
+        try:
+            for folder in targets:
+                placed = download(settings, client, job, folder, overwrite=overwrite)
+                for one, (_, path) in zip(told.artifacts, placed, strict=True):
+                    one.uri = path_to_uri(str(path))
+        except (MediactlError, click.UsageError, OSError) as error:
+            again = f"fetch it with: mediactl jobs artifacts {job.id} --download DIR"
+            print(f"mediactl: {getattr(error, 'message', error)}; {again}", file=sys.stderr)
+            trouble.append(error.exit_code if isinstance(error, MediactlError | click.UsageError) else 1)
+        return told
 
     shown = with_client(settings, work)
     code = waiting.report(shown if settings.format is Format.TABLE else jobs, settings)
-    return code or (trouble[0].exit_code if trouble else 0)
+    return code or (trouble[0] if trouble else 0)
 
 
 def _cancel(client: Client, jobs: Sequence[job_pb2.Job]) -> None:

@@ -47,6 +47,7 @@ class Request:
     hold: bool = False
     keep: float | None = None
     overwrite: bool = False
+    reuse: bool = False
     verbose: bool = False
 
 
@@ -77,7 +78,8 @@ _OPTIONS: Final = (
         "profiles",
         multiple=True,
         metavar="NAME",
-        help="How it is packed; repeat for several outputs. Without it the preset's own.",
+        help="How it is packed; repeat for several outputs, which ID.job.json beside them then lists. Without it the "
+        "preset's own.",
     ),
     click.option(
         "-p",
@@ -105,6 +107,11 @@ _OPTIONS: Final = (
         help="It must have ended by then: 2026-05-01T06:00:00Z, or from now on: 2h.",
     ),
     click.option("--overwrite", is_flag=True, help="Replace existing outputs."),
+    click.option(
+        "--reuse",
+        is_flag=True,
+        help="Where a job with --reuse made the same of the same content in the same folder before, take that.",
+    ),
     click.option("--verbose", is_flag=True, help="Log what FFmpeg says in detail."),
 )
 _QUEUEING: Final = (
@@ -166,6 +173,7 @@ def build(request: Request, *, cwd: Path | None = None, here: Here | None = None
         spec.labels.update(labels)
         spec.require.update(require)
         spec.overwrite = spec.overwrite or request.overwrite
+        spec.reuse = spec.reuse or request.reuse
         spec.verbose = spec.verbose or request.verbose
     return specs
 

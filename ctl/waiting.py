@@ -138,7 +138,7 @@ def artifact_row(artifact: job_pb2.Artifact) -> tuple[str, ...]:
         render.place(artifact.uri),
         _change(loudness, "integrated_lufs") if artifact.HasField("loudness") else "",
         _change(loudness, "true_peak_dbtp") if artifact.HasField("loudness") else "",
-        render.duration(artifact.duration_seconds),
+        render.duration(artifact.duration_seconds) if artifact.duration_seconds else "",
         render.size(artifact.size_bytes),
         ", ".join(artifact.streams),
     )
@@ -153,3 +153,13 @@ def _change(report: job_pb2.LoudnessReport, field: str) -> str:
     # Without loudness processing nothing was measured before.
     change = f"{value(report.before)} → " if report.HasField("before") else ""
     return f"{change}{value(report.after)}".replace("-", "−")
+
+
+def tell_published(job: job_pb2.Job, settings: Settings) -> None:
+    """Prints one job's artifacts as a table; a remark where there are none."""
+    render.table(
+        settings,
+        ARTIFACT_HEADS,
+        [artifact_row(artifact) for artifact in job.artifacts],
+        empty=f"nothing was published; the job is {render.state_word(job.state)}",
+    )

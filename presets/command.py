@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -36,6 +37,9 @@ _BITEXACT = {"fflags": "+bitexact"}
 #: What of each channel a report is made of.
 _MEASURED = "DC_offset+Min_level+Max_level+RMS_level+Peak_count+Flat_factor"
 
+#: How many samples are counted at once: about a second's, so that ten hours print a few megabytes.
+_COUNTED_SAMPLES = 48_000
+
 _AUDIO_ONLY = {"vn": True, "sn": True, "dn": True}
 _VIDEO_ONLY = {"an": True, "sn": True, "dn": True}
 
@@ -62,8 +66,14 @@ class Packing:
     exact: bool = False
 
 
-def inspect(stream: Filtered, threads: int) -> tuple[str, ...]:
-    """Decode one input's stream to its end and keep nothing."""
+def inspect(stream: Filtered, threads: int, file: str | None = None) -> tuple[str, ...]:
+    """Decode one input's stream to its end and keep nothing; count into ``file`` what of its samples are no numbers."""
+    if file is not None:
+        seconds = stream.asetnsamples(nb_out_samples=_COUNTED_SAMPLES, pad=False)
+        counted = seconds.astats(
+            metadata=True, measure_perchannel="none", measure_overall="Number_of_NaNs+Number_of_Infs"
+        )
+        stream = counted.ametadata(mode="print", file=file)
     return _argv(_discarded(stream), threads)
 
 
@@ -176,6 +186,7 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
     if beside.cover is not None:
         streams.append(_cover(beside.cover, packing.threads))
         options |= {"c:v": "copy", "disposition:v:0": "attached_pic"}
+    listed = len(_inputs(ffmpeg.output(*streams, filename="-")))
     options |= {
         **_BITEXACT,
         **({"flags:a": "+bitexact"} if sound is not None else {}),
@@ -184,7 +195,7 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
         "sn": True,
         "dn": True,
         "threads": packing.threads,
-        "map_chapters": -1 if packing.chapters is None else len(_inputs(ffmpeg.output(*streams, filename="-"))),
+        "map_chapters": -1 if packing.chapters is None or container.chapters_as_tags else listed,
         **container.options,
         **({"movflags": "+faststart"} if profile.delivery.faststart and container.muxer == "mp4" else {}),
         "f": container.muxer,
@@ -201,6 +212,8 @@ def _encoded(sound: Signal | None, picture: FilteredPicture | None, packing: Pac
     if beside.cover is not None:
         # What a picture says of itself is of no use here; ID3 and FLAC tell from this one what it shows.
         told += ["-map_metadata:s:v:0", "-1", "-metadata:s:v:0", "comment=Cover (front)"]
+    if packing.chapters is not None and container.chapters_as_tags:
+        told += ["-map_metadata:s:a:0", f"{listed}:g"]
     argv = _argv(made, packing.threads, before_path=[*kept, *told], chapters=packing.chapters)
     return argv if opened_already else _opening_too(argv, main, packing.threads)
 
@@ -266,7 +279,7 @@ def _discarded(stream: Filtered) -> OutputStream:
 def _argv(
     made: OutputStream, threads: int, before_path: Sequence[str] = (), chapters: str | None = None
 ) -> tuple[str, ...]:
-    *arguments, path = compile_as_list(made)
+    *arguments, path = _arguments(made)
     if chapters is not None:
         # Behind the last input, as one that has no streams.
         behind = max(n for n, argument in enumerate(arguments) if argument == "-i") + 2
@@ -283,8 +296,13 @@ def _opening_too(argv: tuple[str, ...], path: str, threads: int) -> tuple[str, .
 
 def _inputs(made: OutputStream) -> list[str]:
     """The inputs in the order in which the command names them, which is what ``-map_metadata`` counts."""
-    arguments = compile_as_list(made)
-    return [path for option, path in pairwise(arguments) if option == "-i"]
+    return [path for option, path in pairwise(_arguments(made)) if option == "-i"]
+
+
+@lru_cache(maxsize=64)
+def _arguments(made: OutputStream) -> tuple[str, ...]:
+    # Kept, as each compilation asks again for nearly all that the one before it did.
+    return tuple(compile_as_list(made))
 
 
 def _globals(more: Mapping[str, str]) -> tuple[str, ...]:

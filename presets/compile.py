@@ -14,11 +14,11 @@ from ffmpeg.streams.video import VideoStream as FilteredPicture
 from presets import beside, command, decisions, levels, picture, rehearsal, report
 from presets.beside import Beside
 from presets.capabilities import Binary
-from presets.completeness import Taken, declared_s, expected_s, require_whole
+from presets.completeness import Taken, declared_s, expected_s, require_numbers, require_whole
 from presets.document import Media, VideoSpec
 from presets.expectations import expectation
 from presets.facts import Chapter, MediaFacts
-from presets.formats import CODECS, REPORT
+from presets.formats import CODECS, CONTAINERS, FLOATS, REPORT
 from presets.graph import Graph, Source, loudness_of
 from presets.intent import Intent, OutputRef, default_role
 from presets.names import encode_id, path_of, sound_id, verify_id
@@ -66,8 +66,8 @@ def compile(  # noqa: A001 -- the name this step has everywhere; the module is i
     job = _Job(intent, graph, passes, facts, binary, gpu, decided)
     sources = graph.sources
     job.describe(sources)
-    if len(sources) > 1 or not graph.keeps_length:
-        for source in sources:
+    for source in sources:
+        if len(sources) > 1 or not graph.keeps_length or source.stream.codec in FLOATS:
             job.inspect(source)
     for output in job.media:
         job.measure(output)
@@ -116,12 +116,17 @@ class _Job:
         self._decide("FFmpeg", version, "the newest that can do this job, and of those the quickest to start")
 
     def inspect(self, source: Source) -> None:
-        """With several streams, or steps that change lengths, no other pass shows where each stream ends."""
+        """With several streams, or steps that change lengths, no other pass shows where each stream ends.
+
+        None shows samples that are no numbers: meters pass over them, and codecs make of them what they will.
+        """
         id_ = f"inspect.{source.input}.{source.position}"
-        argv = command.inspect(self.graph.opened(source), self.passes.threads)
+        file = f"{id_}.txt" if source.stream.codec in FLOATS else None
+        argv = command.inspect(self.graph.opened(source), self.passes.threads, file)
         media_s = declared_s(self.facts[source.input], source.stream) or self._expected_s()
-        if (seen := self.passes.run(id_, Purpose.INSPECT, argv, media_s=media_s)) is not None:
+        if (seen := self.passes.run(id_, Purpose.INSPECT, argv, media_s=media_s, measure=file)) is not None:
             require_whole(seen.out_time_s, self._taken(source))
+            require_numbers(seen.survey)
 
     def measure(self, output: OutputRef) -> None:
         """Outputs with one rate and layout share one measurement."""
@@ -139,7 +144,8 @@ class _Job:
         made = self._beside(output)
         self.decisions += beside.decisions(self.intent, self.facts, output, made, self._chapters(output))
         if (path := self._packing(output, "").chapters) is not None:
-            self.documents[path] = beside.ffmetadata(made.chapters)
+            as_tags = CONTAINERS[output.profile.document.container].chapters_as_tags
+            self.documents[path] = beside.ffmetadata(made.chapters, as_tags=as_tags)
         step, signal = loudness_of(self.intent), self._programme(output)
         target_lufs = step.target_for(signal.channels) if step is not None and signal is not None else None
         if step is None or signal is None or target_lufs is None:
@@ -198,7 +204,7 @@ class _Job:
             before = measured.loudness if measured is not None else None
             if _tells_loudness(output):
                 signal = replace(signal, provisional=signal.provisional or measured is None)
-        after = self._encode(output, signal, None, 1, before)
+        after = self._encode(output, signal, None, 1, lufs=before.integrated_lufs if before else None)
         encoded = self.passes.results.get(encode_id(output, 1))
         if encoded is not None and output.profile.document.video is None:
             self._require_inputs_whole(encoded)
@@ -230,24 +236,29 @@ class _Job:
             return
         rehearsals: list[levels.Trial] = []
         encodes: list[levels.Trial] = []
-        aim: levels.Goal | None = goal
+        aim: levels.Goal | None = self._first_aim(output, goal, before)
         latest: levels.Setting | None = None
         while aim is not None:
-            if not rehearsal.rehearse(self.passes, signal, aim, before, rehearsals, len(encodes), media_s):
+            if not rehearsal.rehearse(self.passes, signal, goal, aim, before, rehearsals, len(encodes), media_s):
                 self._encode_provisionally(output, signal, len(encodes) + 1)
                 latest = None
                 break
             latest = levels.next_encode(aim, before, rehearsals)
             if not encodes:
-                self.decisions += decisions.of_first_encode(output.name, goal, before, rehearsals, latest)
-            told = levels.foretold(before, rehearsals, latest)
-            known = told is not None and self._lossless(output)
-            after = self._encode(output, signal, latest, len(encodes) + 1, told, metered=not known)
+                self.decisions += decisions.of_first_encode(output.name, goal, aim, before, rehearsals, latest)
+            told = levels.foretold(before, rehearsals, latest) if self._lossless(output) else None
+            lufs = levels.expected_lufs(before, rehearsals, latest)
+            after = self._encode(output, signal, latest, len(encodes) + 1, lufs=lufs, told=told)
             if after is None:
                 break
             encodes.append(levels.Trial(latest, after))
-            aim = levels.next_aim(goal, before, rehearsals, encodes, output.profile.document.delivery.max_encodes)
-            self.decisions.append(decisions.of_encode(output.name, goal, encodes, aim, known=known))
+            if self._lossless(output) and told is None:
+                # As good as a rehearsal.
+                rehearsals.append(encodes[-1])
+            # A file that was foretold can only come out the same again.
+            most = 1 if told is not None else output.profile.document.delivery.max_encodes
+            aim = levels.next_aim(goal, before, rehearsals, encodes, most)
+            self.decisions.append(decisions.of_encode(output.name, goal, encodes, aim, known=told is not None))
         chosen = levels.best(goal, encodes) if aim is None else None
         number = len(encodes) + 1 if chosen is None else chosen + 1
         final = latest if chosen is None else encodes[chosen].setting
@@ -283,19 +294,17 @@ class _Job:
         signal: Signal | None,
         setting: levels.Setting | None,
         number: int,
-        told: Loudness | None = None,
         *,
-        metered: bool = True,
+        lufs: float | None,
+        told: Loudness | None = None,
     ) -> Loudness | None:
-        """Encode and verify; the file's loudness once that has been done, which is ``told`` or else ``metered``.
-
-        ``told`` is the loudness that goes into the encoder, where it is known.
-        """
+        """Encode what is ``lufs`` loud, and verify; the file's loudness once that has been done, measured unless it was
+        ``told``."""
         path, shown = path_of(output, number), self._shown(output)
         provisional = signal is not None and signal.provisional
         packing = self._packing(output, path)
         if not provisional:
-            packing = replace(packing, dialnorm=self._dialnorm(output, told.integrated_lufs if told else None))
+            packing = replace(packing, dialnorm=self._dialnorm(output, lufs))
         if signal is not None and setting is None:
             packing = replace(packing, exact=self._is_exact(output, signal))
         argv = command.encode(signal, shown, packing, setting)
@@ -308,13 +317,13 @@ class _Job:
             provisional=provisional,
             times=1 if shown is None else _PICTURE_WEIGHT,
         )
-        self._verify(output, signal, number, provisional=provisional, metered=metered)
+        self._verify(output, signal, number, provisional=provisional, metered=told is None)
         if shown is not None:
             self._require_whole(output, signal, number)
         verified = self.passes.results.get(sound_id(output, number)) if signal is not None else None
         if verified is None:
             return None
-        return told if told is not None and not metered else verified.loudness or SILENCE
+        return told or verified.loudness or SILENCE
 
     def _encode_provisionally(self, output: OutputRef, signal: Signal, number: int) -> None:
         path, media_s = path_of(output, number), self._expected_s(signal)
@@ -391,6 +400,13 @@ class _Job:
         """Whether anything depends on how loud the programme is before it is encoded."""
         return loudness_of(self.intent) is not None or _tells_loudness(output)
 
+    def _first_aim(self, output: OutputRef, goal: levels.Goal, before: Loudness) -> levels.Goal:
+        audio = output.profile.document.audio
+        if audio is None:
+            return goal
+        codec = CODECS[audio.codec]
+        return levels.first_aim(goal, before, codec.attenuation_db(audio.bitrate_kbps), codec.overshoot_db)
+
     def _lossless(self, output: OutputRef) -> bool:
         audio = output.profile.document.audio
         return audio is not None and CODECS[audio.codec].lossless
@@ -446,13 +462,23 @@ class _Job:
         signal = self._programme(output)
         return self.facts[self.graph.picture.input].chapters if signal is None else signal.chapters
 
+    def _length_s(self, output: OutputRef) -> float | None:
+        """Of the longer of picture and sound, as far as it is told."""
+        signal = self._programme(output)
+        lengths = [] if signal is None else [signal.length_s]
+        if output.profile.document.video is not None:
+            source = self.graph.picture
+            lengths.append(source.stream.duration_s or self.facts[source.input].duration_s)
+        known = [length for length in lengths if length is not None]
+        return max(known) if len(known) == len(lengths) else None
+
     def _beside(self, output: OutputRef) -> Beside:
         """Tags, cover and chapters are the default role's."""
         default = default_role(self.intent.preset)
         sources: list[Source | PictureSource] = [*self.graph.sources] or [self.graph.picture]
         first = min(sources, key=lambda source: source.role != default)
         main = (first.input, first.stream.index)
-        return beside.beside(self.intent, self.facts, output, main, self._chapters(output))
+        return beside.beside(self.intent, self.facts, output, main, self._chapters(output), self._length_s(output))
 
     def _decide(self, subject: str, choice: str, because: str) -> None:
         self.decisions.append(Decision(subject, choice, because))

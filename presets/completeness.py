@@ -1,9 +1,10 @@
-"""Whether all of an input was there: what its headers state against what could be decoded."""
+"""Whether all of an input was there: what its headers state against what could be decoded, and whether it is sound."""
 
 from collections.abc import Iterable
 
 from presets.facts import AudioStream, MediaFacts, VideoStream
 from presets.formats import states_duration
+from presets.plan import Survey
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
@@ -30,6 +31,16 @@ def require_whole(decoded_s: float | None, taken: Iterable[Taken]) -> None:
     if not decoded_s:
         piece = "frame" if what == "video" else "sample"
         raise MediaFailure(Reason.INPUT_CORRUPT, f"not one {piece} of the {what} could be decoded")
+
+
+def require_numbers(seen: Survey | None) -> None:
+    """Refuse sound of which samples are infinite or no numbers: nobody can say what they should have been.
+
+    :raises MediaFailure: INPUT_CORRUPT.
+    """
+    if seen is not None and seen.not_numbers:
+        told = f"the audio has {seen.not_numbers} samples that are infinite or no numbers (NaN): export it as 24 bit"
+        raise MediaFailure(Reason.INPUT_CORRUPT, told)
 
 
 def expected_s(taken: Iterable[Taken]) -> float | None:

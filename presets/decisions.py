@@ -73,6 +73,7 @@ def of_left_out(output: str, profile: ProfileDocument, facts: MediaFacts) -> Ite
 def of_first_encode(
     output: str,
     goal: levels.Goal,
+    aim: levels.Goal,
     before: Loudness,
     rehearsals: Sequence[levels.Trial],
     setting: levels.Setting,
@@ -92,10 +93,14 @@ def of_first_encode(
         if before.integrated_lufs + setting.gain_db < goal.target_lufs - levels.TOLERANCE_LU:
             short = goal.target_lufs - before.integrated_lufs - setting.gain_db
             because += f"; {short:.1f} dB less, as at most {goal.max_reduction_db:g} dB may be limited"
+        if aim.target_lufs > goal.target_lufs:
+            because += f"; the encoder takes {aim.target_lufs - goal.target_lufs:.2f} dB off at this bitrate"
     gain = Decision(f"{output}: gain", choice, because)
     if setting.limited_by_db > 0:
         choice = f"true peaks to {setting.ceiling_dbtp:g} dBTP, by up to {setting.limited_by_db:.1f} dB"
         because = "with this gain the peaks would be above the ceiling"
+        if (above_db := aim.target_lufs - goal.target_lufs + goal.ceiling_dbtp - aim.ceiling_dbtp) > 0:
+            because += f", and such an encoder usually puts {above_db:.2f} dB on top of them"
         if setting.limited_by_db > goal.max_reduction_db:
             because += f"; over_peaks is {goal.over_peaks} where it takes more than {goal.max_reduction_db:g} dB"
     else:

@@ -71,6 +71,35 @@ _TRUNCATED = re.compile(
     r"|Invalid PCM packet, data has size|partial file|[Ff]ile ended prematurely|[Ss]tream ends prematurely"
 )
 
+#: What is wrong with whole files of a kind, and what to do about it; looked for before the patterns below.
+_MENDABLE = (
+    (
+        re.compile(r"Ignoring maximum wav data size.*Packet corrupt", re.DOTALL),
+        "a WAV input states no length, as what is written to a pipe does not",
+        "write it anew: ffmpeg -i OLD.wav -c copy NEW.wav",
+    ),
+    (
+        re.compile(r"invalid concatenated file detected.*Header missing", re.DOTALL),
+        "an input is several MP3 files put one behind the other, with headers between them",
+        "give them one by one, or join them by decoding them",
+    ),
+)
+
+#: What no try will ever do, and what to ask for instead.
+_IMPOSSIBLE = (
+    (
+        re.compile(r"Rematrix is needed between (\d+ channels)"),
+        "an input has {} and does not say for which speakers: give a file that names its layout, or one channel of it",
+    ),
+    (
+        re.compile(r"(Bit allocation failed)\. Try increasing the bitrate"),
+        "the bit rate is too low for so many channels: ask for a higher one (profile.bitrate_kbps)",
+    ),
+)
+
+#: Of WAV that is cut short its header alone says so, and the header may be wrong.
+_WAV_TRUNCATED = re.compile(r"\[(in#\d+/)?wav @ \w+\] (\[\w+\] )?Packet corrupt")
+
 _UNREADABLE = re.compile(
     r"Format not on whitelist|Invalid data found|moov atom not found|[Cc]ould not find codec parameters"
     r"|does not contain any stream|corrupt input packet"
@@ -94,7 +123,16 @@ def diagnose(invocation: Invocation, exit_status: int, log_tail: str) -> tuple[R
         return Reason.FFMPEG_FAILED, f"FFmpeg was ended by signal {-exit_status} in step {invocation.id}{told}"
     if invocation.purpose is Purpose.VERIFY:
         return Reason.OUTPUT_INVALID, f"the encoded file does not decode to its end{told}"
+    for pattern, words in _IMPOSSIBLE:
+        if (found := pattern.search(log_tail)) is not None:
+            return Reason.UNSUPPORTED_COMBINATION, words.format(found[1])
     if not _ENCODER.search(log_tail):
+        for pattern, what, remedy in _MENDABLE:
+            if pattern.search(log_tail):
+                return Reason.INPUT_CORRUPT, f"{what}: {remedy}"
+        if _WAV_TRUNCATED.search(log_tail):
+            mended = "if it is whole, and was written to a pipe, ffmpeg -i OLD.wav -c copy NEW.wav mends its header"
+            return Reason.INPUT_TRUNCATED, f"an input is cut short, or states a length that it never had; {mended}"
         if _TRUNCATED.search(log_tail):
             return Reason.INPUT_TRUNCATED, f"an input is cut short{told}"
         if _UNREADABLE.search(log_tail) or _COMPONENT.search(log_tail):

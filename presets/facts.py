@@ -33,7 +33,8 @@ class AudioStream:
     """An audio stream; ``index`` counts all streams of the file, ``bits`` is None for lossy codecs.
 
     ``bit_rate`` is what the stream itself says, in bits per second. ``aside``: it is marked or titled as something
-    beside the programme: a commentary, a description for the blind, music without the voices.
+    beside the programme: a commentary, a description for the blind, music without the voices. ``start_s`` is its first
+    timestamp in seconds, None where there is none.
     """
 
     index: int
@@ -48,6 +49,7 @@ class AudioStream:
     bit_rate: int | None = None
     title: str | None = None
     aside: bool = False
+    start_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,7 @@ def _stream(position: int, raw: Mapping[str, Any]) -> Stream:
                 bit_rate=_count(raw.get("bit_rate")),
                 title=tags.get("title"),
                 aside=any(disposition.get(mark) for mark in _ASIDE) or bool(_ASIDE_TITLE.search(_told(tags))),
+                start_s=_number(raw.get("start_time")),
             )
         case "video":
             return VideoStream(

@@ -35,9 +35,16 @@ _STATES_DURATION = frozenset(
     {"mov", "mp4", "m4a", "3gp", "matroska", "webm", "wav", "w64", "flac", "aiff", "caf", "avi", "asf", "mxf", "ape"}
 )
 
+#: Input formats whose clock FFmpeg begins with the first of the streams that it is told to use, whatever others began
+#: before, since it may jump there anyway: a sound by itself would lose its place beside the picture.
+_JUMPING_CLOCK = frozenset({"mpegts", "mpeg", "ogg"})
+
 #: Codecs, as ffprobe names them, whose frames carry checksums that FFmpeg verifies when told to. Elsewhere it must not
 #: be told: it would then refuse an MP3 that was cut out of a longer one.
 CHECKSUMMED = frozenset({"ac3", "eac3", "flac", "tak", "tta", "wavpack"})
+
+#: Codecs whose samples are floats as they are in the file, which may be infinite or no numbers at all.
+FLOATS = frozenset({"wavpack", *(f"pcm_f{bits}" for bits in ("16le", "24le", "32be", "32le", "64be", "64le"))})
 
 
 def states_duration(format_name: str) -> bool:
@@ -45,11 +52,19 @@ def states_duration(format_name: str) -> bool:
     return not _STATES_DURATION.isdisjoint(format_name.split(","))
 
 
+def has_jumping_clock(format_name: str) -> bool:
+    """Whether FFmpeg counts from a file's first stream, or from the first that is used of it."""
+    return not _JUMPING_CLOCK.isdisjoint(format_name.split(","))
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """An output container: FFmpeg's muxer, its extra options, the codecs it takes, ffprobe's names of it.
 
-    ``covers``: it has a place for cover art; ``chapters``: and for chapters.
+    ``covers``: it has a place for cover art; ``chapters``: and for chapters. ``chapters_from_0``: their list begins
+    with the programme, and so does the first of them. ``chapters_as_tags``: they are tags, by the names that Xiph
+    agreed on. FFmpeg itself writes these for Opus only, and chapters that begin in the second half of a second one
+    second too late.
     """
 
     muxer: str
@@ -58,6 +73,8 @@ class Container:
     options: Mapping[str, str]
     covers: bool
     chapters: bool
+    chapters_from_0: bool
+    chapters_as_tags: bool
 
 
 def _container(muxer: str, codecs: str, probed_as: str = "", *, holds: str = "", **options: str) -> Container:
@@ -68,6 +85,8 @@ def _container(muxer: str, codecs: str, probed_as: str = "", *, holds: str = "",
         options=MappingProxyType(options),
         covers="cover" in holds.split(),
         chapters="chapters" in holds.split(),
+        chapters_from_0=muxer == "mp4",
+        chapters_as_tags=muxer == "ogg",
     )
 
 
@@ -149,7 +168,9 @@ class Codec:
     """An audio codec: the bits per second it can be asked for (None: lossless) and the rates it takes (None: any).
 
     ``layouts`` are those that come out as they went in. ``vbr_qualities`` bounds the numbers by which an encoder is
-    asked for a constant quality (None: by bits per second only). ``tells_loudness``: the stream says how loud its
+    asked for a constant quality (None: by bits per second only). ``attenuates_db`` is what the encoder takes off the
+    sound at a constant rate of at most so many kbit/s, and ``overshoot_db`` what it usually puts on peaks that were
+    limited, both measured. ``tells_loudness``: the stream says how loud its
     dialogue is, and players set their level by it. ``surround_options`` are the encoder's for more than two channels.
     """
 
@@ -159,6 +180,8 @@ class Codec:
     depths: Mapping[int, Mapping[str, str]]
     layouts: frozenset[str] = frozenset(LAYOUTS)
     vbr_qualities: tuple[int, int] | None = None
+    attenuates_db: Mapping[int, float] = field(default_factory=dict)
+    overshoot_db: float = 0.0
     tells_loudness: bool = False
     surround_options: Mapping[str, str] = field(default_factory=dict)
 
@@ -166,6 +189,11 @@ class Codec:
     def lossless(self) -> bool:
         """Whether what is decoded is what was encoded, to the sample."""
         return self.bitrates_kbps is None
+
+    def attenuation_db(self, bitrate_kbps: int | None) -> float:
+        """What the encoder takes off the sound at that rate (None: at a constant quality), in dB."""
+        rates = sorted(rate for rate in self.attenuates_db if bitrate_kbps is not None and bitrate_kbps <= rate)
+        return self.attenuates_db[rates[0]] if rates else 0.0
 
 
 _S16 = {16: {"sample_fmt": "s16"}}
@@ -180,6 +208,9 @@ _EAC3_SURROUND = {"dmix_mode": "loro", "loro_cmixlev": "0.707", "loro_surmixlev"
 # The channels' order is that of family 1 either way; saying so also lets libopus spend bits by what masks what.
 _OPUS_SURROUND = {"mapping_family": "1"}
 
+# LAME scales what it encodes at low rates, so that its own overshoots do not clip.
+_LAME_SCALES = {160: 0.446, 224: 0.265}
+
 # What FFmpeg's encoders made of each layout on 5.1 and 9.0, without mixing or renaming it on the way.
 _AAC_LAYOUTS = frozenset({"mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1"})
 _XIPH_LAYOUTS = frozenset({"mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1"})
@@ -188,22 +219,26 @@ _ALAC_LAYOUTS = frozenset({"mono", "stereo", "3.0", "4.0", "5.0", "5.1"})
 
 CODECS: Mapping[str, Codec] = MappingProxyType(
     {
-        "aac": Codec((8, 512), frozenset(_AAC_RATES), {}, _AAC_LAYOUTS),
+        "aac": Codec((8, 512), frozenset(_AAC_RATES), {}, _AAC_LAYOUTS, overshoot_db=0.15),
         "mp3": Codec(
             (8, 320),
             frozenset({16000, 22050, 24000, 32000, 44100, 48000}),
             {},
             frozenset({"mono", "stereo"}),
             vbr_qualities=(0, 9),
+            attenuates_db=_LAME_SCALES,
+            overshoot_db=0.2,
         ),
+        # Whatever rate it is given, it is decoded at this one, and its files say so.
         "opus": Codec(
             (6, 510),
-            frozenset({8000, 12000, 16000, 24000, 48000}),
+            frozenset({48000}),
             {},
             _XIPH_LAYOUTS,
+            overshoot_db=0.35,
             surround_options=_OPUS_SURROUND,
         ),
-        "vorbis": Codec((32, 500), None, {}, _XIPH_LAYOUTS, vbr_qualities=(-1, 10)),
+        "vorbis": Codec((32, 500), None, {}, _XIPH_LAYOUTS, vbr_qualities=(-1, 10), overshoot_db=0.2),
         "ac3": Codec((32, 640), _AC3_RATES, {}, _DOLBY_LAYOUTS, tells_loudness=True, surround_options=_AC3_SURROUND),
         "eac3": Codec((32, 6144), _AC3_RATES, {}, _DOLBY_LAYOUTS, tells_loudness=True, surround_options=_EAC3_SURROUND),
         "flac": Codec(None, None, _FLAC),

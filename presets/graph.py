@@ -23,11 +23,11 @@ from presets.document import (
     VideoSpec,
 )
 from presets.facts import AudioStream, MediaFacts, VideoStream
-from presets.formats import CHECKSUMMED, LAYOUTS, layout_of, stated_layout
+from presets.formats import CHECKSUMMED, LAYOUTS, has_jumping_clock, layout_of, stated_layout
 from presets.intent import Intent, default_role
 from presets.opening import opened
 from presets.operations import Extract, Loudness, Operation, meters
-from presets.operations.base import Signal, conform, conforming
+from presets.operations.base import Signal, conform, conforming, decimal
 from presets.passes import Passes
 from presets.picture import PictureSource
 from presets.plan import Decision, StepResult, Survey
@@ -156,17 +156,26 @@ class Graph:
         layout = layout_of(stated, channels)
         # Some decoders leave the layout open, and filters then refuse it.
         pinned: dict[str, Any] = {"channel_layouts": layout} if layout is not None and stated is None else {}
+        stream = self._opened(source.input).audio_stream(source.position)
+        if (late_s := self._late_s(source)) > 0:
+            # Versions differ in where they begin to count, so nothing is taken from there.
+            stream = stream.asetpts(expr=f"PTS-STARTPTS+{decimal(late_s)}/TB")
         # Gaps become silence, so that a track keeps step with the picture it was recorded with.
-        stream = (
-            self._opened(source.input)
-            .audio_stream(source.position)
-            .aresample(extra_options={"async": 1, "first_pts": 0})
-            .aformat(sample_fmts="fltp", **pinned)
-        )
+        stream = stream.aresample(extra_options={"async": 1, "first_pts": 0}).aformat(sample_fmts="fltp", **pinned)
         if layout is None or layout == stated_layout(stated, channels):
             return stream
         # The same loudspeakers by another name, which not every encoder knows.
         return stream.pan(args="|".join([layout, *(f"c{n}=c{n}" for n in range(channels))]))
+
+    def _late_s(self, source: Source) -> float:
+        """By how much a stream begins after its file where FFmpeg, which is not told to read the others, can't know."""
+        facts, start_s = self.facts[source.input], source.stream.start_s
+        with_picture = any(output.profile.document.video is not None for output in self.intent.outputs)
+        if start_s is None or with_picture or not has_jumping_clock(facts.format_name):
+            return 0.0
+        late_s = start_s - facts.start_s
+        # A broken clock is no measure.
+        return late_s if late_s < (facts.duration_s or 0.0) else 0.0
 
     def _opened(self, index: int) -> AVStream:
         checked = any(stream.codec in CHECKSUMMED for stream in self.facts[index].audio)

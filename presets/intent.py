@@ -46,7 +46,10 @@ class OutputRef:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What a job is to make of what; ``parameters`` holds every parameter of the preset."""
+    """What a job is to make of what; ``parameters`` holds every parameter of the preset.
+
+    ``reuse``: what an earlier job made of the same will do.
+    """
 
     preset: Preset
     inputs: tuple[InputRef, ...]
@@ -54,6 +57,7 @@ class Intent:
     outputs: tuple[OutputRef, ...]
     overwrite: bool
     tags: Tags = field(default_factory=Tags)
+    reuse: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; the preset and the profiles stand there as the keys of :meth:`texts`."""
@@ -72,6 +76,7 @@ class Intent:
             ],
             "overwrite": self.overwrite,
             "tags": self.tags.to_json(),
+            "reuse": self.reuse,
         }
 
     def texts(self) -> dict[str, str]:
@@ -98,6 +103,7 @@ class Intent:
             ),
             overwrite=bool(document["overwrite"]),
             tags=Tags.from_json(document["tags"]) if "tags" in document else Tags(),
+            reuse=bool(document.get("reuse")),
         )
 
 
@@ -115,6 +121,7 @@ def resolve(
     params: Mapping[str, str],
     outputs: Sequence[tuple[str, str]],
     overwrite: bool = False,
+    reuse: bool = False,
 ) -> Intent:
     """Check a request against the catalog and fill in what it leaves open.
 
@@ -192,7 +199,7 @@ def resolve(
             made.append(OutputRef(profile, exact, name))
     if problems or chosen is None:
         raise InvalidRequest(*dict.fromkeys(problems))
-    return Intent(chosen, refs, MappingProxyType(dict(parameters)), tuple(made), overwrite, said)
+    return Intent(chosen, refs, MappingProxyType(dict(parameters)), tuple(made), overwrite, said, reuse)
 
 
 def _meant_for(profile: Profile, all_: Sequence[Profile | None], overrides: Mapping[str, Value]) -> Mapping[str, Value]:

@@ -2,11 +2,11 @@
 
 Loudness is EBU R128's integrated loudness, peaks are true peaks (both ITU-R BS.1770-4). A limiter takes loudness away,
 how much depends on the programme: so the limited programme is rehearsed, measured without being encoded, until its gain
-is known. What is then encoded needs correction for the codec only.
+is known, or nearly so. What is then encoded is measured, and encoded again where a codec moved it too far.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from presets.operations.loudness import OverPeaks
@@ -41,8 +41,15 @@ _SLACK_DB = 0.5
 #: A meter prints peaks as amplitudes with three digits behind the point: below this, in dBTP, that is more than 0.1 dB.
 _FAINT_DBTP = -30.0
 
+#: FFmpeg's meter ends at +10 LUFS: near it, and beyond, a programme is measured this much quieter, in LU.
+_LOUDEST_LUFS = 9.5
+_QUIETER_DB = -60.0
+
 #: How far below the ceiling the peaks of a rehearsal may be, in dB: else it was one for another ceiling.
 _LOW_DB = 0.1
+
+#: How much louder or quieter, in LU, a limiter may make what was not rehearsed than what was: half of it is uncertain.
+_TOLD_LU = 0.15
 
 #: How often a limited programme is measured at most before it is encoded, and how often again before another encode.
 _MOST_REHEARSALS = 4
@@ -92,11 +99,16 @@ class Trial:
 
 
 def closer_look(goal: Goal, before: Loudness) -> float | None:
-    """The gain in dB at which to measure the programme once more, whose peaks are too faint for the meter's digits.
+    """The gain in dB at which to measure the programme once more, which is beyond the meter's scale, or whose peaks are
+    too faint for the meter's digits.
 
-    None where they are clear enough to tell whether they have room.
+    None where it is on the scale, and the peaks are clear enough to tell whether they have room.
     """
-    if before.integrated_lufs is None or (before.true_peak_dbtp or _FAINT_DBTP - 1) > _FAINT_DBTP:
+    if before.integrated_lufs is None:
+        return None
+    if before.integrated_lufs >= _LOUDEST_LUFS:
+        return _QUIETER_DB
+    if (before.true_peak_dbtp or _FAINT_DBTP - 1) > _FAINT_DBTP:
         return None
     wanted = goal.target_lufs - before.integrated_lufs
     return round(wanted, 3) if wanted > 0 else None
@@ -108,6 +120,22 @@ def shifted(measured: Loudness, gain_db: float) -> Loudness:
     return Loudness(
         None if lufs is None else lufs + gain_db, None if dbtp is None else dbtp + gain_db, measured.range_lu
     )
+
+
+def first_aim(goal: Goal, before: Loudness, attenuates_db: float, overshoot_db: float) -> Goal:
+    """Where to aim before a codec that is known to take ``attenuates_db`` off the sound, and to put ``overshoot_db`` on
+    limited peaks.
+
+    :raises MediaFailure: as :func:`first_setting`.
+    """
+    aim = replace(
+        goal,
+        target_lufs=round(goal.target_lufs + attenuates_db, 3),
+        ceiling_dbtp=round(goal.ceiling_dbtp + attenuates_db, 3),
+    )
+    if first_setting(goal, before).limited_by_db == 0:
+        return aim
+    return replace(aim, ceiling_dbtp=round(aim.ceiling_dbtp - overshoot_db, 3), over_peaks=_decided(goal))
 
 
 def first_setting(goal: Goal, before: Loudness) -> Setting:
@@ -130,8 +158,12 @@ def first_setting(goal: Goal, before: Loudness) -> Setting:
     return _towards(goal, before, (), unlimited, goal.ceiling_dbtp)
 
 
-def next_rehearsal(aim: Goal, before: Loudness, rehearsals: Sequence[Trial], encodes: int) -> Setting | None:
+def next_rehearsal(
+    goal: Goal, aim: Goal, before: Loudness, rehearsals: Sequence[Trial], encodes: int
+) -> Setting | None:
     """The setting to rehearse next; None where nothing is limited, or a rehearsal serves, or no more helps.
+
+    The first is of the goal itself, whatever is aimed at, so that outputs of several codecs share it.
 
     :param encodes: how many were made, each of which may have brought a new aim.
     :raises MediaFailure: as :func:`first_setting`.
@@ -140,27 +172,22 @@ def next_rehearsal(aim: Goal, before: Loudness, rehearsals: Sequence[Trial], enc
     if first.limited_by_db == 0 or before.integrated_lufs is None:
         return None
     if not rehearsals:
-        return first
-    nearest = rehearsals[_nearest(aim, rehearsals)]
-    serves = _settled(aim, before, nearest, _REHEARSED_LU) and -_LOW_DB <= overshoot(aim, nearest) <= TOLERANCE_DB
-    if serves or len(rehearsals) >= _MOST_REHEARSALS + _MORE_REHEARSALS * encodes:
+        at_goal = first_setting(goal, before)
+        return at_goal if at_goal.limited_by_db > 0 else first
+    if len(rehearsals) >= _MOST_REHEARSALS + _MORE_REHEARSALS * encodes:
         return None
-    last = rehearsals[-1]
-    # Between two samples of its own rate the limiter lets a little through.
-    leak = (last.after.true_peak_dbtp or 0.0) - last.setting.ceiling_dbtp
-    ceiling = aim.ceiling_dbtp - (leak if leak > TOLERANCE_DB else 0.0)
-    following = _towards(aim, before, rehearsals, last, ceiling)
-    return None if any(trial.setting == following for trial in rehearsals) else following
+    return None if _known(aim, before, rehearsals) else _following(aim, before, rehearsals)
 
 
 def next_encode(aim: Goal, before: Loudness, rehearsals: Sequence[Trial]) -> Setting:
-    """The setting to encode with: of the rehearsal that came nearest, where something is limited.
+    """The setting to encode with: where something is limited, the one that rehearsals tell, else that of the nearest.
 
     :raises MediaFailure: as :func:`first_setting`.
     """
     first = first_setting(aim, before)
-    limited = first.limited_by_db > 0 and rehearsals
-    return rehearsals[_nearest(aim, rehearsals)].setting if limited else first
+    if first.limited_by_db == 0 or not rehearsals:
+        return first
+    return _known(aim, before, rehearsals) or rehearsals[_nearest(aim, rehearsals)].setting
 
 
 def next_aim(
@@ -175,9 +202,9 @@ def next_aim(
     if settled or len(encodes) >= max_encodes:
         return None
     ceiling, target = last.setting.ceiling_dbtp, goal.target_lufs
-    heard = foretold(before, rehearsals, last.setting)
-    if heard is not None and heard.integrated_lufs is not None and last.after.integrated_lufs is not None:
-        target -= last.after.integrated_lufs - heard.integrated_lufs
+    heard = expected_lufs(before, rehearsals, last.setting)
+    if heard is not None and last.after.integrated_lufs is not None:
+        target -= last.after.integrated_lufs - heard
     if over > TOLERANCE_DB and len(encodes) == max_encodes - 1 and last.setting.limited_by_db > _HEAVY_DB:
         lower_db = over + _MARGINS[0][0]
         ceiling -= lower_db
@@ -190,9 +217,7 @@ def next_aim(
         ceiling = reached - over - margin_db - share * over
     elif too_low:
         ceiling = min(goal.ceiling_dbtp, ceiling - over - _MARGINS[0][0] - _MARGINS[0][1] * -over)
-    # Whether so much may be limited was decided when the goal was set.
-    over_peaks = OverPeaks.LOWER if goal.over_peaks is OverPeaks.FAIL else goal.over_peaks
-    return Goal(round(target, 3), round(ceiling, 3), over_peaks, goal.max_reduction_db)
+    return Goal(round(target, 3), round(ceiling, 3), _decided(goal), goal.max_reduction_db)
 
 
 def foretold(before: Loudness, rehearsals: Sequence[Trial], setting: Setting) -> Loudness | None:
@@ -201,6 +226,13 @@ def foretold(before: Loudness, rehearsals: Sequence[Trial], setting: Setting) ->
     if setting.limited_by_db == 0:
         return shifted(before, setting.gain_db)
     return next((trial.after for trial in rehearsals if trial.setting == setting), None)
+
+
+def expected_lufs(before: Loudness, rehearsals: Sequence[Trial], setting: Setting) -> float | None:
+    """How loud the programme is at a setting, before a codec; None for one without loudness."""
+    if before.integrated_lufs is None:
+        return None
+    return before.integrated_lufs + setting.gain_db - _cost(_curve(before, rehearsals), setting.limited_by_db)
 
 
 def best(goal: Goal, encodes: Sequence[Trial]) -> int:
@@ -225,6 +257,39 @@ def overshoot(goal: Goal, trial: Trial) -> float:
     """How far the true peak is above the goal's ceiling, in dB; negative below it."""
     peak = trial.after.true_peak_dbtp
     return float("-inf") if peak is None else peak - goal.ceiling_dbtp
+
+
+def _decided(goal: Goal) -> OverPeaks:
+    # Whether so much may be limited was decided when the goal was set.
+    return OverPeaks.LOWER if goal.over_peaks is OverPeaks.FAIL else goal.over_peaks
+
+
+def _known(aim: Goal, before: Loudness, rehearsals: Sequence[Trial]) -> Setting | None:
+    """The setting that rehearsals tell: one of theirs, or one near to them."""
+    nearest = rehearsals[_nearest(aim, rehearsals)]
+    if _settled(aim, before, nearest, _REHEARSED_LU) and -_LOW_DB <= overshoot(aim, nearest) <= TOLERANCE_DB:
+        return nearest.setting
+    following = _following(aim, before, rehearsals)
+    told = any(trial.setting == following or _tells(before, trial, following) for trial in rehearsals)
+    return following if told else None
+
+
+def _following(aim: Goal, before: Loudness, rehearsals: Sequence[Trial]) -> Setting:
+    last = rehearsals[-1]
+    # Between two samples of its own rate the limiter lets a little through.
+    leak = (last.after.true_peak_dbtp or 0.0) - last.setting.ceiling_dbtp
+    ceiling = aim.ceiling_dbtp - (leak if leak > TOLERANCE_DB else 0.0)
+    return _towards(aim, before, rehearsals, last, ceiling)
+
+
+def _tells(before: Loudness, trial: Trial, setting: Setting) -> bool:
+    """Whether a rehearsal is so near to a setting that what the limiter takes away there is known without another.
+
+    It grows with a power between one and two of what is limited: by as much as it is itself in proportion, or twice.
+    """
+    [*_, (limited_db, cost)] = _curve(before, [trial])
+    more_db = abs(setting.limited_by_db - limited_db)
+    return more_db * cost <= _TOLD_LU * limited_db and setting.limited_by_db <= _HEAVY_DB
 
 
 def _nearest(goal: Goal, trials: Sequence[Trial]) -> int:

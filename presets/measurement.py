@@ -55,7 +55,7 @@ def step_result(
     """
     if invocation.measure is None:
         return StepResult(out_time_s, None, frames)
-    if invocation.purpose is Purpose.SURVEY:
+    if invocation.purpose in {Purpose.SURVEY, Purpose.INSPECT}:
         if files is None:
             return StepResult(out_time_s, None, frames)
         with files(invocation.measure) as lines:

@@ -12,11 +12,12 @@ from presets.operations import OPERATIONS
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 
-#: Filters that compilation uses whatever the steps are: opening an input, and measuring what was encoded.
-_ALWAYS = ("aformat", "ametadata", "apad", "aresample", "ebur128", "pan")
+#: Filters that compilation uses whatever the steps are: opening an input, looking for samples that are no numbers, and
+#: measuring what was encoded.
+_ALWAYS = ("aformat", "ametadata", "apad", "aresample", "asetnsamples", "asetpts", "astats", "ebur128", "pan")
 
 #: Filters that an analysis takes beside those.
-_METERS = ("asetnsamples", "asplit", "astats", "pan", "silencedetect")
+_METERS = ("asplit", "silencedetect")
 
 #: How long a job that prefers a GPU waits for one before the processor may do it, in seconds. Where no agent has
 #: one, it does not wait.

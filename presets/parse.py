@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from presets.document import PresetDocument, ProfileDocument, Table
+from presets.document import Document, PresetDocument, ProfileDocument
 from presets.positions import Path, Position, positions
 from presets.semantics import Finding, preset_findings, profile_findings, reworded, suggestion
 
-_D = TypeVar("_D", bound=Table)
+_D = TypeVar("_D", bound=Document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Complaint:
 
 
 class InvalidDocument(Exception):
-    """A text is no valid document, for every reason in ``complaints``, in the order of the text."""
+    """A text is no valid preset or profile, for every reason in ``complaints``, in the order of the text."""
 
     def __init__(self, complaints: Sequence[Complaint]) -> None:
         super().__init__("\n".join(map(str, complaints)))
@@ -41,7 +41,7 @@ def parse_preset(text: str) -> PresetDocument:
 
     :raises InvalidDocument: with everything that is wrong; problems of meaning are looked for once the shape is right.
     """
-    document = shaped(text, PresetDocument)
+    document = _shaped(text, PresetDocument)
     _refuse(text, preset_findings(document))
     return document
 
@@ -51,7 +51,7 @@ def parse_profile(text: str) -> ProfileDocument:
 
     :raises InvalidDocument: as :func:`parse_preset`.
     """
-    document = shaped(text, ProfileDocument)
+    document = _shaped(text, ProfileDocument)
     _refuse(text, profile_findings(document))
     return document
 
@@ -85,7 +85,7 @@ def load(text: str) -> dict[str, Any]:
         raise InvalidDocument([Complaint(1, 1, "", "a number is too long or brackets are nested too deep")]) from error
 
 
-def findings_of(error: ValidationError, model: type[Table]) -> list[Finding]:
+def findings_of(error: ValidationError, model: type[Document]) -> list[Finding]:
     """A validation's errors as paths and what was expected."""
     details = error.errors()
     return [
@@ -106,11 +106,7 @@ def _below(path: Path, ancestor: Path) -> bool:
     return len(path) > len(ancestor) and path[: len(ancestor)] == ancestor
 
 
-def shaped(text: str, model: type[_D]) -> _D:
-    """The document of some kind that a TOML text describes.
-
-    :raises InvalidDocument: as :func:`parse_preset`.
-    """
+def _shaped(text: str, model: type[_D]) -> _D:
     values = load(text)
     try:
         return model.model_validate(values)
@@ -150,7 +146,7 @@ def _dotted(path: Iterable[str | int]) -> str:
     return text
 
 
-def _expectation(detail: Any, model: type[Table]) -> str:
+def _expectation(detail: Any, model: type[Document]) -> str:
     kind, path, message = detail["type"], detail["loc"], str(detail["msg"])
     if kind == "missing" and isinstance(path[-1], int):
         return "this list is too short: expected [lowest, highest]"

@@ -44,7 +44,8 @@ class Survey:
     ``loudness_lufs`` is integrated (None: nothing above the gate of ITU-R BS.1770-4). ``pause_s`` is from where to
     where the quietest passage lasts and ``pause_lufs`` how loud it is; None where there is none. ``levels_db`` are RMS
     levels of the signal's blocks in dBFS, ``silences_s`` where silences start and end; one that lasts until the end
-    ends at None. Times are in seconds; ``length_s`` is how long all of it lasts.
+    ends at None. Times are in seconds; ``length_s`` is how long all of it lasts. ``not_numbers`` counts samples that
+    are infinite or no numbers.
     """
 
     loudness_lufs: float | None = None
@@ -53,6 +54,7 @@ class Survey:
     levels_db: tuple[float, ...] = ()
     silences_s: tuple[tuple[float, float | None], ...] = ()
     length_s: float | None = None
+    not_numbers: int = 0
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -64,6 +66,7 @@ class Survey:
             pause_lufs=document["pause_lufs"],
             levels_db=tuple(document["levels_db"]),
             silences_s=tuple((start, end) for start, end in document["silences_s"]),
+            not_numbers=document.get("not_numbers", 0),
         )
 
 

@@ -78,6 +78,7 @@ class Reason(StrEnum):
     DEPOSITS_OFF = auto()
     QUOTA_EXCEEDED = auto()
     UPLOAD_CORRUPT = auto()
+    ARTIFACT_UNAVAILABLE = auto()
     EPOCH_SUPERSEDED = auto()
     CONTROLLER_UNREACHABLE = auto()
     CONTROLLER_STOPPING = auto()
@@ -184,6 +185,9 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.DEPOSITS_OFF: _refused("the controller takes no files into its own store", "FAILED_PRECONDITION"),
         Reason.QUOTA_EXCEEDED: _refused("the controller's own store has no room for a file", "RESOURCE_EXHAUSTED"),
         Reason.UPLOAD_CORRUPT: Fact("what arrived of a file is not what was announced", "DATA_LOSS"),
+        Reason.ARTIFACT_UNAVAILABLE: Fact(
+            "an artifact can't be had, not here, not just now, or not as it was published", "FAILED_PRECONDITION"
+        ),
         Reason.EPOCH_SUPERSEDED: Fact("a newer session of this agent took over", "ABORTED"),
         Reason.CONTROLLER_UNREACHABLE: _retry("no controller answers at the address", "UNAVAILABLE", 4),
         Reason.CONTROLLER_STOPPING: _retry("the controller is shutting down", "UNAVAILABLE", 4),

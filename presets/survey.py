@@ -14,6 +14,9 @@ MOMENTARY = "lavfi.r128.M"
 
 #: The level of all channels of one block, after FFmpeg's astats.
 _LEVEL = "lavfi.astats.Overall.RMS_level"
+#: How many samples of all channels were none so far, by kind.
+_NOT_NUMBERS = ("lavfi.astats.Number of NaNs", "lavfi.astats.Number of Infs")
+
 _SILENCE_START, _SILENCE_END = "lavfi.silence_start", "lavfi.silence_end"
 
 #: ITU-R BS.1770-4: gating blocks last 400 ms and begin every 100 ms, as momentary loudness does.
@@ -35,12 +38,15 @@ def parse_survey(lines: Iterable[str]) -> Survey:
     """What ``ametadata=mode=print`` wrote behind ebur128, astats or silencedetect."""
     momentary, levels = array("f"), list[float]()
     silences: list[tuple[float, float | None]] = []
+    not_numbers = dict.fromkeys(_NOT_NUMBERS, 0)
     for line in lines:
         key, _, value = line.strip().partition("=")
         if key == MOMENTARY:
             momentary.append(_number(value))
         elif key == _LEVEL:
             levels.append(_number(value))
+        elif key in not_numbers:
+            not_numbers[key] = int(_number(value))
         elif key == _SILENCE_START:
             silences.append((max(_number(value), 0.0), None))
         elif key == _SILENCE_END and silences:
@@ -52,6 +58,7 @@ def parse_survey(lines: Iterable[str]) -> Survey:
         pause_lufs=None if quietest is None else round(momentary[quietest], 3),
         levels_db=tuple(levels),
         silences_s=tuple(silences),
+        not_numbers=sum(not_numbers.values()),
     )
 
 

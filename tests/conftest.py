@@ -1,6 +1,7 @@
 """What every test may rely on: the folder of real recordings, a PostgreSQL, an S3 server, patience of Hypothesis."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.fakes.blob_server import BlobServer, BlobServerAbsent
 from tests.fakes.object_server import ObjectServer, ObjectServerAbsent
 from tests.fakes.postgres import Postgres, PostgresAbsent
 
@@ -15,6 +17,11 @@ from tests.fakes.postgres import Postgres, PostgresAbsent
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # Read once in a process: what gRPC logs of one test's connections would be on the stderr that another one looks at.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+# Hundreds of processes are started, and each worker rewrites every assertion: what is compiled is kept, whatever the
+# environment says.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Other tests share the cores: how long one example took says nothing about the code.
 settings.register_profile("shared-machine", deadline=None)
@@ -26,8 +33,20 @@ _CORPUS = Path(os.environ.get("MEDIA_CORPUS") or _ROOT.parent / "shared" / "medi
 _NO_CORPUS = f"no recordings at {_CORPUS}: set MEDIA_CORPUS to a folder of media files"
 
 
-_LONGEST_FIRST = ("systemd", "simulation", "acceptance", "corpus", "integration", "contract")
-"""Folders by how long their files take; what is not named here takes seconds."""
+_LONGEST_FIRST = (
+    "systemd",
+    "simulation",
+    "acceptance",
+    "corpus",
+    "integration/test_presets_ffmpeg.py",
+    "integration/test_audio_inputs.py",
+    "integration/test_video_ffmpeg.py",
+    "integration/test_operations_voice.py",
+    "integration/test_loudness_ffmpeg.py",
+    "integration",
+    "contract",
+)
+"""Folders and files by how long they take; what is not named here takes seconds."""
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +95,17 @@ def own_object_server() -> Iterator[ObjectServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def blob_server() -> Iterator[BlobServer]:
+    """A running server that talks like Azure's, the same for all tests of a worker; skips where there can be none."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(BlobServer())
+        except BlobServerAbsent as absent:
+            pytest.skip(str(absent))
+        yield server
+
+
 @contextmanager
 def _object_server() -> Iterator[ObjectServer]:
     with ExitStack() as stack:
@@ -110,5 +140,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _place(item: pytest.Item) -> int:
-    folder = item.path.relative_to(_TESTS).parts[0]
-    return _LONGEST_FIRST.index(folder) if folder in _LONGEST_FIRST else len(_LONGEST_FIRST)
+    path = item.path.relative_to(_TESTS).as_posix()
+    return next((n for n, begins in enumerate(_LONGEST_FIRST) if path.startswith(begins)), len(_LONGEST_FIRST))

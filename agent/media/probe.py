@@ -20,6 +20,9 @@ _OPTIONS = (
 )
 _LOG_TAIL_BYTES = 4096
 
+#: How FFmpeg says that a format is none of those it was allowed to open.
+_NOT_TAKEN = "Format not on whitelist"
+
 #: A document is a few kilobytes; thousands of streams are an attack on the agent's memory, not media.
 _DOCUMENT_LIMIT_BYTES = 16 * 1024 * 1024
 
@@ -47,6 +50,9 @@ async def probe(
         if code in {126, 127}:
             raise MediaFailure(Reason.INTERNAL, f"ffprobe could not be started{said}")
         if code != 0:
+            if _NOT_TAKEN in said:
+                # The list itself means nothing to a person.
+                said = ": playlists, pictures and texts are not taken here; of a playlist give the files that it names"
             raise MediaFailure(Reason.INPUT_CORRUPT, f"the file is not media that FFmpeg can read{said}")
         return from_ffprobe(_document(out))
 
@@ -80,7 +86,7 @@ async def _exit_code(process: Process, timeout_s: float) -> int | None:
 
 def _document(out: Path) -> dict[str, Any]:
     if out.stat().st_size > _DOCUMENT_LIMIT_BYTES:
-        raise MediaFailure(Reason.INPUT_CORRUPT, "the file declares an absurd number of streams")
+        raise MediaFailure(Reason.INPUT_CORRUPT, "the file says over 16 MiB of itself in streams, chapters and tags")
     try:
         # Tags are whatever bytes the file holds.
         document = json.loads(out.read_bytes().decode(errors="replace"))

@@ -51,6 +51,25 @@ class Ran:
         return self.exit_code == 0 and not self.stopped and self.given_up is None
 
 
+class Relay:
+    """Hands the supervisor of one step on to the next. `close` lets go of the last one."""
+
+    def __init__(self) -> None:
+        self._last: Supervised | None = None
+
+    def take(self, ended: Supervised) -> None:
+        self.close()
+        self._last = ended
+
+    def give(self) -> Supervised | None:
+        last, self._last = self._last, None
+        return last
+
+    def close(self) -> None:
+        if (last := self.give()) is not None:
+            last.let_go()
+
+
 async def run(
     argv: Sequence[str],
     step: Invocation,
@@ -61,6 +80,7 @@ async def run(
     on_progress: Callable[[float, float], None],
     stop: asyncio.Event,
     bounds: Bounds,
+    relay: Relay,
     room: Callable[[], int | None] = lambda: None,
     grace_s: float = 1.0,
 ) -> Ran:
@@ -82,14 +102,16 @@ async def run(
         folder = directory if number == 1 else directory.with_name(f"{directory.name}.{number}")
         progress = _Progress(folder / PROGRESS_NAME)
         try:
-            process = await _begun(folder, argv, workspace, bounds, stop)
+            process = await _begun(folder, argv, workspace, bounds, stop, relay)
             on_begin(folder)
             if process is None:
                 ended, given_up = await asyncio.to_thread(status, folder), None
                 progress.tell(on_progress)
             else:
+                process.stay()
                 watched = _Watched(process, progress, step, workspace, bounds, room)
                 ended, given_up = await watched.to_its_end(on_progress, stop, grace_s)
+                relay.take(process)
         except Lost:
             if stop.is_set():
                 return _lost(stopped=True)
@@ -106,11 +128,13 @@ def _lost(*, stopped: bool) -> Ran:
 
 
 async def _begun(
-    folder: Path, argv: Sequence[str], workspace: Path, bounds: Bounds, stop: asyncio.Event
+    folder: Path, argv: Sequence[str], workspace: Path, bounds: Bounds, stop: asyncio.Event, relay: Relay
 ) -> Supervised | None:
     known = await asyncio.to_thread(folder.exists)
     beginning = asyncio.ensure_future(
-        Supervised.find(folder) if known else Supervised.start(folder, argv, cwd=workspace, wall_s=bounds.wall_s)
+        Supervised.find(folder)
+        if known
+        else Supervised.start(folder, argv, cwd=workspace, wall_s=bounds.wall_s, after=relay.give())
     )
     try:
         return await asyncio.shield(beginning)
@@ -188,15 +212,16 @@ class _Watched:
         except asyncio.CancelledError:
             if stop.is_set():
                 await asyncio.shield(process.stop(0))
+            process.let_go()
             raise
         except Exception:
             # A defect, or a full disk: nobody would watch it any more.
             await asyncio.shield(process.stop(0))
+            process.let_go()
             raise
         finally:
             stopping.cancel()
             exited.cancel()
-            process.let_go()
 
     def _sample(self) -> Sample:
         sizes = [found for path in self._writes if (found := _status_of(path)) is not None]

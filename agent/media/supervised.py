@@ -67,17 +67,31 @@ class Supervised:
         self._command = command
         self._reader = reader
         self._writer = writer
+        self._stayed = False
         self._gone = asyncio.get_running_loop().create_task(self._until_gone())
 
     @classmethod
-    async def start(cls, folder: Path, argv: Sequence[str], *, cwd: Path, wall_s: float | None = None) -> Self | None:
+    async def start(
+        cls,
+        folder: Path,
+        argv: Sequence[str],
+        *,
+        cwd: Path,
+        wall_s: float | None = None,
+        after: "Supervised | None" = None,
+    ) -> "Supervised | None":
         """Starts ``argv`` in ``cwd`` under a supervisor that works in ``folder``, which must be new.
+
+        The supervisor of the command ``after`` which this one comes takes it, if it has stayed, as to start another one
+        takes longer than many a command; it is let go of otherwise.
 
         None: it has ended already, and :func:`status` says how. Should this be cancelled, the command may run.
 
         :raises CannotStart: with the reason.
         """
         _prepare(folder, argv, cwd, wall_s)
+        if after is not None and (process := await after._followed_by(folder)) is not None:
+            return process
         code = await _started(folder)
         if code != 0:
             why = last_bytes(folder / _STARTER_LOG, 1024).decode(errors="replace").strip().rpartition("\n")[2]
@@ -125,15 +139,39 @@ class Supervised:
             os.kill(self._pid, signal.SIGKILL)
         return await self.wait()
 
+    def stay(self) -> None:
+        """Have the supervisor wait some seconds for another command when this one has ended.
+
+        It ends with the connection: start another command after this one, or let go.
+        """
+        self._writer.write(b"stay\n")
+
     def let_go(self) -> None:
         """Close the connection; the command goes on."""
         self._gone.cancel()
         self._writer.close()
 
+    async def _followed_by(self, folder: Path) -> Self | None:
+        name = os.fsencode(folder)
+        if not self._stayed or self._reader.at_eof() or b"\n" in name:
+            self.let_go()
+            return None
+        try:
+            self._writer.write(b"next %s\n" % name)
+            pid, command = await _greeted(self._reader, self._pid)
+        except OSError:
+            # It may have begun before it died.
+            self.let_go()
+            await asyncio.to_thread(_end_leftovers, folder)
+            return None
+        return type(self)(folder, pid, command, self._reader, self._writer)
+
     async def _until_gone(self) -> None:
         with contextlib.suppress(OSError):
-            while await self._reader.read(1024):
-                pass
+            while line := await self._reader.readline():
+                if line == b"done\n":
+                    self._stayed = True
+                    return
         # The lock goes last: without it the files are final.
         while _locked(self._folder):  # noqa: ASYNC110 - the kernel tells nobody that a lock is free
             await asyncio.sleep(_LOCKED_POLL_S / 10)
@@ -240,19 +278,28 @@ async def _connect(folder: Path) -> tuple[int, int, asyncio.StreamReader, asynci
         reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{supervisor.SOCKET}")
     finally:
         os.close(descriptor)
+    # Who listens is known to the kernel.
+    listener = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    try:
+        return *await _greeted(reader, _PEER.unpack(listener)[0]), reader, writer
+    except OSError:
+        writer.close()
+        raise
+
+
+async def _greeted(reader: asyncio.StreamReader, supervisor_pid: int) -> tuple[int, int]:
+    """Process ids of the supervisor and of its command. Raises ConnectionResetError where it ends instead."""
     greeting = b""
     try:
         async with asyncio.timeout(ANSWER_S):
             greeting = await reader.readline()
     except TimeoutError:
-        # It holds its lock and does not answer: it hangs. Who listens is known to the kernel.
-        listener = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        os.kill(_PEER.unpack(listener)[0], signal.SIGKILL)
+        # It has its lock, or was just asked, and does not answer: it hangs.
+        os.kill(supervisor_pid, signal.SIGKILL)
     if not greeting:
-        writer.close()
         raise ConnectionResetError
     said = json.loads(greeting)
-    return said["pid"], said["command"], reader, writer
+    return said["pid"], said["command"]
 
 
 def _locked(folder: Path) -> bool:

@@ -11,7 +11,9 @@ The folder is the protocol, version 1:
   seconds it may take (empty: any), bytes of log to keep, the number of arguments, these, NAME=VALUE of its variables;
 * `lock`: held for as long as the supervisor lives. A stored process id proves nothing, a held lock does;
 * `socket`: a client is greeted with a line `{"protocol": 1, "pid": …, "command": …}`, both process ids, and may send
-  lines `stop SECONDS` (TERM to the whole tree, KILL after so many seconds). Its end says that the supervisor is gone;
+  lines `stop SECONDS` (TERM to the whole tree, KILL after so many seconds) and `stay`. Its end says that the supervisor
+  is gone. Who asked it to stay reads the line `done` instead as soon as the folder is final and its lock free, and has
+  some seconds to send `next FOLDER`: the same supervisor then works there, and greets again;
 * `progress` and `stderr.log`: what the command wrote. Of a log above `log_bytes` the beginning and the end are
   kept, and a line between them says how much is missing;
 * `status.json`: how the command ended, complete and durable as soon as it is there, and then nothing of its tree lives.
@@ -53,9 +55,11 @@ _END_BYTES = 256 * 1024
 _BATCH_S = 0.01
 _QUIET_BYTES = 64 * 1024
 _STATUS_BYTES = 512
+_WORDS_BYTES = 8192
 _SETTLE_S = 0.01
 _LOCK_TRIES = 100
 _LOOK_S = 5.0
+_STAY_S = 5.0
 
 
 def main() -> int:
@@ -78,7 +82,14 @@ def main() -> int:
         raise
     os.write(tell, f"0 {READY}".encode())
     os.close(tell)
-    supervisor.run()
+    # Waiting goes on after a signal: only a byte wakes it.
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    following: Supervisor | None = supervisor
+    while following is not None:
+        following.run(woken)
+        following = following.following(woken)
     return 0
 
 
@@ -94,6 +105,9 @@ class Supervisor:
         self._argv = words[: int(count)]
         self._env = dict(word.split("=", 1) for word in words[int(count) :])
         self._clients: dict[int, bytes] = {}
+        self._staying: set[int] = set()
+        self._next = b""
+        self._reaped = False
         self._kill_at = float("inf")
         self._stopped_by = ""
         self._room = max(0, int(log_bytes) - _END_BYTES)
@@ -159,16 +173,13 @@ class Supervisor:
                 return
         raise BlockingIOError("another supervisor has the folder")
 
-    def run(self) -> None:
-        """Until the command and its whole tree have ended and the status is written."""
-        # The machine goes down, or somebody ends everything. Waiting goes on after a signal: only a byte wakes it.
-        woken, wake = os.pipe()
-        os.set_blocking(wake, False)
-        signal.set_wakeup_fd(wake)
+    def run(self, woken: int) -> None:
+        """Until the command and its tree have ended and the status is written. A signal is a byte in ``woken``."""
+        # The machine goes down, or somebody ends everything.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: self._stop(_GRACE_S, "signal"))
         poll = select.poll()
-        for descriptor in (self._listener.fileno(), self._pipe, self._pidfd, woken):
+        for descriptor in (self._listener.fileno(), self._pipe, self._pidfd, woken, *self._clients):
             poll.register(descriptor, select.POLLIN)
         late_at = self._begun + self._wall_s
         ended = False
@@ -197,9 +208,49 @@ class Supervisor:
                     self._greet(poll)
                 elif descriptor == woken:
                     os.read(woken, _READ_BYTES)
-                else:
-                    self._hear(descriptor, poll)
+                elif not self._hear(descriptor):
+                    poll.unregister(descriptor)
         self._finish()
+
+    def following(self, woken: int) -> "Supervisor | None":
+        """Let go of the folder, and begin in the next one; None: nobody has one, or a signal came.
+
+        Raises as `start`.
+        """
+        # Whatever happens from here on is no part of the log.
+        for descriptor in (1, 2):
+            os.dup2(0, descriptor)
+        self._listener.close()
+        for descriptor in (self._pipe, self._pidfd, self._log, self._lock):
+            os.close(descriptor)
+        for client in list(self._clients):
+            if self._hear(client) and client not in self._staying:
+                self._forget(client)
+        if len(self._staying) != 1:
+            return None
+        [client] = self._staying
+        if not self._has_next(client, woken):
+            return None
+        following = Supervisor(os.fsdecode(self._next))
+        following._clients, following._staying = {client: b""}, {client}
+        following.start()
+        following._welcome(client)
+        return following
+
+    def _has_next(self, client: int, woken: int) -> bool:
+        poll = select.poll()
+        poll.register(client, select.POLLIN)
+        poll.register(woken, select.POLLIN)
+        late_at = time.monotonic() + _STAY_S
+        try:
+            os.write(client, b"done\n")
+        except OSError:
+            return False
+        while not self._next and (left_s := late_at - time.monotonic()) > 0:
+            for descriptor, _ in poll.poll(left_s * 1000 + 1):
+                if descriptor == woken or not self._hear(client):
+                    return False
+        return bool(self._next)
 
     def _finish(self) -> None:
         # Until it is reaped the leader keeps its id, so this cannot hit a stranger; it ends what the leader left.
@@ -207,6 +258,7 @@ class Supervisor:
         # Of a process that has ended the kernel tells root alone; but it adds that to the parent's own.
         before = own_io()
         _, status, usage = os.wait4(self._pid, 0)
+        self._reaped = True
         read, written = (after - earlier for after, earlier in zip(own_io(), before, strict=True))
         end_tree(self._token)
         # No more than the pipe holds: whoever hid from that and has it open may write for ever.
@@ -267,7 +319,7 @@ class Supervisor:
             return
         try:
             os.set_blocking(client, False)
-            os.write(client, b'{"protocol": %d, "pid": %d, "command": %d}\n' % (PROTOCOL, os.getpid(), self._pid))
+            self._welcome(client)
         except OSError:
             # As a killed agent does: nobody's end but its own.
             os.close(client)
@@ -275,24 +327,36 @@ class Supervisor:
         self._clients[client] = b""
         poll.register(client, select.POLLIN)
 
-    def _hear(self, client: int, poll: select.poll) -> None:
+    def _welcome(self, client: int) -> None:
+        os.write(client, b'{"protocol": %d, "pid": %d, "command": %d}\n' % (PROTOCOL, os.getpid(), self._pid))
+
+    def _hear(self, client: int) -> bool:
+        """What a client says; False: it hung up."""
         try:
-            said = os.read(client, 1024)
+            said = os.read(client, _WORDS_BYTES)
         except BlockingIOError:
-            return
+            return True
         except OSError:
             said = b""
         if not said:
-            poll.unregister(client)
-            del self._clients[client]
-            os.close(client)
-            return
+            self._forget(client)
+            return False
         *lines, rest = (self._clients[client] + said).split(b"\n")
-        self._clients[client] = rest[-1024:]
+        self._clients[client] = rest[-_WORDS_BYTES:]
         for line in lines:
             word, _, value = line.partition(b" ")
             if word == b"stop" and value.replace(b".", b"", 1).isdigit():
                 self._stop(float(value), "stop")
+            elif word == b"stay":
+                self._staying.add(client)
+            elif word == b"next":
+                self._next = value
+        return True
+
+    def _forget(self, client: int) -> None:
+        del self._clients[client]
+        self._staying.discard(client)
+        os.close(client)
 
     def _stop(self, grace_s: float, why: str) -> None:
         self._stopped_by = self._stopped_by or why
@@ -301,6 +365,9 @@ class Supervisor:
             self._signal(signal.SIGTERM)
 
     def _signal(self, number: int) -> None:
+        if self._reaped:
+            # Its number may be a stranger's by now.
+            return
         try:
             os.killpg(self._pid, number)
         except ProcessLookupError:

@@ -9,12 +9,12 @@ from agent.storage.deposits import Deposits, DepositStore
 from agent.storage.files import FileStore
 from agent.storage.patience import Patience
 from agent.storage.stores import StoreKind, StoreTable, reaches
-from agent.storage.values import Identity, Staged
+from agent.storage.values import Identity, SignedUrl, Staged
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.uris import CONTROLLER, FILE, WEB, shown
 
-__all__ = ["FileStore", "Identity", "ObjectStore", "Staged", "Stores"]
+__all__ = ["FileStore", "Identity", "ObjectStore", "SignedUrl", "Staged", "Stores"]
 
 
 class ObjectStore(Protocol):
@@ -70,10 +70,22 @@ class ObjectStore(Protocol):
         """
         ...
 
+    async def bears(self, uri: str, *, sha256: str, size: int) -> bool:
+        """Whether ``uri`` has this content now. False also where nobody can tell without reading it over a network."""
+        ...
+
     async def sweep(self, uri: str, attempt_id: str) -> None:
         """Removes whatever an attempt that has ended left staged for ``uri``, known to anybody or not. Idempotent.
 
         :raises MediaFailure: PUBLISH_FAILED.
+        """
+        ...
+
+    async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
+        """A URL that anybody can read the object with for so many seconds, 7 days at the most; asks no server whether
+        it is there.
+
+        :raises MediaFailure: ARTIFACT_UNAVAILABLE where the store has no such URLs, or its credentials sign none.
         """
         ...
 

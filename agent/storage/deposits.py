@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from agent.storage.download import CHUNK_BYTES, Found, Remote, Write
-from agent.storage.faults import Fault, Kind, unpublished
+from agent.storage.faults import Fault, Kind, unpublished, unsigned
 from agent.storage.patience import Patience, patiently
-from agent.storage.values import Identity, Staged
+from agent.storage.values import Identity, SignedUrl, Staged
 from presets.uris import CONTROLLER, deposit_path, object_uri, place
 
 T = TypeVar("T")
@@ -146,6 +146,10 @@ class DepositStore(Remote):
 
     async def sweep(self, uri: str, attempt_id: str) -> None:
         await self._publishing(uri, lambda: self._deposits.sweep(_checked(uri), attempt_id), leaving=True)
+
+    async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
+        told = "the controller has it, without a URL; `mediactl jobs artifacts ID --download DIR` fetches it"
+        raise unsigned(uri, self.name, Fault(Kind.REFUSED, told))
 
     async def _publishing(self, uri: str, work: Callable[[], Awaitable[T]], *, leaving: bool = False) -> T:
         try:

@@ -73,4 +73,12 @@ def unpublished(uri: str, store: str, fault: Fault) -> MediaFailure:
     return MediaFailure(reason, f"{shown(uri)}: {told}")
 
 
+def unsigned(uri: str, store: str, fault: Fault) -> MediaFailure:
+    """Of an artifact for which a URL was asked, for who asked."""
+    told = fault.words
+    if fault.kind is Kind.DENIED:
+        told = f"this agent cannot sign for the store {store!r} ({fault.words}); {_CHECK}"
+    return MediaFailure(Reason.ARTIFACT_UNAVAILABLE, f"{shown(uri)}: {told}")
+
+
 _CHECK = "check the credentials that the agent has for that store, and what they are allowed"

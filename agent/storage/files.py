@@ -11,11 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from agent.storage.faults import Fault, Kind, unsigned
 from agent.storage.placing import place, sync_folder
-from agent.storage.values import Identity, Staged
+from agent.storage.values import Identity, SignedUrl, Staged
 from presets.problems import MediaFailure
 from presets.reasons import Reason
-from presets.uris import path_to_uri, uri_to_path
+from presets.uris import FILE, path_to_uri, uri_to_path
 
 _SUFFIX = ".mediactl"
 _NAME_MAX = 255  # bytes; of every filesystem in use, and the least where it differs
@@ -50,6 +51,16 @@ class FileStore:
     async def complete(self, final_uri: str, staged_uri: str, *, sha256: str, size: int, overwrite: bool) -> None:
         await _in_thread(lambda _: self._complete(final_uri, staged_uri, sha256, size, overwrite))
 
+    async def bears(self, uri: str, *, sha256: str, size: int) -> bool:
+        def compare(_: threading.Event) -> bool:
+            try:
+                self._check_published(self._target(uri), sha256, size)
+            except MediaFailure:
+                return False
+            return True
+
+        return await _in_thread(compare)
+
     async def discard(self, staged_uri: str) -> None:
         await _in_thread(lambda _: self._discard(staged_uri))
 
@@ -59,6 +70,9 @@ class FileStore:
             self._discard(path_to_uri(str(target.with_name(_staged_name(target.name, attempt_id)))))
 
         await _in_thread(remove)
+
+    async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
+        raise unsigned(uri, FILE, Fault(Kind.REFUSED, "a file of an agent's machine has no URL"))
 
     # --- inputs
 

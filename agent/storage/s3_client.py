@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from agent.storage.faults import Fault, Kind
+from agent.storage.values import SignedUrl
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from types_boto3_s3 import S3Client
 
     from agent.storage.patience import Patience
@@ -50,9 +56,10 @@ _BY_STATUS = {401: Kind.DENIED, 403: Kind.DENIED, 404: Kind.MISSING, 408: Kind.B
 class Requests:
     """Made at the first call; then the same one. Methods may be used by several tasks at once."""
 
-    def __init__(self, table: StoreTable, patience: Patience) -> None:
+    def __init__(self, table: StoreTable, patience: Patience, *, signature: str | None = None) -> None:
         self._table = table
         self._patience = patience
+        self._signature = signature
         self._made: asyncio.Future[S3Client] | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
 
@@ -63,7 +70,8 @@ class Requests:
         """
         if self._made is None:
             # Takes a third of a second and a lock, so no two do it.
-            self._made = asyncio.ensure_future(self._run(lambda: client_of(self._table, self._patience)))
+            making = partial(client_of, self._table, self._patience, self._signature)
+            self._made = asyncio.ensure_future(self._run(making))
         try:
             made = await asyncio.shield(self._made)
         except Fault:
@@ -75,7 +83,7 @@ class Requests:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: translated(work))
 
 
-def client_of(table: StoreTable, patience: Patience) -> S3Client:
+def client_of(table: StoreTable, patience: Patience, signature: str | None = None) -> S3Client:
     """A client of boto3. Its own retries are off: there is one place for them."""
     import boto3  # noqa: PLC0415 - takes 40 MB, which an idle agent does not have to spare
     import botocore.session  # noqa: PLC0415
@@ -91,7 +99,7 @@ def client_of(table: StoreTable, patience: Patience) -> S3Client:
     session = boto3.session.Session(
         botocore_session=settings, profile_name=table.profile or None, region_name=table.region or None
     )
-    return session.client(
+    made: S3Client = session.client(
         "s3",
         endpoint_url=table.endpoint or None,
         # A server of one's own seldom has regions, but signing needs a name.
@@ -101,12 +109,29 @@ def client_of(table: StoreTable, patience: Patience) -> S3Client:
             read_timeout=patience.silence_s,
             retries={"total_max_attempts": 1},
             max_pool_connections=THREADS,
+            signature_version=signature,
             # Of the whole, not of ranges: that is the download's to do.
             response_checksum_validation="when_required",
             s3={"addressing_style": "path" if table.path_style else "auto"},
             tcp_keepalive=True,
         ),
     )
+    return made
+
+
+def signed_url(client: S3Client, bucket: str, key: str, name: str, lifetime_s: int) -> SignedUrl:
+    """A URL of an object that browsers save as ``name``. It ends with the credentials that sign it, where these end."""
+    expires = time.time() + lifetime_s
+    ascii_name = "".join(each if " " <= each <= "~" and each not in '\\"%' else "_" for each in name)
+    disposition = f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name, safe='')}"
+    url = client.generate_presigned_url(
+        "get_object",
+        Params={"Bucket": bucket, "Key": key, "ResponseContentDisposition": disposition},
+        ExpiresIn=lifetime_s,
+    )
+    # Asked afterwards: signing renews what is about to end.
+    ends: datetime | None = getattr(client._get_credentials(), "_expiry_time", None)  # type: ignore[attr-defined]
+    return SignedUrl(url, expires if ends is None else min(expires, ends.timestamp()))
 
 
 def translated(work: Callable[[], T]) -> T:
@@ -127,6 +152,8 @@ def translated(work: Callable[[], T]) -> T:
         said.PartialCredentialsError,
         said.CredentialRetrievalError,
         said.ProfileNotFound,
+        said.ConfigNotFound,
+        said.ConfigParseError,
         said.TokenRetrievalError,
         said.SSOError,
     ) as error:
@@ -135,6 +162,9 @@ def translated(work: Callable[[], T]) -> T:
         raise Fault(Kind.REFUSED, f"the request cannot be made: {type(error).__name__}") from None
     except (said.BotoCoreError, Boto3Error, HTTPError) as error:
         raise Fault(Kind.BUSY, f"the connection to the store failed: {type(error).__name__}") from None
+    except RecursionError:
+        # The library looks for the bucket's region upon each redirect, also upon one of that question.
+        raise Fault(Kind.BUSY, "it redirects without end; check the store's region and endpoint") from None
     except ValueError as error:
         raise Fault(Kind.REFUSED, f"the request cannot be made: {type(error).__name__}") from None
 

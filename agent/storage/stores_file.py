@@ -1,96 +1,124 @@
-"""The TOML file that names the stores of an agent. Reading one needs pydantic, which other agents do not load."""
+"""The TOML file that names the stores of an agent.
 
-from __future__ import annotations
+It is checked by hand: pydantic would cost each agent that has such a file a third more memory for all its life.
+"""
 
-from collections.abc import Mapping
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Self
-
-from pydantic import Field, StringConstraints, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from typing import Any
 
 from agent.storage.stores import StoreKind, StoreTable
-from presets.document import Table
-from presets.parse import Complaint, InvalidDocument, shaped
 from presets.uris import CONTROLLER, FILE, STORE_NAME, WEB
 
-#: Which kinds take which keys besides `kind`, `endpoint` and `only`.
-_KEYS = {
-    "bucket": (StoreKind.S3, StoreKind.GS, StoreKind.AZ),
-    "region": (StoreKind.S3,),
-    "path_style": (StoreKind.S3,),
-    "profile": (StoreKind.S3,),
-    "credentials_file": (StoreKind.S3, StoreKind.GS, StoreKind.AZ),
-    "account": (StoreKind.AZ,),
+_URL = re.compile(r"https?://[^\s@?#/]+(/[^\s@?#]*)?")
+_PREFIX = re.compile(r"[^/].*/")
+
+
+class InvalidStores(Exception):
+    """The file is wrong, for every reason in the message: one a line, each with its field."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What a key takes, in words and as a test, and of which kinds of store it is."""
+
+    expected: str
+    fits: Callable[[object], bool]
+    kinds: tuple[StoreKind, ...] = tuple(StoreKind)
+    made: Callable[[Any], Any] = lambda value: value
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+_OBJECTS = (StoreKind.S3, StoreKind.GS, StoreKind.AZ)
+
+_KEYS: Mapping[str, _Key] = {
+    "kind": _Key(f"one of {', '.join(StoreKind)}", lambda value: value in list(StoreKind), made=StoreKind),
+    "bucket": _Key("a name", _text, _OBJECTS),
+    "endpoint": _Key(
+        "a URL without user, query and fragment, such as https://nas.example:9000",
+        lambda value: isinstance(value, str) and _URL.fullmatch(value) is not None,
+    ),
+    "region": _Key("a name", _text, (StoreKind.S3,)),
+    "path_style": _Key("true or false", lambda value: isinstance(value, bool), (StoreKind.S3,)),
+    "account": _Key("a name", _text, (StoreKind.AZ,)),
+    "credentials_file": _Key(
+        "an absolute path", lambda value: isinstance(value, str) and value.startswith("/"), _OBJECTS, Path
+    ),
+    "profile": _Key("a name", _text, (StoreKind.S3,)),
+    "only": _Key(
+        'a list of what URIs may begin with, each ending in /, such as ["bucket/folder/"]',
+        lambda value: isinstance(value, list) and all(isinstance(one, str) and _PREFIX.fullmatch(one) for one in value),
+        made=tuple,
+    ),
 }
-
-_Text = Annotated[str, StringConstraints(min_length=1)]
-_Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@?#]+$")]
-_Prefix = Annotated[str, StringConstraints(pattern=r"^[^/].*/$")]
-
-
-class _Store(Table):
-    """``[store.NAME]``, see :class:`StoreTable`."""
-
-    kind: Annotated[StoreKind, Field(strict=False)]
-    bucket: _Text | None = None
-    endpoint: _Url | None = None
-    region: _Text | None = None
-    path_style: bool = False
-    account: _Text | None = None
-    credentials_file: Annotated[Path, Field(strict=False)] | None = None
-    profile: _Text | None = None
-    only: tuple[_Prefix, ...] = Field(default=(), strict=False)
-
-    @model_validator(mode="after")
-    def _check_keys(self) -> Self:
-        for key, kinds in _KEYS.items():
-            if getattr(self, key) and self.kind not in kinds:
-                told = {"key": key, "kind": self.kind.value}
-                raise PydanticCustomError("store_key", "{key} is not for stores of kind {kind}", told)
-        if self.kind is StoreKind.AZ and self.credentials_file is not None and not self.account:
-            raise PydanticCustomError("store_key", "credentials_file needs the account whose key it holds")
-        return self
-
-    @field_validator("credentials_file")
-    @classmethod
-    def _check_file(cls, file: Path | None) -> Path | None:
-        if file is not None and not file.is_absolute():
-            raise PydanticCustomError("store_file", "an absolute path is expected")
-        return file
-
-
-class _Document(Table):
-    store: Mapping[str, _Store] = Field(default_factory=dict)
-
-    @field_validator("store")
-    @classmethod
-    def _check_names(cls, tables: Mapping[str, _Store]) -> Mapping[str, _Store]:
-        for name, table in tables.items():
-            if not STORE_NAME.fullmatch(name) or name == FILE:
-                told = "{name} can't be a store's name: 2 to 31 lower-case letters, digits and - are expected"
-                raise PydanticCustomError("store_name", told, {"name": repr(name)})
-            if name == CONTROLLER:
-                raise PydanticCustomError("store_name", "controller:// is the controller's own store, without a table")
-            if name == "http":
-                raise PydanticCustomError("store_name", "http:// is served by the store that is named https")
-            if name in WEB and table.kind is not StoreKind.HTTPS:
-                raise PydanticCustomError("store_name", "the store named https must be of kind https")
-            if name not in WEB and table.kind is StoreKind.HTTPS and not table.endpoint:
-                told = "{name} needs an endpoint: what {name}:// stands for"
-                raise PydanticCustomError("store_name", told, {"name": name})
-        return tables
 
 
 def read_stores(file: Path) -> dict[str, StoreTable]:
     """The stores of a file by their names.
 
-    :raises InvalidDocument: with every line and field that is wrong.
+    :raises InvalidStores: with everything that is wrong, and no value: it could be a secret in the wrong place.
     :raises OSError: the file can't be read.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidStores(f"not TOML: {error}") from None
     except UnicodeDecodeError:
-        raise InvalidDocument([Complaint(1, 1, "", "not UTF-8")]) from None
-    document = shaped(text, _Document)
-    return {name: StoreTable(**dict(table)) for name, table in document.store.items()}
+        raise InvalidStores("not UTF-8") from None
+    if wrong := list(_problems(document)):
+        raise InvalidStores("\n".join(wrong))
+    return {
+        name: StoreTable(**{key: _KEYS[key].made(value) for key, value in table.items()})
+        for name, table in document.get("store", {}).items()
+    }
+
+
+def _problems(document: Mapping[str, object]) -> Iterator[str]:
+    yield from (f"{key}: only tables [store.NAME] are expected" for key in document if key != "store")
+    stores = document.get("store", {})
+    if not isinstance(stores, dict):
+        yield "store: tables [store.NAME] are expected"
+        return
+    for name, table in stores.items():
+        if not isinstance(table, dict):
+            yield f"store.{name}: a table is expected"
+            continue
+        yield from (f"store.{name}: {told}" for told in _name_problems(name, table))
+        yield from (f"store.{name}{told}" for told in _key_problems(table))
+
+
+def _name_problems(name: str, table: Mapping[str, object]) -> Iterator[str]:
+    if not STORE_NAME.fullmatch(name) or name == FILE:
+        yield "is no name for a store: 2 to 31 lower-case letters, digits and - are expected, and not file"
+    elif name == CONTROLLER:
+        yield "controller:// is the controller's own store, and needs no table"
+    elif name == "http":
+        yield "http:// is served by the store that is named https"
+    elif name in WEB and table.get("kind") != StoreKind.HTTPS:
+        yield "must be of kind https"
+    elif name not in WEB and table.get("kind") == StoreKind.HTTPS and "endpoint" not in table:
+        yield f"needs an endpoint: what {name}:// stands for"
+    if table.get("kind") == StoreKind.AZ and "credentials_file" in table and "account" not in table:
+        yield "needs the account whose key the credentials_file holds"
+
+
+def _key_problems(table: Mapping[str, object]) -> Iterator[str]:
+    kind = table.get("kind")
+    if kind is None:
+        yield f".kind: is needed: {_KEYS['kind'].expected}"
+    for key, value in table.items():
+        known = _KEYS.get(key)
+        if known is None:
+            near = get_close_matches(key, _KEYS, 1)
+            yield f".{key}: is not known" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(_KEYS)}")
+        elif not known.fits(value):
+            yield f".{key}: {known.expected} is expected"
+        elif kind in list(StoreKind) and kind not in known.kinds:
+            yield f".{key}: is not for stores of kind {kind}"

@@ -1,6 +1,6 @@
 """What stores answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +18,11 @@ class Staged:
     staged_uri: str
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignedUrl:
+    """What anybody can read an object with until ``expires``, in seconds since 1970; for good where that is None."""
+
+    url: str = field(repr=False)
+    expires: float | None

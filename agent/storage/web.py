@@ -12,9 +12,9 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from agent.storage.addresses import forbidden
 from agent.storage.download import CHUNK_BYTES, Found, Remote, Write
-from agent.storage.faults import Fault, Kind, unpublished
+from agent.storage.faults import Fault, Kind, unpublished, unsigned
 from agent.storage.patience import Patience
-from agent.storage.values import Identity, Staged
+from agent.storage.values import Identity, SignedUrl, Staged
 from presets.uris import WEB
 
 if TYPE_CHECKING:
@@ -88,6 +88,12 @@ class WebStore(Remote):
     async def sweep(self, uri: str, attempt_id: str) -> None:
         self._refuse(uri)
 
+    async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
+        try:
+            return SignedUrl(self._url(uri), None)
+        except Fault as fault:
+            raise unsigned(uri, self.name, fault) from None
+
     def _refuse(self, uri: str) -> Never:
         raise unpublished(uri, self.name, Fault(Kind.REFUSED, f"the store {self.name!r} is for inputs only"))
 
@@ -147,14 +153,14 @@ class WebStore(Remote):
     def _resolver(self) -> AbstractResolver:
         import aiohttp  # noqa: PLC0415
 
-        endpoint = urlsplit(self._table.endpoint).hostname if self._table.endpoint else None
+        endpoint = _authority(self._table.endpoint)[1:] if self._table.endpoint else None
 
         class Resolver(aiohttp.ThreadedResolver):
             async def resolve(self, host: str, port: int = 0, family: int = 0):  # type: ignore[no-untyped-def]
                 found = await super().resolve(host, port, family)  # type: ignore[arg-type]
                 # Exactly these are connected to: a name can't lead elsewhere a moment later.
                 for each in found:
-                    if host != endpoint and (why := forbidden(each["host"])):
+                    if (host, port) != endpoint and (why := forbidden(each["host"])):
                         raise _Forbidden(_leads(why))
                 return found
 

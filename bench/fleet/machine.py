@@ -15,8 +15,8 @@ ABLE = tuple(
         "encoder": ("aac", "libmp3lame", "libopus", "flac", "pcm_s24le"),
         "muxer": ("ipod", "mp4", "mp3", "ogg", "opus", "flac", "wav"),
         "filter": (
-            *("aformat", "alimiter", "ametadata", "amix", "anull", "apad", "aresample", "asetpts", "atrim"),
-            *("ebur128", "highpass", "loudnorm", "pan", "volume"),
+            *("aformat", "alimiter", "ametadata", "amix", "anull", "apad", "aresample", "asetnsamples"),
+            *("asetpts", "astats", "atrim", "ebur128", "highpass", "loudnorm", "pan", "volume"),
         ),
     }.items()
     for name in names

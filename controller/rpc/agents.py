@@ -17,8 +17,9 @@ from controller.exchange import Exchange
 from controller.frames import check_hello
 from controller.reception import Receptions
 from controller.sessions import Sessions
+from controller.signatures import Signatures
 from controller.store import queries, topics
-from controller.store.attempts import Decline, EpochSuperseded, Item, Report
+from controller.store.attempts import Answer, Decline, EpochSuperseded, Item, Report
 from controller.store.collecting import wanted_from
 from controller.store.leases import leases_of
 from controller.store.writer import Store
@@ -37,11 +38,18 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     """Frames are handled in the order in which they came; what must be durable is answered after its commit."""
 
     def __init__(
-        self, store: Store, sessions: Sessions, receptions: Receptions, timers: Timers, dice: random.Random
+        self,
+        store: Store,
+        sessions: Sessions,
+        receptions: Receptions,
+        signatures: Signatures,
+        timers: Timers,
+        dice: random.Random,
     ) -> None:
         self._store = store
         self._sessions = sessions
         self._receptions = receptions
+        self._signatures = signatures
         self._timers = timers
         self._dice = dice
 
@@ -71,7 +79,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 attempts=list(found.quarantined),
             )
         self._store.topics.publish([topics.DISPATCH])
-        listener = _Listener(self._store, self._sessions, self._receptions, session)
+        listener = _Listener(self._store, self._sessions, self._receptions, self._signatures, session)
         reading = asyncio.create_task(listener.listen(request_iterator))
         telling = asyncio.create_task(self._tell(session))
         try:
@@ -81,6 +89,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         finally:
             self._sessions.remove(session)
             self._receptions.leave(session)
+            self._signatures.leave(session)
             for task in (reading, telling):
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
@@ -114,10 +123,18 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
 class _Listener:
     """What one stream says. Frames that arrive together go to the store together."""
 
-    def __init__(self, store: Store, sessions: Sessions, receptions: Receptions, session: live.Session) -> None:
+    def __init__(
+        self,
+        store: Store,
+        sessions: Sessions,
+        receptions: Receptions,
+        signatures: Signatures,
+        session: live.Session,
+    ) -> None:
         self._store = store
         self._sessions = sessions
         self._receptions = receptions
+        self._signatures = signatures
         self._session = session
         self._items: list[Item] = []
         self._loop = asyncio.get_running_loop()
@@ -136,6 +153,8 @@ class _Listener:
                             self._sessions.report_progress(holding)
                 if frame.HasField("remains"):
                     self._receptions.hear(session, frame.remains)
+                if frame.HasField("signed"):
+                    self._signatures.hear(session, frame.signed)
                 if items:
                     if not self._items:
                         self._loop.call_soon(self._hand_over)
@@ -152,7 +171,7 @@ class _Listener:
         reply = self._store.enqueue(Report(self._session.exchange.speaker, items))
         reply.add_done_callback(lambda done: self._answer(items, done))
 
-    def _answer(self, items: tuple[Item, ...], done: asyncio.Future[list[bool | None]]) -> None:
+    def _answer(self, items: tuple[Item, ...], done: asyncio.Future[list[Answer]]) -> None:
         """Answer once the items are committed; a report that failed ends the stream, and the agent repeats."""
         if done.cancelled():
             return

@@ -17,6 +17,9 @@ MOST_PARENTS = 1000
 MOST_MESSAGE = 4096
 MOST_REQUEST_ID = 256
 MOST_OF_A_FILTER = 100
+DEFAULT_LIFETIME_S = 3600
+MOST_LIFETIME_S = 7 * 86_400
+"""Of signed URLs: what S3 and Google allow."""
 
 
 def chosen(message: job_pb2.JobFilter) -> queries.Filter:
@@ -63,6 +66,18 @@ def check_remains(request: job_service_pb2.FetchRemainsRequest) -> None:
         raise InvalidRequest(_wrong("attempt_id", "the id of an attempt is expected"))
     if request.offset < 0:
         raise InvalidRequest(_wrong("offset", f"at least 0 is expected, got {request.offset}"))
+
+
+def lifetime_s(request: job_service_pb2.SignArtifactsRequest) -> int:
+    """Of signed URLs. Raises InvalidRequest where no store signs such."""
+    if not request.HasField("lifetime"):
+        return DEFAULT_LIFETIME_S
+    asked = request.lifetime
+    if asked.nanos or not 1 <= asked.seconds <= MOST_LIFETIME_S:
+        got = asked.seconds + asked.nanos / 1e9
+        told = f"whole seconds from 1 to {MOST_LIFETIME_S} (7 days) are expected, got {got:g}"
+        raise InvalidRequest(_wrong("lifetime", told))
+    return asked.seconds
 
 
 def check_parents(specs: Sequence[job_pb2.JobSpec], field: str) -> None:

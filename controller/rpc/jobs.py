@@ -18,6 +18,7 @@ from controller.rpc import asked, messages, pages
 from controller.rpc.logs import Log
 from controller.rpc.remains import RemainsReader
 from controller.sessions import Sessions
+from controller.signatures import Signatures
 from controller.store import queries, topics, views
 from controller.store.cancelling import CancelJob, JobEnded
 from controller.store.explaining import explain
@@ -42,13 +43,20 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     """Thin: validation is admission's, writing the store's commands'."""
 
     def __init__(
-        self, store: Store, library: Library, sessions: Sessions, archive: Archive | None, remains: RemainsReader
+        self,
+        store: Store,
+        library: Library,
+        sessions: Sessions,
+        archive: Archive | None,
+        remains: RemainsReader,
+        signatures: Signatures,
     ) -> None:
         self._store = store
         self._library = library
         self._sessions = sessions
         self._archive = archive
         self._remains = remains
+        self._signatures = signatures
 
     async def _resolve(self, prefix: str) -> JobId:
         return await self._store.read(queries.resolve_job, DEFAULT_TENANT, prefix)
@@ -286,6 +294,13 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         job_id = await self._resolve(request.job_id)
         async for piece in self._remains.fetch(job_id, request.attempt_id, request.offset):
             yield piece
+
+    async def SignArtifacts(
+        self, request: job_service_pb2.SignArtifactsRequest, context: _Context
+    ) -> job_service_pb2.SignArtifactsResponse:
+        lifetime_s = asked.lifetime_s(request)
+        [job] = await self._jobs([await self._resolve(request.job_id)])
+        return job_service_pb2.SignArtifactsResponse(artifacts=await self._signatures.sign(job.artifacts, lifetime_s))
 
     async def ExplainJob(
         self, request: job_service_pb2.ExplainJobRequest, context: _Context

@@ -15,7 +15,7 @@ from controller.store import tables, topics
 from controller.store.lanes import known_lanes
 from controller.store.records import AttemptRecord, TaskRecord
 from controller.store.refiling import after_gpu_failure, expand, refile
-from controller.store.tables import AgentId, AttemptId, JobId, failures
+from controller.store.tables import AgentId, AttemptId, JobId, Tenant, failures
 from controller.store.work import Happened, Work, failure, failure_text
 from controller.store.writer import Tx
 from mediactl.v1 import agent_service_pb2 as pb
@@ -75,18 +75,30 @@ class Decline:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """What was made before by this recipe? The answer is a serialized Artifact for each output; none: nothing known.
+
+    What the attempt itself makes is found by the recipe once its job is complete.
+    """
+
+    attempt_id: AttemptId
+    recipe: str
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """A piece of a log, stored once. Of attempts that nobody knows it is dropped."""
 
     chunk: pb.LogChunk
 
 
-Item: TypeAlias = Start | Stage | End | Decline | Log
+Item: TypeAlias = Start | Stage | End | Decline | Recall | Log
+Answer: TypeAlias = bool | tuple[bytes, ...] | None
 
 
 def _attempt_id(item: Item) -> str:
     match item:
-        case Start() | Decline():
+        case Start() | Decline() | Recall():
             return item.attempt_id
         case Stage() | End():
             return item.report.attempt_id
@@ -107,14 +119,14 @@ class Report:
     def weight(self) -> int:
         return 4 * len(self.items)
 
-    def apply(self, tx: Tx) -> list[bool | None]:
+    def apply(self, tx: Tx) -> list[Answer]:
         [result] = self.apply_all(tx, [self])
         if isinstance(result, Exception):
             raise result
         return result
 
     @classmethod
-    def apply_all(cls, tx: Tx, commands: Sequence[Report]) -> list[list[bool | None] | EpochSuperseded]:
+    def apply_all(cls, tx: Tx, commands: Sequence[Report]) -> list[list[Answer] | EpochSuperseded]:
         """The answers, or the refusal, for each."""
         clause, values = tx.database.any_of("id", "ids", {command.speaker.agent_id for command in commands})
         epochs = {row.id: row.epoch for row in tx.rows(f"SELECT id, epoch FROM agents WHERE {clause}", **values)}  # noqa: S608
@@ -122,7 +134,7 @@ class Report:
         unit = Work(tx)
         unit.lock_attempts({_attempt_id(item) for command in heard for item in command.items})
         reports = _Reports(unit)
-        answers: list[list[bool | None] | EpochSuperseded] = [
+        answers: list[list[Answer] | EpochSuperseded] = [
             [reports.take(command.speaker.agent_id, item) for item in command.items]
             if epochs.get(command.speaker.agent_id) == command.speaker.epoch
             else EpochSuperseded()
@@ -141,7 +153,7 @@ class _Reports:
         self._artifacts: list[dict[str, Any]] = []
         self._completed: list[tuple[AttemptRecord, TaskRecord]] = []
 
-    def take(self, speaker: AgentId, item: Item) -> bool | None:
+    def take(self, speaker: AgentId, item: Item) -> Answer:
         unit = self._unit
         attempt = unit.attempts.get(_attempt_id(item))
         if isinstance(item, Log):
@@ -162,6 +174,8 @@ class _Reports:
                 self._end(attempt, task, item)
             case Decline():
                 decline(unit, attempt, task, item.message)
+            case Recall():
+                return self._recall(task, item.recipe)
             case _:
                 assert_never(item)
         return None
@@ -213,6 +227,12 @@ class _Reports:
         self._unit.move(task, TaskEvent.STAGE, happened, redo=report.SerializeToString())
         return True
 
+    def _recall(self, task: TaskRecord, recipe: str) -> tuple[bytes, ...]:
+        tx = self._unit.tx
+        mine = {"recipe": recipe, "tenant": task.tenant, "job_id": task.job_id}
+        tx.database.insert(tx.connection, tables.recipes, [mine], if_new=True)
+        return made_before(tx, recipe, Tenant(task.tenant))
+
     def _end(self, attempt: AttemptRecord, task: TaskRecord, item: End) -> None:
         unit, report = self._unit, item.report
         used = {
@@ -228,6 +248,10 @@ class _Reports:
         }
         broken = ""
         match report.outcome:
+            case pb.OUTCOME_COMPLETED if report.reused and attempt.stop_reason is not None:
+                stopped(unit, attempt, task, used)
+            case pb.OUTCOME_COMPLETED if report.reused and task.state != TaskState.PUBLISHING:
+                self._complete(attempt, task, used, report.reused)
             case pb.OUTCOME_COMPLETED:
                 if task.kind == "transform" and task.state != TaskState.PUBLISHING:
                     broken = "the agent reported success without staging its outputs"
@@ -255,27 +279,40 @@ class _Reports:
         if broken:
             fail(unit, attempt, task, job_pb2.Failure(reason=Reason.INTERNAL, message=broken), item.jitter, used)
 
-    def _complete(self, attempt: AttemptRecord, task: TaskRecord, used: dict[str, Any]) -> None:
+    def _complete(
+        self,
+        attempt: AttemptRecord,
+        task: TaskRecord,
+        used: dict[str, Any],
+        reused: Sequence[job_pb2.Artifact] = (),
+    ) -> None:
         unit = self._unit
         self._start(attempt, task)
         staged = pb.StageReport()
         if task.redo is not None:
             staged.ParseFromString(task.redo)
+        made = reused or [record.artifact for record in staged.records]
+        happened = Happened("completed", attempt_id=attempt.id, agent_id=attempt.agent_id)
+        if reused:
+            happened = happened._replace(message=f"by what job {reused[0].made_by_job} made of the same")
         self._artifacts += [
             {
                 "tenant": task.tenant,
                 "job_id": task.job_id,
                 "ordinal": ordinal,
                 "attempt_id": attempt.id,
-                "uri": record.artifact.uri,
-                "size_bytes": record.artifact.size_bytes,
-                "sha256": record.artifact.sha256,
-                "document": record.artifact.SerializeToString(),
+                "uri": artifact.uri,
+                "size_bytes": artifact.size_bytes,
+                "sha256": artifact.sha256,
+                "document": artifact.SerializeToString(),
             }
-            for ordinal, record in enumerate(staged.records)
+            for ordinal, artifact in enumerate(made)
         ]
         unit.end_attempt(attempt, "completed", **used)
-        unit.move(task, TaskEvent.COMPLETE, Happened("completed", attempt_id=attempt.id, agent_id=attempt.agent_id))
+        unit.move(task, TaskEvent.COMPLETE, happened)
+        if reused:
+            # What that took says nothing of what such a job takes.
+            return
         self._completed.append((attempt, task))
 
     def _learn(self) -> None:
@@ -298,6 +335,25 @@ class _Reports:
                 tx.connection.execute(
                     delete(failures).where(failures.c.agent_id == agent_id, failures.c.class_key == class_key)
                 )
+
+
+def made_before(tx: Tx, recipe: str, tenant: Tenant) -> tuple[bytes, ...]:
+    """The artifacts of the newest job that was completed by this recipe."""
+    found = tx.rows(
+        "SELECT a.job_id, a.document FROM artifacts a JOIN recipes r ON r.job_id = a.job_id AND r.tenant = a.tenant"
+        " JOIN jobs j ON j.id = r.job_id AND j.tenant = r.tenant"
+        " WHERE r.recipe = :recipe AND r.tenant = :tenant AND j.state = 'COMPLETED'"
+        " ORDER BY j.seq DESC, a.ordinal LIMIT 200",
+        recipe=recipe,
+        tenant=tenant,
+    )
+    made = []
+    for row in found:
+        artifact = job_pb2.Artifact.FromString(row.document)
+        if row.job_id == found[0].job_id:
+            artifact.made_by_job = artifact.made_by_job or row.job_id
+            made.append(artifact.SerializeToString())
+    return tuple(made)
 
 
 def learn_cost(tx: Tx, class_key: str, figures: Sequence[float]) -> None:

@@ -37,6 +37,7 @@ def replayed(connection: Connection, tenant: Tenant, job_id: JobId, output_uri: 
     spec.ClearField("deadline")
     spec.ClearField("hold")
     spec.overwrite = intent["overwrite"] = overwrite
+    spec.reuse = intent["reuse"] = False
     if output_uri:
         _redirect(spec, intent, output_uri)
     requirements = _again(connection, tenant, job_id, Requirements.from_json(json.loads(task.requirements)))

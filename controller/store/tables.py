@@ -289,6 +289,18 @@ agents = Table(
     _partial("ix_agents_draining", "id", where="draining = true"),
 )
 
+#: By what jobs with `reuse` are found again.
+recipes = Table(
+    "recipes",
+    metadata,
+    Column("recipe", String, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("job_id", String, nullable=False),
+    ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
+    Index("ix_recipes_job", "job_id", "tenant"),
+    PrimaryKeyConstraint("recipe", "tenant", "job_id"),
+)
+
 artifacts = Table(
     "artifacts",
     metadata,

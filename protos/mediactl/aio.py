@@ -196,6 +196,21 @@ class AsyncClient:
         """
         return self._follow(lambda at: at.jobs.FetchRemains, requests.RemainsReading(job_id, attempt_id))
 
+    async def sign_artifacts(self, job_id: str, *, lifetime_s: int = 3600) -> job_service_pb2.SignArtifactsResponse:
+        """A URL for each artifact in an object store, with which anybody can read it for `lifetime_s` seconds.
+
+        At the most 7 days. An artifact that has no URL has a `failure` instead. Where no agent that reaches its store
+        is connected to one controller, the others are asked as well.
+        """
+        request = requests.signing(job_id, lifetime_s)
+        signed = await self._call(lambda at: at.jobs.SignArtifacts, request)
+        for _ in range(len(self._controllers) - 1):
+            if not requests.unsigned(signed):
+                break
+            self._controllers.pass_on(self._controllers.current()[0])
+            signed = requests.signed_by_either(signed, await self._call(lambda at: at.jobs.SignArtifacts, request))
+        return signed
+
     async def events(self, job_id: str) -> AsyncIterator[job_pb2.Event]:
         """A job's history, fetched a page at a time."""
         token = ""

@@ -96,6 +96,31 @@ def draining(agent_id: str, deadline_s: float | None) -> fleet_service_pb2.Drain
     return request
 
 
+def signing(job_id: str, lifetime_s: int) -> job_service_pb2.SignArtifactsRequest:
+    """For URLs that work so many seconds."""
+    request = job_service_pb2.SignArtifactsRequest(job_id=job_id)
+    request.lifetime.seconds = lifetime_s
+    return request
+
+
+def unsigned(answer: job_service_pb2.SignArtifactsResponse) -> bool:
+    """Whether another controller, with other agents, may know more URLs."""
+    return any(one.failure.reason == Reason.NO_CAPABLE_AGENT for one in answer.artifacts)
+
+
+def signed_by_either(
+    first: job_service_pb2.SignArtifactsResponse, second: job_service_pb2.SignArtifactsResponse
+) -> job_service_pb2.SignArtifactsResponse:
+    """The artifacts of the first answer, those that its controller had no agent for as the second one has them."""
+    others = {one.uri: one for one in second.artifacts}
+    return job_service_pb2.SignArtifactsResponse(
+        artifacts=[
+            others.get(one.uri, one) if one.failure.reason == Reason.NO_CAPABLE_AGENT else one
+            for one in first.artifacts
+        ]
+    )
+
+
 def selection(where: FilterLike | None) -> job_pb2.JobFilter | None:
     """A filter, or none."""
     return None if where is None else from_json(where, job_pb2.JobFilter, field="filter")

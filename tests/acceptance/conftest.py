@@ -65,10 +65,17 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
 
 
 @pytest.fixture
-def home(tmp_path: Path, recordings: Recordings) -> Iterator[Home]:
+def new_home(tmp_path: Path, recordings: Recordings) -> Iterator[Home]:
     """A home with nothing in it. At the end of the test no process of it may be left."""
     with living_in(tmp_path / "user") as home:
         yield home
+
+
+@pytest.fixture
+def home(new_home: Home) -> Home:
+    """One whose box has run before."""
+    new_home.use()
+    return new_home
 
 
 @pytest.fixture(scope="session")
@@ -102,4 +109,5 @@ def plain_home(tmp_path: Path, recordings: Recordings) -> Iterator[Home]:
         ):
             pytest.skip("root here, and setpriv does not take away its power over file permissions")
     with living_in(tmp_path / "user", prefix=prefix) as home:
+        home.use()
         yield home

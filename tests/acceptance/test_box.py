@@ -14,25 +14,27 @@ EXTRACT = ("--preset", "extract_audio", "--profile", "flac")
 UP = "the box is up"
 
 
-def test_two_runs_at_once(home: Home, recordings: Recordings) -> None:
+def test_two_runs_at_once(new_home: Home, recordings: Recordings) -> None:
     """Both succeed, in one box between them; it ends by itself, and its history can be read afterwards."""
     runs = [
-        home.start("run", recordings.minutes(), *EXTRACT, "--output", home.folder / f"{number}.flac", "-o", "json")
+        new_home.start(
+            "run", recordings.minutes(), *EXTRACT, "--output", new_home.folder / f"{number}.flac", "-o", "json"
+        )
         for number in range(2)
     ]
     ended = [run.ended() for run in runs]
     assert [ran.code for ran in ended] == [0, 0], ended
     ids = {ran.json["id"] for ran in ended}
     assert len(ids) == 2
-    until(lambda: not home.processes(), "the box has ended by itself", within_s=5)
-    assert home.log.read_text().count(UP) == 1
-    assert stat.S_IMODE(home.data_dir.stat().st_mode) == 0o700
-    listed = home.job("jobs", "list")
+    until(lambda: not new_home.processes(), "the box has ended by itself", within_s=5)
+    assert new_home.log.read_text().count(UP) == 1
+    assert stat.S_IMODE(new_home.data_dir.stat().st_mode) == 0o700
+    listed = new_home.job("jobs", "list")
     assert {job["id"] for job in listed["jobs"]} == ids
     assert {job["state"] for job in listed["jobs"]} == {"JOB_STATE_COMPLETED"}
     assert listed["nextPageToken"] == ""
-    until(lambda: not home.processes(), "the box that listed has ended too", within_s=5)
-    assert home.log.read_text().count(UP) == 2
+    until(lambda: not new_home.processes(), "the box that listed has ended too", within_s=5)
+    assert new_home.log.read_text().count(UP) == 2
 
 
 def test_submitting_without_a_box(home: Home, recordings: Recordings) -> None:
@@ -180,10 +182,10 @@ def test_a_power_cut(home: Home, recordings: Recordings) -> None:
     assert sorted(path.name for path in (home.folder / "out").iterdir()) == ["blip.flac.flac", "minutes.flac.flac"]
 
 
-def test_a_data_directory_that_cannot_be_made(home: Home, tmp_path: Path) -> None:
+def test_a_data_directory_that_cannot_be_made(new_home: Home, tmp_path: Path) -> None:
     """Where a file stands in its way, that is said in one line."""
     (tmp_path / "file").touch()
-    ran = home.run("--data-dir", tmp_path / "file" / "data", "jobs", "list", code=None)
+    ran = new_home.run("--data-dir", tmp_path / "file" / "data", "jobs", "list", code=None)
     assert ran.code in {1, 2, 4}
     assert str(tmp_path / "file") in ran.stderr
     assert ran.stdout == ""

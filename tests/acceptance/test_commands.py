@@ -97,16 +97,16 @@ def test_a_preset_of_ones_own(box: Home, recordings: Recordings, tmp_path: Path)
         (('title = "House sound"', 'tittle = "House sound"'), 3, ["tittle"]),
     ],
 )
-def test_a_preset_that_is_wrong(home: Home, change: tuple[str, str], line: int, told: list[str]) -> None:
+def test_a_preset_that_is_wrong(new_home: Home, change: tuple[str, str], line: int, told: list[str]) -> None:
     """FILE:LINE:COLUMN: field: what was expected, exit 2, and no server is started for it."""
-    path = home.folder / "house.toml"
+    path = new_home.folder / "house.toml"
     path.write_text(HOUSE_SOUND.format(name="house_sound", hz=100).replace(*change))
-    ran = home.run("presets", "validate", path, code=2)
+    ran = new_home.run("presets", "validate", path, code=2)
     assert f"{path}:{line}:" in ran.stderr
     assert all(one.startswith(f"{path}:") for one in ran.stderr.splitlines())
     for text in told:
         assert text in ran.stderr
-    assert not home.data_dir.exists()
+    assert not new_home.data_dir.exists()
 
 
 def test_agents(box: Home) -> None:
@@ -130,62 +130,62 @@ def test_agents(box: Home) -> None:
         assert capabilities["gpuMessage"] in box.run("agents", "get", agent["id"][:6]).stdout
 
 
-def test_doctor(home: Home) -> None:
+def test_doctor(new_home: Home) -> None:
     """What this machine can do and what is missing, without any server; exit 0 as it can process something."""
-    text = home.run("doctor").stdout
+    text = new_home.run("doctor").stdout
     assert "ffmpeg" in text
     assert "nvenc" in text.lower()
-    document = home.job("doctor")
+    document = new_home.job("doctor")
     assert document["box"]["running"] is False
     subjects = {finding["subject"] for finding in document["findings"]}
     assert {"ffmpeg", "ffprobe", "nvenc"} <= subjects
     assert all(finding["detail"] for finding in document["findings"])
     assert all(finding["remedy"] for finding in document["findings"] if not finding["ok"])
-    assert not home.processes()
+    assert not new_home.processes()
 
 
-def test_doctor_without_ffmpeg(home: Home) -> None:
+def test_doctor_without_ffmpeg(new_home: Home) -> None:
     """Exit 1, and the command that installs it."""
-    empty = home.folder / "bin"
+    empty = new_home.folder / "bin"
     empty.mkdir()
-    home.environment["PATH"] = str(empty)
-    ran = home.run("doctor", "-o", "json", code=None)
+    new_home.environment["PATH"] = str(empty)
+    ran = new_home.run("doctor", "-o", "json", code=None)
     findings = {finding["subject"]: finding for finding in ran.json["findings"]}
     assert not findings["ffprobe"]["ok"]
     assert "ffmpeg" in findings["ffprobe"]["remedy"]
     assert ran.code == 1
 
 
-def test_version_and_help_start_nothing(home: Home) -> None:
+def test_version_and_help_start_nothing(new_home: Home) -> None:
     """Also in a home that cannot have a box."""
-    assert home.run("version").stdout.startswith("mediactl ")
-    assert set(home.job("version")) == {"version"}
+    assert new_home.run("version").stdout.startswith("mediactl ")
+    assert set(new_home.job("version")) == {"version"}
     for command in ([], ["run"], ["jobs"], ["jobs", "list"], ["presets"], ["up"]):
-        assert "Usage: mediactl" in home.run(*command, "--help").stdout
-    assert not home.data_dir.exists()
+        assert "Usage: mediactl" in new_home.run(*command, "--help").stdout
+    assert not new_home.data_dir.exists()
 
 
 @pytest.mark.parametrize("program", ["mediactl", "mediactl-controller", "mediactl-agent"])
-def test_installed_programs(home: Home, program: str) -> None:
+def test_installed_programs(new_home: Home, program: str) -> None:
     """What the installation puts beside the interpreter starts and says how it is used."""
     done = subprocess.run(
         [Path(sys.executable).parent / program, "--help"],
         capture_output=True,
         text=True,
-        env=home.environment,
+        env=new_home.environment,
         timeout=30,
         check=True,
     )
     assert done.stdout.startswith(f"Usage: {program}")
 
 
-def test_completion(home: Home) -> None:
+def test_completion(new_home: Home) -> None:
     """Bash takes the script without error, and it completes commands and options."""
     bash = shutil.which("bash")
     if bash is None:
         pytest.skip("no bash")
-    script = home.folder / "completion.bash"
-    script.write_text(home.run("completion", "bash").stdout)
+    script = new_home.folder / "completion.bash"
+    script.write_text(new_home.run("completion", "bash").stdout)
     done = subprocess.run(
         [bash, "--norc", "-euc", f"source {script}; complete -p mediactl"],
         capture_output=True,
@@ -196,22 +196,22 @@ def test_completion(home: Home) -> None:
     assert done.returncode == 0, done.stderr
     assert "mediactl" in done.stdout
     for shell in ("zsh", "fish"):
-        assert "mediactl" in home.run("completion", shell).stdout
-    home.environment |= {"_MEDIACTL_COMPLETE": "bash_complete", "COMP_WORDS": "mediactl jobs ca", "COMP_CWORD": "2"}
-    assert "cancel" in home.run().stdout
+        assert "mediactl" in new_home.run("completion", shell).stdout
+    new_home.environment |= {"_MEDIACTL_COMPLETE": "bash_complete", "COMP_WORDS": "mediactl jobs ca", "COMP_CWORD": "2"}
+    assert "cancel" in new_home.run().stdout
 
 
-def test_settings_come_from_flags_environment_and_file(home: Home) -> None:
+def test_settings_come_from_flags_environment_and_file(new_home: Home) -> None:
     """In this order; an unknown setting in a file is refused with the file's name."""
-    config = home.folder / "home" / "config" / "mediactl"
+    config = new_home.folder / "home" / "config" / "mediactl"
     config.mkdir(parents=True)
     (config / "config.toml").write_text('format = "yaml"\ncontroller = "127.0.0.1:1"\n')
-    assert home.run("version").stdout.startswith("version: ")
-    assert home.run("version", "-o", "table").stdout.startswith("mediactl ")
-    home.environment["MEDIACTL_FORMAT"] = "json"
-    assert home.run("version").stdout.startswith("{")
-    assert "127.0.0.1:1" in home.run("jobs", "list", code=4).stderr
+    assert new_home.run("version").stdout.startswith("version: ")
+    assert new_home.run("version", "-o", "table").stdout.startswith("mediactl ")
+    new_home.environment["MEDIACTL_FORMAT"] = "json"
+    assert new_home.run("version").stdout.startswith("{")
+    assert "127.0.0.1:1" in new_home.run("jobs", "list", code=4).stderr
     (config / "config.toml").write_text("colour = true\n")
-    ran = home.run("version", code=2)
+    ran = new_home.run("version", code=2)
     assert "colour" in ran.stderr
     assert str(config / "config.toml") in ran.stderr

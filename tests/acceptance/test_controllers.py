@@ -18,6 +18,7 @@ from tests.fakes.nemesis import spec
 from tests.fakes.outside import check_history, check_logs, check_publications, most_at_once
 from tests.fakes.postgres import Postgres
 from tests.fakes.programs import ControllerProgram, FleetProgram, reserved_port
+from tests.fakes.running import migrate
 
 SECONDS_FOR_ALL = 60.0
 # Far above what any test lasts: nobody is called lost in them.
@@ -68,7 +69,7 @@ def pair(tmp_path: Path, postgres: Postgres) -> Iterator[Pair]:
     home = Home(tmp_path / "user")
     with ExitStack() as stack:
         stack.callback(home.kill)
-        url = stack.enter_context(postgres.database())
+        url = stack.enter_context(postgres.database(postgres.template("migrated", migrate)))
         first, second = (
             ControllerProgram(
                 home,
@@ -78,6 +79,7 @@ def pair(tmp_path: Path, postgres: Postgres) -> Iterator[Pair]:
             )
             for name in ("first", "second")
         )
+        second.start()
         first.up()
         second.up()
         yield Pair(home, url, first, second)

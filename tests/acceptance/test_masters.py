@@ -35,10 +35,10 @@ def _only_artifact(job: Any) -> Path:
     return path
 
 
-def test_one_command_prints_the_finished_job_and_nothing_else(home: Home, recordings: Recordings) -> None:
+def test_one_command_prints_the_finished_job_and_nothing_else(new_home: Home, recordings: Recordings) -> None:
     """`run -o json` without any server: exit 0, one job on stdout as the contract has it, one published file."""
     source = recordings.levelled("quiet", gain_db=-10)
-    job = home.job("run", source, "--preset", "loudness_podcast_v1", "--profile", "aac_192_v1", "--output", "out/")
+    job = new_home.job("run", source, "--preset", "loudness_podcast_v1", "--profile", "aac_192_v1", "--output", "out/")
     assert job["id"]
     assert job["state"] == "JOB_STATE_COMPLETED"
     assert job["attemptCount"] == 1
@@ -51,7 +51,7 @@ def test_one_command_prints_the_finished_job_and_nothing_else(home: Home, record
     assert job["spec"]["inputs"] == [{"role": "", "uri": source.as_uri()}]
     path = _only_artifact(job)
     [artifact] = job["artifacts"]
-    assert path == home.folder / "out" / "quiet.aac_192.m4a"
+    assert path == new_home.folder / "out" / "quiet.aac_192.m4a"
     assert artifact["profile"] == "aac_192_v1"
     assert [*path.parent.iterdir()] == [path]
     heard = measured(path)
@@ -132,15 +132,26 @@ def test_every_shipped_preset(
 
 
 def test_several_profiles_are_several_outputs_of_one_job(box: Home, recordings: Recordings, tmp_path: Path) -> None:
-    """Every `--profile` packs the same programme, and each file meets target and ceiling on its own."""
+    """Every `--profile` packs the same programme, each file meets target and ceiling on its own, and a manifest beside
+    them tells what the set is."""
     profiles = ("aac_192_v1", "mp3_192_v1", "opus_96_v1", "flac_v1", "audio_only_master_v1")
     asked = [word for profile in profiles for word in ("--profile", profile)]
     source = recordings.synth("speech")
     job = box.job("run", source, "--preset", "loudness_podcast", *asked, "--output", f"{tmp_path}/")
-    assert [artifact["profile"] for artifact in job["artifacts"]] == [*profiles]
-    paths = [_path(artifact) for artifact in job["artifacts"]]
-    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    *made, last = job["artifacts"]
+    assert [artifact["profile"] for artifact in made] == [*profiles]
+    assert _path(last) == tmp_path / f"{job['id']}.job.json"
+    paths = [_path(artifact) for artifact in made]
+    assert sorted(tmp_path.iterdir()) == sorted([*paths, _path(last)])
+    manifest = json.loads(_path(last).read_text())
+    assert (manifest["job"], manifest["preset"], manifest["artifacts"]) == (job["id"], "loudness_podcast_v1", made)
+    assert [(one["uri"], int(one["sizeBytes"])) for one in manifest["inputs"]] == [
+        (source.as_uri(), source.stat().st_size)
+    ]
+    assert len(manifest["plan"]["binarySha256"]) == 64
+    assert _path(last).stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in paths)
     for path in paths:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in {one["sha256"] for one in manifest["artifacts"]}
         heard = measured(path)
         assert heard.integrated_lufs == pytest.approx(-16, abs=0.2), path
         assert heard.true_peak_dbtp <= CEILING_DBTP, path
@@ -175,7 +186,9 @@ def test_people_get_a_table(box: Home, recordings: Recordings, tmp_path: Path) -
     head, line = ran.stdout.splitlines()
     assert head.split()[:4] == ["ARTIFACT", "LUFS", "dBTP", "DURATION"]
     assert line.startswith(str(tmp_path / "speech.aac_192.m4a"))
-    assert "→ −16.0" in line
+    told = re.search(r"→ −(\d+\.\d) ", line)
+    assert told is not None, line
+    assert float(told[1]) == pytest.approx(16, abs=0.11)
     assert "12.0 s" in line
     assert ran.stderr == ""
 

@@ -45,8 +45,9 @@ def test_a_report_beside_a_file_is_of_both(box: Home, recordings: Recordings, tm
     source = recordings.levelled("quiet", gain_db=-10)
     outputs = ("--profile", "report", "--profile", "aac_192", "--output", f"{tmp_path}/")
     job = box.job("run", source, "--preset", "loudness_podcast", *outputs)
-    assert [artifact["name"] for artifact in job["artifacts"]] == ["report", "aac_192"]
-    assert {path.name for path in tmp_path.iterdir()} == {"quiet.report.json", "quiet.aac_192.m4a"}
+    assert [artifact["name"] for artifact in job["artifacts"]] == ["report", "aac_192", "job.json"]
+    manifest = f"{job['id']}.job.json"
+    assert {path.name for path in tmp_path.iterdir()} == {"quiet.report.json", "quiet.aac_192.m4a", manifest}
     [output] = json.loads((tmp_path / "quiet.report.json").read_text())["outputs"]
     heard = measured(tmp_path / "quiet.aac_192.m4a")
     assert output["file"]["integratedLufs"] == pytest.approx(heard.integrated_lufs, abs=0.02)

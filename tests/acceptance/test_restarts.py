@@ -198,7 +198,7 @@ def test_drained_by_a_signal(fleet: Fleet) -> None:
     tidy(fleet)
 
 
-@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 20))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 20))])
 def test_killed_at_random(fleet: Fleet, seed: int) -> None:
     """kill -9 at any moment of a job of many steps: one attempt, and sample for sample what it would have been."""
     fleet.controller()

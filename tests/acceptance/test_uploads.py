@@ -79,11 +79,11 @@ def test_there_and_back(fleet: Fleet, desk: Path) -> None:
     assert _sha256(fetched) == artifact["sha256"]
     assert [path.name for path in (desk / "out").iterdir()] == [fetched.name]
     before = fetched.stat()
-    assert _ran(fleet, desk, "jobs", "artifacts", job["id"], "--download", "out").stdout == "out/my talk?.flac.flac\n"
-    assert fetched.stat() == before
+    again = ("jobs", "artifacts", job["id"], "--download", "out")
+    assert _ran(fleet, desk, *again, "--overwrite").stdout == "out/my talk?.flac.flac\n"
+    assert fetched.stat().st_ino == before.st_ino
     fetched.write_bytes(b"another file")
-    refused = _ran(fleet, desk, "jobs", "artifacts", job["id"], "--download", "out", code=1)
-    assert "OUTPUT_EXISTS" in refused.stderr
+    assert "exists" in _ran(fleet, desk, *again, code=2).stderr
     assert fetched.read_bytes() == b"another file"
     blobs = _deposits(fleet.home)
     assert _ran(fleet, desk, *asked).json["id"] != job["id"]

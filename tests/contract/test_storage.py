@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from presets.problems import MediaFailure
 from presets.reasons import Reason
 from tests.fakes.deposit_driver import deposit_driver
 from tests.fakes.fault_proxy import FaultProxy
-from tests.fakes.object_stores import Crash, Driver, FileDriver, S3Driver
+from tests.fakes.object_stores import AzureDriver, Crash, Driver, FileDriver, S3Driver
 
 CONTENT = b"clean dialogue " * 10_000
 OTHER = b"somebody else's"
 MEBIBYTE = 1 << 20
 
 
-DRIVERS = ("file", "file-without-links", "s3", "controller")
+DRIVERS = ("file", "file-without-links", "s3", "az", "controller")
 
 
 @pytest.fixture(params=DRIVERS)
@@ -33,15 +33,20 @@ async def driver(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Driver]:
     if request.param == "controller":
-        async with deposit_driver(tmp_path / "controller") as driver:
-            yield driver
+        async with deposit_driver(tmp_path / "controller") as deposits:
+            yield deposits
         return
-    if request.param != "s3":
+    if request.param.startswith("file"):
         yield FileDriver(tmp_path, monkeypatch, links=request.param == "file")
         return
-    server = request.getfixturevalue("object_server")
+    server = request.getfixturevalue("object_server" if request.param == "s3" else "blob_server")
+    folder = tmp_path_factory.mktemp("credentials")
     async with FaultProxy(server.address) as proxy:
-        yield S3Driver(server, proxy, tmp_path_factory.mktemp("credentials"))
+        if request.param == "az":
+            yield AzureDriver(server, proxy, folder)
+            return
+        with closing(S3Driver(server, proxy, folder)) as s3:
+            yield s3
 
 
 @pytest.fixture
@@ -55,10 +60,6 @@ def made(tmp_path: Path) -> Path:
 
 def content_of(path: Path) -> bytes:
     return path.read_bytes()
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -140,7 +141,7 @@ async def test_whatever_the_size(
 ) -> None:
     """From one byte on, about the sizes where another part or another range begins: published and fetched whole."""
     # The least that S3 takes; otherwise this needs objects of many megabytes.
-    monkeypatch.setattr("agent.storage.s3.PART_BYTES", 5 * MEBIBYTE)
+    monkeypatch.setattr("agent.storage.s3_uploads.PART_BYTES", 5 * MEBIBYTE)
     monkeypatch.setattr("agent.storage.download.PIECE_BYTES", MEBIBYTE)
     size = max(1, parts * 5 * MEBIBYTE + extra)
     content = random.Random(size).randbytes(size)  # noqa: S311 - no secret
@@ -298,6 +299,10 @@ async def test_two_attempts_race_for_a_name(driver: Driver, made: Path) -> None:
 )
 async def test_any_name_can_be_published(driver: Driver, made: Path, tmp_path: Path, name: str) -> None:
     """Names as long as stores take, and names with any characters, are staged, published and read as they are."""
+    if isinstance(driver, AzureDriver) and ("\n" in name or len(name) > 960):
+        # A library that takes no control characters; and the staged object's longer name has to fit too.
+        assert await refusal(driver.store.check_target(driver.uri(name), overwrite=False)) is Reason.OUTPUT_UNWRITABLE
+        return
     await driver.store.check_target(driver.uri(name), overwrite=False)
     staged = await driver.store.stage(made, driver.uri(name), "0198c1d2-7a7e-7000-8000-000000000000")
     await complete(driver, name, staged)
@@ -315,6 +320,7 @@ async def test_names_that_not_every_store_keeps(driver: Driver, made: Path, name
     """
     for other in ("b.wav", "a/b.wav"):
         driver.put(other, OTHER)
+    refused: Reason | None = None
     try:
         staged = await driver.store.stage(made, driver.uri(name), "attempt-1")
     except MediaFailure as failure:
@@ -322,7 +328,6 @@ async def test_names_that_not_every_store_keeps(driver: Driver, made: Path, name
     else:
         try:
             await complete(driver, name, staged)
-            refused = None
         except MediaFailure as failure:
             refused = failure.reason
         await driver.store.discard(staged.staged_uri)

@@ -18,6 +18,7 @@ import pytest
 from mediactl.v1 import job_pb2
 from presets.reasons import TABLE, Reason
 from tests.fakes.cli import Home, living_with_box, until
+from tests.fakes.clips import DEFECTIVE
 from tests.fakes.media_measure import Measured, audio_streams, measured
 from tests.fakes.synth import synthesise
 
@@ -86,6 +87,10 @@ def outcomes(corpus_box: Home, media_corpus: Path) -> Mapping[tuple[str, str], O
     return found
 
 
+# By both routes.
+_source = cache(measured)
+
+
 @cache
 def _heard(path: Path) -> Measured | None:
     """What decodes of the first audio track; None where there is none."""
@@ -126,7 +131,9 @@ def test_a_clip(outcomes: Mapping[tuple[str, str], Outcome], corpus_clip: Path, 
     state = job_pb2.JobState.Name(job.state)
     assert state in {"JOB_STATE_COMPLETED", "JOB_STATE_DEAD"}
     assert job.attempt_count == 1
+    assert outcome.completed == (corpus_clip.name not in DEFECTIVE)
     if not outcome.completed:
+        assert job.failure.reason == DEFECTIVE[corpus_clip.name]
         fact = TABLE[Reason(job.failure.reason)]
         assert not fact.retryable
         assert not fact.infrastructure
@@ -137,7 +144,7 @@ def test_a_clip(outcomes: Mapping[tuple[str, str], Outcome], corpus_clip: Path, 
     path = outcome.published
     assert [*path.parent.iterdir()] == [path]
     after = measured(path)
-    before = measured(corpus_clip)
+    before = _source(corpus_clip)
     # Sound that begins after the picture stays in step with it: the gap becomes silence.
     assert after.duration_s == pytest.approx(before.late_s + before.duration_s, abs=0.1)
     if preset == "extract_audio_v1":

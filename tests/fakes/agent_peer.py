@@ -13,26 +13,13 @@ from typing import Self, TypeVar
 import grpc
 from grpc import aio
 
+from bench.fleet.machine import ABLE
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import agent_service_pb2_grpc, fleet_service_pb2, job_pb2
 from presets.reasons import Reason
 
 PATIENCE_S = 15.0
 """How long a test waits for what must come. Generous: machines that run tests are busy."""
-
-ABLE = tuple(
-    f"{kind}:{name}"
-    for kind, names in {
-        "encoder": ("aac", "libmp3lame", "libopus", "flac", "pcm_s24le"),
-        "muxer": ("ipod", "mp4", "mp3", "ogg", "opus", "flac", "wav"),
-        "filter": (
-            *("aformat", "alimiter", "ametadata", "amix", "anull", "apad", "aresample", "asetpts", "atrim"),
-            *("ebur128", "highpass", "loudnorm", "pan", "volume"),
-        ),
-    }.items()
-    for name in names
-)
-"""What an FFmpeg that can run every shipped preset has."""
 
 T = TypeVar("T")
 

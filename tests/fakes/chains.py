@@ -3,11 +3,14 @@
 import array
 import json
 import math
+import struct
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import imageio_ffmpeg
 
 from presets.capabilities import Binary
 from presets.catalog import Catalog
@@ -80,11 +83,12 @@ def carry(
 
 def samples(path: Path) -> tuple["array.array[float]", ...]:
     """A file's samples by channel, decoded to float at its own rate."""
-    decode = ["ffmpeg", "-v", "error", "-i", str(path), "-map", "0:a:0", "-f", "f64le", "-"]
-    decoded = array.array("d", subprocess.run(decode, capture_output=True, check=True).stdout)
-    show = ["ffprobe", "-v", "error", "-select_streams", "a:0", "-show_entries", "stream=channels", "-of", "json"]
-    shown = json.loads(subprocess.run([*show, str(path)], capture_output=True, check=True).stdout)
-    count = int(shown["streams"][0]["channels"])
+    # The bundled FFmpeg starts in a fraction of the time; as a WAV file what it says tells the count of channels too.
+    form = ["-map", "0:a:0", "-map_metadata", "-1", "-fflags", "+bitexact", "-c:a", "pcm_f64le", "-f", "wav", "-"]
+    decode = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(path), *form]
+    whole = subprocess.run(decode, capture_output=True, check=True).stdout
+    [count] = struct.unpack_from("<H", whole, whole.index(b"fmt ") + 10)
+    decoded = array.array("d", whole[whole.index(b"data") + 8 :])
     return tuple(decoded[channel::count] for channel in range(count))
 
 

@@ -8,20 +8,23 @@ import socket
 import struct
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 from urllib.parse import unquote
 
 from tests.fakes.http_faults import Kind, Plan
 
 _HEAD_LIMIT = 256 * 1024
 _TRICKLES = 20
-_REMEMBERED_BYTES = 1 << 20
+_REMEMBERED_BYTES = 8 << 20
 _ELSEWHERE = "/elsewhere"
 _REFUSALS = {
     Kind.ERROR: (500, "InternalError"),
     Kind.SLOW_DOWN: (503, "SlowDown"),
     Kind.CONFLICT: (409, "ConditionalRequestConflict"),
 }
+
+
+_Question: TypeAlias = tuple[str, str, str, str | None]
 
 
 class _Gone(Exception):
@@ -96,7 +99,7 @@ class FaultProxy:
         self._clients: set[asyncio.Task[None]] = set()
         self._in_a_row: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._writes: defaultdict[str, int] = defaultdict(int)
-        self._answers: dict[tuple[str, str, str, str | None], tuple[int, _Message]] = {}
+        self._answers: defaultdict[_Question, dict[int, _Message]] = defaultdict(dict)
 
     @property
     def address(self) -> str:
@@ -187,7 +190,7 @@ class FaultProxy:
         if kind is Kind.REDIRECT:
             exchange.fault = kind
             where = f"{self.endpoint}{_ELSEWHERE}{head.first.split(' ')[1]}"
-            return _Message("HTTP/1.1 307 Temporary Redirect", (("Location", where),))
+            return _refusal(307, "TemporaryRedirect", ("Location", where))
         if kind is Kind.SILENT:
             exchange.fault = kind
             with contextlib.suppress(TimeoutError):
@@ -286,7 +289,7 @@ class FaultProxy:
         if written or completed:
             self._writes[exchange.path] += 1
         elif exchange.method in {"GET", "HEAD"} and len(answer.body) <= _REMEMBERED_BYTES:
-            self._answers[_question(exchange)] = (self._writes[exchange.path], answer)
+            self._answers[_question(exchange)][self._writes[exchange.path]] = answer
 
     def _stale(self, request: _Message, exchange: Exchange) -> _Message | None:
         """The last answer to the same question from before a write, or that there was nothing; None without a write.
@@ -296,10 +299,10 @@ class FaultProxy:
         writes = self._writes[exchange.path]
         if exchange.method not in {"GET", "HEAD"} or not writes:
             return None
-        before, answer = self._answers.get(_question(exchange), (writes, None))
-        if answer is None or before == writes:
-            refusal = _refusal(404, "NoSuchKey")
-            return refusal if exchange.method == "GET" else _Message(refusal.first, refusal.headers)
+        earlier = {at: answer for at, answer in self._answers[_question(exchange)].items() if at < writes}
+        if not earlier:
+            return _refusal(404, "NoSuchKey")
+        answer = earlier[max(earlier)]
         wanted = request.get("if-match")
         return answer if wanted in {None, "*", answer.get("etag")} else _refusal(412, "PreconditionFailed")
 
@@ -307,18 +310,18 @@ class FaultProxy:
 _OF_BODIES = frozenset({Kind.CUT_IN_ANSWER, Kind.TRUNCATED, Kind.WRONG_LENGTH, Kind.WRONG_BYTES})
 
 
-def _question(exchange: Exchange) -> tuple[str, str, str, str | None]:
+def _question(exchange: Exchange) -> _Question:
     # A presigned request is another one each second; what it asks for is not.
     asked = "&".join(field for field in exchange.query.split("&") if not field.startswith("X-Amz-"))
     return exchange.method, exchange.path, asked, exchange.range
 
 
-def _refusal(status: int, code: str) -> _Message:
+def _refusal(status: int, code: str, *headers: tuple[str, str]) -> _Message:
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f"<Error><Code>{code}</Code><Message>by the fault proxy</Message><RequestId>0</RequestId></Error>"
     )
-    return _Message(f"HTTP/1.1 {status} {code}", (("Content-Type", "application/xml"),), body.encode())
+    return _Message(f"HTTP/1.1 {status} {code}", (*headers, ("Content-Type", "application/xml")), body.encode())
 
 
 def _framed(request: _Message, length: int) -> _Message:

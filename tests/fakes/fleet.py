@@ -46,8 +46,11 @@ class Fleet:
 
     def controller(self) -> Running:
         """Starts a controller; the same data and the same port every time."""
+        self.home.controller_ran(self.home.data_dir)
         running = self.home.start(
-            *("serve", "--data-dir", self.home.data_dir, "--listen", self.address, *self.controller_flags),
+            # HTTP is served at the next port by default, and somebody else may have that one.
+            *("serve", "--data-dir", self.home.data_dir, "--listen", self.address, "--http", "none"),
+            *self.controller_flags,
             module="controller.main",
         )
         until(lambda: running.process.poll() is not None or self.answers(), "the controller answers")
@@ -65,6 +68,7 @@ class Fleet:
         registered.
         """
         folder = "agent" if name == "studio" else name
+        self.home.agent_ran(self.home.data_dir / folder)
         running = self.home.start(
             *("serve", "--data-dir", self.home.data_dir / folder, "--controller", self.address, "--name", name),
             *("--media-root", self.home.folder, "--label", "colour=green", *self.agent_flags, *flags),

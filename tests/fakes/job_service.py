@@ -29,6 +29,7 @@ class FakeJobs(Calls, job_service_pb2_grpc.JobServiceServicer):
         ]
         self.break_streams_after: list[int] = []
         self.remains = b"an archive, as far as anybody here looks"
+        self.signed = job_service_pb2.SignArtifactsResponse()
         self._changed = asyncio.Condition()
 
     async def _happen(self, job: job_pb2.Job, kind: str, reason: str = "", message: str = "") -> None:
@@ -309,3 +310,10 @@ class FakeJobs(Calls, job_service_pb2_grpc.JobServiceServicer):
                 self.break_streams_after.pop(0)
                 await refuse(context, MediactlError(Reason.CONTROLLER_STOPPING, "the controller is stopping"))
             yield job_service_pb2.FetchRemainsResponse(data=self.remains[start : start + 4])
+
+    async def SignArtifacts(
+        self, request: job_service_pb2.SignArtifactsRequest, context: Any
+    ) -> job_service_pb2.SignArtifactsResponse:
+        await self._enter("SignArtifacts", request, context)
+        await self._job(request.job_id, context)
+        return self.signed

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import pytest
 
 
@@ -84,7 +85,9 @@ def measured(path: Path, track: int = 0) -> Measured:
 
 
 def _decoded(path: Path, track: int, at_once: int) -> Iterator["array.array[float]"]:
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(path), "-map", f"0:a:{track}", "-f", "f32le", "-"]
+    # The bundled one, which starts in a fraction of the time.
+    decode = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(path)]
+    command = [*decode, "-map", f"0:a:{track}", "-f", "f32le", "-"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         while piece := process.stdout.read(at_once * 4):

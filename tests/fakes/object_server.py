@@ -21,9 +21,10 @@ from types_boto3_s3 import S3Client
 
 _UP_S = 60.0
 _TRIES = 3
+_HANGING_S = 60.0
 _LOG_TAIL = 4000
 _OWN = "object-server"
-_PORTS = tuple(f"{role}.port{kind}" for role in ("master", "volume", "filer", "admin", "s3") for kind in ("", ".grpc"))
+_PORTS = tuple(f"{role}.port{kind}" for role in ("master", "volume", "filer", "s3") for kind in ("", ".grpc"))
 
 # Reports on its users and a folder for tables are on unless they are switched off; buckets that a client only
 # mentions would be made, as S3 never does.
@@ -36,10 +37,11 @@ _SETTINGS = {
     "s3.port.iceberg": "0",
     "s3.port.lance": "0",
     "s3.autoCreateBucket": "false",
+    "volume.max": "10000",  # each bucket takes one or more, and by itself it makes few
 }
 
 # Waits for its input to end, as it does however the tests die. Until the server has died too, its files may come anew.
-_GUARDIAN = 'cat >/dev/null; until rm -rf "$1"; do sleep 0.1; done'
+_GUARDIAN = 'cat >/dev/null; until rm -rf "$@"; do sleep 0.1; done'
 
 
 class ObjectServerAbsent(Exception):
@@ -119,28 +121,34 @@ class ObjectServer:
     @property
     def client(self) -> S3Client:
         """A client that goes straight to the server and does not try again."""
-        if not self._client:
-            self._client = boto3.client(
-                "s3",
-                endpoint_url=self.endpoint,
-                region_name=self.region,
-                aws_access_key_id=self.access_key,
-                aws_secret_access_key=self.secret_key,
-                config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
-            )
+        self._client = self._client or self.connect(self.endpoint)
         return self._client
+
+    def connect(self, endpoint: str) -> S3Client:
+        """Such a client of another endpoint, a proxy's; to be closed."""
+        client: S3Client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=self.region,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, read_timeout=_HANGING_S),
+        )
+        return client
 
     def start(self) -> None:
         """Up and answering; after `kill` at the same address. Raises ObjectServerFailed."""
-        if not self._folder:
-            self._folder = Path(tempfile.mkdtemp(prefix="s3-", dir=self._parent))
-            self._guardian = subprocess.Popen(
-                ["sh", "-c", _GUARDIAN, "sh", self._folder], stdin=subprocess.PIPE, start_new_session=True
-            )
-        first = not self._ports
+        first = not self._folder
         for _ in range(_TRIES):
             # Somebody else may take a port between the choice and the start.
             self._ports = _free_ports() if first else self._ports
+            if not self._folder:
+                self._folder = Path(tempfile.mkdtemp(prefix="s3-", dir=self._parent))
+                self._guardian = subprocess.Popen(
+                    ["sh", "-c", _GUARDIAN, "sh", self._folder, *self._sockets()],
+                    stdin=subprocess.PIPE,
+                    start_new_session=True,
+                )
             if self._comes_up():
                 return
             self.kill()
@@ -159,6 +167,8 @@ class ObjectServer:
         self.kill()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
+            for socket_path in self._sockets():
+                socket_path.unlink(missing_ok=True)
         if self._guardian:
             self._guardian.communicate()
         self._folder = self._guardian = self._server = self._client = None
@@ -170,6 +180,10 @@ class ObjectServer:
         name = f"test-{next(self._numbers)}"
         self.client.create_bucket(Bucket=name)
         return name
+
+    def remove_bucket(self, name: str) -> None:
+        """With all that is in it: a bucket takes room on the disk until then."""
+        self.client.delete_bucket(Bucket=name)
 
     def put(self, bucket: str, key: str, content: bytes) -> None:
         self.client.put_object(Bucket=bucket, Key=key, Body=content)
@@ -187,6 +201,11 @@ class ObjectServer:
         """Key and id of each multipart upload that is neither completed nor aborted."""
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket)
         return sorted((entry["Key"], entry["UploadId"]) for page in pages for entry in page.get("Uploads", ()))
+
+    def _sockets(self) -> list[Path]:
+        """What it leaves in a place that no setting changes."""
+        names = ((name.split(".")[0], "-grpc" if "grpc" in name else "", port) for name, port in self._ports.items())
+        return [Path(f"/tmp/seaweedfs-{role}{kind}-{port}.sock") for role, kind, port in names]
 
     def _comes_up(self) -> bool:
         settings = _SETTINGS | {"dir": str(self.folder)} | {name: str(port) for name, port in self._ports.items()}
@@ -232,10 +251,17 @@ class ObjectServer:
 
 def _free_ports() -> dict[str, int]:
     with ExitStack() as stack:
-        return dict(zip(_PORTS, (_port(stack) for _ in _PORTS), strict=True))
+        ports = {name: _bound(stack, 0) for name in _PORTS}
+        while True:
+            ports["admin.port"] = _bound(stack, 0)
+            # Where the workers in the same process look for it, whatever its setting says.
+            ports["admin.port.grpc"] = ports["admin.port"] + 10_000
+            with suppress(OSError, OverflowError):
+                _bound(stack, ports["admin.port.grpc"])
+                return ports
 
 
-def _port(stack: ExitStack) -> int:
+def _bound(stack: ExitStack, port: int) -> int:
     holder = stack.enter_context(socket.socket())
-    holder.bind(("127.0.0.1", 0))
+    holder.bind(("127.0.0.1", port))
     return int(holder.getsockname()[1])

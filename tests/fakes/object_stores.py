@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from obstore.store import AzureStore
 
 from agent.storage import FileStore, ObjectStore, placing
+from agent.storage.objects import STAGING, ObstoreStore
 from agent.storage.patience import Patience
 from agent.storage.s3 import S3Store
 from agent.storage.stores import StoreKind, StoreTable
 from presets.problems import MediaFailure
 from presets.uris import object_uri, path_to_uri
+from tests.fakes.blob_server import BlobServer
 from tests.fakes.fault_proxy import FaultProxy
 from tests.fakes.http_faults import Fault, Kind, Plan
 from tests.fakes.object_server import ObjectServer
@@ -149,6 +152,9 @@ class S3Driver:
         self._name, self._patience = name, patience
         self.store: ObjectStore = self.another()
 
+    def close(self) -> None:
+        self.server.remove_bucket(self.bucket)
+
     def another(self) -> ObjectStore:
         # Nobody else is at work in the bucket, so what has no mark is forsaken.
         return S3Store(self._name, self._table, patience=self._patience, unmarked_s=0.0)
@@ -171,19 +177,76 @@ class S3Driver:
     def staged(self) -> int:
         return len(self.server.uploads(self.bucket))
 
-    @contextmanager
-    def crashing(self, at: int) -> Iterator[Callable[[], bool]]:
-        """Nothing reaches the server any more after ``at`` / 2 requests; where ``at`` is odd, one does, unanswered."""
-        whole, unanswered = divmod(at, 2)
-        faults = [Fault(whole + 1, Kind.CUT_AFTER)] if unanswered else []
-        self.proxy.restart(Plan([*faults, Fault(whole + 1 + unanswered, Kind.CUT_BEFORE, on=True)]))
-        crashed = False
+    def crashing(self, at: int) -> AbstractContextManager[Callable[[], bool]]:
+        return _cut_off(self.proxy, at)
+
+
+class AzureDriver:
+    """A container of a blob server, which the store under test reaches through ``proxy``."""
+
+    def __init__(self, server: BlobServer, proxy: FaultProxy, folder: Path) -> None:
+        self.proxy = proxy
+        self.container = server.make_container()
+        key = folder / "key"
+        key.write_text(server.account_key)
+        self._table = StoreTable(
+            kind=StoreKind.AZ,
+            endpoint=f"{proxy.endpoint}/{server.account}",
+            account=server.account,
+            credentials_file=key,
+        )
+        self._direct = AzureStore(
+            self.container,
+            config={
+                "endpoint": f"http://{server.address}/{server.account}",
+                "account_name": server.account,
+                "account_key": server.account_key,
+            },
+            client_options={"allow_http": True},
+        )
+        self.store: ObjectStore = self.another()
+
+    def another(self) -> ObjectStore:
+        return ObstoreStore("az", self._table, patience=HASTY)
+
+    def uri(self, name: str) -> str:
+        return object_uri("az", f"{self.container}/{name}")
+
+    def put(self, name: str, content: bytes) -> None:
+        self._direct.put(name, content)
+
+    def get(self, name: str) -> bytes | None:
         try:
-            yield lambda: crashed
-        except MediaFailure as failure:
-            if not self.proxy.befell:
-                raise
-            raise Crash from failure
-        finally:
-            crashed = bool(self.proxy.befell)
-            self.proxy.restart(Plan())
+            return bytes(self._direct.get(name).bytes())
+        except FileNotFoundError:
+            return None
+
+    def _keys(self) -> list[str]:
+        return sorted(meta["path"] for meta in self._direct.list().collect())
+
+    def names(self) -> list[str]:
+        return [key for key in self._keys() if STAGING not in key.split("/")]
+
+    def staged(self) -> int:
+        return len(self._keys()) - len(self.names())
+
+    def crashing(self, at: int) -> AbstractContextManager[Callable[[], bool]]:
+        return _cut_off(self.proxy, at)
+
+
+@contextmanager
+def _cut_off(proxy: FaultProxy, at: int) -> Iterator[Callable[[], bool]]:
+    """Nothing reaches the server any more after ``at`` / 2 requests; where ``at`` is odd, one does, unanswered."""
+    whole, unanswered = divmod(at, 2)
+    faults = [Fault(whole + 1, Kind.CUT_AFTER)] if unanswered else []
+    proxy.restart(Plan([*faults, Fault(whole + 1 + unanswered, Kind.CUT_BEFORE, on=True)]))
+    crashed = False
+    try:
+        yield lambda: crashed
+    except MediaFailure as failure:
+        if not proxy.befell:
+            raise
+        raise Crash from failure
+    finally:
+        crashed = bool(proxy.befell)
+        proxy.restart(Plan())

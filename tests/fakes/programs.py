@@ -131,6 +131,7 @@ class AgentProgram(Program):
     """`mediactl-agent serve`, with FFmpeg. Its media root is the home."""
 
     def __init__(self, home: Home, name: str, controllers: Sequence[str], *flags: object) -> None:
+        home.agent_ran(home.folder / name)
         arguments = ("--data-dir", home.folder / name, "--name", name, "--media-root", home.folder, *flags)
         super().__init__(home, "agent.main", ("serve", "--controller", ",".join(controllers), *arguments))
 

@@ -21,7 +21,7 @@ from controller.core.matching import Feasibility, Rules
 from controller.core.states import HELD_BY_AGENT, TRANSITIONS, JobState, TaskEvent, TaskState, job_state, next_state
 from controller.server import running
 from controller.settings import Settings
-from controller.store.attempts import Decline, End, Item, Log, Report, Speaker, Stage, Start
+from controller.store.attempts import Answer, Decline, End, Item, Log, Report, Speaker, Stage, Start
 from controller.store.databases import open_database
 from controller.store.engine import AnyRow, Database
 from controller.store.fleet import Reconciled, Register
@@ -120,8 +120,8 @@ def migrate(url: str) -> None:
 
 
 @cache
-def _empty_sqlite() -> bytes:
-    # Migrating takes longer than most tests.
+def empty_sqlite() -> bytes:
+    """A migrated SQLite database, as a file: migrating takes longer than most tests."""
     with fast_folder() as folder:
         migrate(f"sqlite:///{folder / 'empty.db'}")
         return (folder / "empty.db").read_bytes()
@@ -139,7 +139,7 @@ def sqlite_database() -> Iterator[Path]:
     """A migrated SQLite file of its own."""
     with fast_folder() as folder:
         path = folder / "mediactl.db"
-        path.write_bytes(_empty_sqlite())
+        path.write_bytes(empty_sqlite())
         yield path
 
 
@@ -236,7 +236,7 @@ class Desk:
         """Grant to exactly these."""
         return await self.do(GrantLeases(offers, self.rules, Feasibility()))
 
-    async def say(self, agent: str, *items: Item) -> list[bool | None]:
+    async def say(self, agent: str, *items: Item) -> list[Answer]:
         """What the newest session of the agent says."""
         return await self.do(Report(self.speaker(agent), items))
 

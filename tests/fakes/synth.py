@@ -1,9 +1,13 @@
 """Inputs made with FFmpeg: what `synth:NAME` means in a preset's checks, and files with known defects."""
 
+import atexit
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,15 +238,30 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def synthesise(name: str, folder: Path) -> Path:
-    """The file that ``synth:name`` stands for, made in ``folder`` unless it is there."""
-    recipe = RECIPES[name.removeprefix("synth:")]
-    path = folder / f"{name.removeprefix('synth:')}.{recipe.extension}"
+    """The file that ``synth:name`` stands for, put into ``folder`` unless it is there."""
+    made = _made(name.removeprefix("synth:"))
+    path = folder / made.name
     if not path.exists():
-        subprocess.run(
-            ["ffmpeg", "-hide_banner", "-nostdin", "-v", "error", "-y", *recipe.arguments, str(path)],
-            check=True,
-            timeout=60,
-        )
+        shutil.copyfile(made, path)
+    return path
+
+
+@cache
+def _folder() -> Path:
+    folder = mkdtemp(prefix="synth-")
+    atexit.register(shutil.rmtree, folder)
+    return Path(folder)
+
+
+@cache
+def _made(name: str) -> Path:
+    recipe = RECIPES[name]
+    path = _folder() / f"{name}.{recipe.extension}"
+    subprocess.run(
+        ["ffmpeg", "-hide_banner", "-nostdin", "-v", "error", "-y", *recipe.arguments, str(path)],
+        check=True,
+        timeout=60,
+    )
     return path
 
 

@@ -6,7 +6,8 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from agent.media.failure import failure_of
 from agent.media.guards import Bounds
 from agent.media.logs import Tail
 from agent.media.probe import probe
-from agent.media.runner import LOG_NAME, Ran, run
+from agent.media.runner import LOG_NAME, Ran, Relay, run
 from agent.storage import Stores
 from agent.workspace import Workspace
 from mediactl.v1 import fleet_service_pb2
@@ -102,17 +103,25 @@ def encode(*arguments: str, purpose: Purpose = Purpose.ENCODE, writes: tuple[str
     return Invocation("encode", purpose, argv, writes, None, None, 1.0, False)
 
 
-async def carry_out(binary: Binary, workspace: Workspace, step: Invocation, stop: asyncio.Event | None = None) -> Ran:
-    return await run(
-        [binary.path, *step.argv],
-        step,
-        workspace=workspace.path,
-        directory=workspace.steps / "01-encode",
-        on_begin=lambda _: None,
-        on_progress=lambda *_: None,
-        stop=stop or asyncio.Event(),
-        bounds=Bounds(),
-    )
+async def carry_out(
+    binary: Binary,
+    workspace: Workspace,
+    step: Invocation,
+    stop: asyncio.Event | None = None,
+    on_progress: Callable[[float, float], None] = lambda *_: None,
+) -> Ran:
+    with closing(Relay()) as relay:
+        return await run(
+            [binary.path, *step.argv],
+            step,
+            workspace=workspace.path,
+            directory=workspace.steps / "01-encode",
+            on_begin=lambda _: None,
+            on_progress=on_progress,
+            stop=stop or asyncio.Event(),
+            bounds=Bounds(),
+            relay=relay,
+        )
 
 
 def test_detection_is_quick(tmp_path: Path) -> None:
@@ -205,16 +214,7 @@ async def test_a_stopped_run(binary: Binary, workspace: Workspace) -> None:
         asked.append(time.monotonic())
         stop.set()
 
-    ran = await run(
-        [binary.path, *endless.argv],
-        endless,
-        workspace=workspace.path,
-        directory=workspace.steps / "01-encode",
-        on_begin=lambda _: None,
-        on_progress=after_a_while,
-        stop=stop,
-        bounds=Bounds(),
-    )
+    ran = await carry_out(binary, workspace, endless, stop, after_a_while)
     assert ran.stopped
     assert time.monotonic() - asked[0] < 2.0
 

@@ -16,6 +16,7 @@ from presets.capabilities import Binary
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from tests.fakes.chains import samples
+from tests.fakes.crossing import crossed
 from tests.fakes.media_measure import described, measured
 from tests.fakes.plans import by_preset
 from tests.fakes.synth import cut, synthesise
@@ -35,8 +36,7 @@ def _onset_s(channel: Sequence[float], rate: int) -> float:
     return next(index for index, sample in enumerate(channel) if abs(sample) > 0.01) / rate
 
 
-@pytest.mark.parametrize("name", ["silence", "blip"])
-@pytest.mark.parametrize("profile", ["aac_192", "ac3_192", "wav_16"])
+@pytest.mark.parametrize(("name", "profile"), crossed(["silence", "blip"], ["aac_192", "ac3_192", "wav_16"]))
 def test_silence_and_less_than_a_block_are_passed_on_unchanged(
     name: str, profile: str, folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
@@ -51,8 +51,13 @@ def test_silence_and_less_than_a_block_are_passed_on_unchanged(
     assert said.choice == "left as it is"
 
 
-@pytest.mark.parametrize("profile", ["audio_only_master", "aac_192", "opus_96", "mp3_vbr"])
-@pytest.mark.parametrize("name", ["tone", "hard_clipped", "above_full_scale", "telephone"])
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    crossed(
+        ["tone", "hard_clipped", "above_full_scale", "telephone"],
+        ["audio_only_master", "aac_192", "opus_96", "mp3_vbr"],
+    ),
+)
 def test_a_constant_tone_and_levels_out_of_hand_reach_the_target(
     name: str, profile: str, folder: Path, binary: Binary, tmp_path: Path
 ) -> None:
@@ -109,6 +114,22 @@ def test_a_quarter_megahertz_of_studio_float_is_band_limited(folder: Path, binar
     middle = channel[48_000 : 48_000 * 4]
     assert level_db(middle, 997) == pytest.approx(-20, abs=0.001)
     assert level_db(middle, 18_000) < -140
+
+
+@pytest.mark.parametrize("preset", ["loudness_podcast", "convert", "audio_analyze"])
+@pytest.mark.parametrize("sample", [math.nan, math.inf, 1e300])
+def test_what_is_no_number_is_no_sound(preset: str, sample: float, binary: Binary, tmp_path: Path) -> None:
+    """Meters pass over it, and codecs make clicks at full scale of it, or crash: it is refused beforehand."""
+    source = tmp_path / "failed.wav"
+    samples = [0.1 * math.sin(math.tau * 440 * n / 48_000) for n in range(96_000)]
+    samples[50_000] = sample
+    data = struct.pack(f"<{len(samples)}d", *samples)
+    kind = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, 48_000, 8 * 48_000, 8, 64)
+    body = b"WAVE" + kind + struct.pack("<4sI", b"data", len(data)) + data
+    source.write_bytes(struct.pack("<4sI", b"RIFF", len(body)) + body)
+    with pytest.raises(MediaFailure, match=r"has 1 samples that are infinite or no numbers") as caught:
+        by_preset(preset, source, binary, tmp_path / "w")
+    assert caught.value.reason is Reason.INPUT_CORRUPT
 
 
 def test_seven_channels_and_low_frequencies_become_stereo_in_proportion(
@@ -190,6 +211,25 @@ def test_sound_that_begins_late_in_a_video_keeps_its_place(
     done = by_preset("extract_audio", synthesise("late_audio", folder), binary, tmp_path / "w", profile)
     channel, *_ = samples(done.path)
     assert _onset_s(channel, 48_000) == pytest.approx(2, abs=0.025)
+
+
+@pytest.mark.parametrize(
+    ("extension", "codecs"), [("ts", "mpeg2video mp2"), ("mpg", "mpeg2video mp2"), ("ogv", "libtheora libvorbis")]
+)
+def test_a_clock_that_may_jump_keeps_the_place_too(
+    extension: str, codecs: str, folder: Path, binary: Binary, tmp_path: Path
+) -> None:
+    """FFmpeg begins such a file's clock with the first stream it reads, which is the sound here and not the picture."""
+    source = tmp_path / f"late.{extension}"
+    picture, sound = codecs.split()
+    _ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc=s=64x64:r=25:d=8", "-itsoffset", "2", "-i", synthesise("tone", folder)),
+        *("-c:v", picture, "-c:a", sound, source),
+    )
+    done = by_preset("extract_audio", source, binary, tmp_path / "w")
+    channel, *_ = samples(done.path)
+    assert _onset_s(channel, 48_000) == pytest.approx(2, abs=0.025)
+    assert len(channel) / 48_000 == pytest.approx(7, abs=0.05)
 
 
 def _with_priming(source: Path, path: Path, priming: int) -> Path:
@@ -306,6 +346,25 @@ def test_no_duration_in_the_header(arguments: tuple[str, ...], folder: Path, bin
     after = measured(by_preset("loudness_podcast", source, binary, tmp_path / "w").path)
     assert after.duration_s == pytest.approx(12, abs=0.15)
     assert after.integrated_lufs == pytest.approx(-16, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("extension", "remedy"), [("wav", r"-c copy NEW\.wav"), ("mp3", "give them one by one, or join them")]
+)
+def test_whole_files_that_cannot_be_told_from_cut_ones(
+    extension: str, remedy: str, folder: Path, binary: Binary, tmp_path: Path
+) -> None:
+    """A WAV out of a pipe, whose last packet is cut for FFmpeg, and MP3s in a row: what to do is in the message."""
+    source = tmp_path / f"odd.{extension}"
+    piped = ["ffmpeg", "-v", "error", "-i", str(synthesise("speech", folder)), "-f", extension, "-"]
+    written = subprocess.run(piped, capture_output=True, check=True).stdout
+    if extension == "mp3":
+        _ffmpeg("-i", synthesise("speech", folder), source)
+        written = 2 * source.read_bytes()
+    source.write_bytes(written)
+    with pytest.raises(MediaFailure, match=remedy) as caught:
+        by_preset("loudness_podcast", source, binary, tmp_path / "w")
+    assert caught.value.reason is Reason.INPUT_CORRUPT
 
 
 @pytest.mark.parametrize(

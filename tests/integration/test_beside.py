@@ -15,6 +15,7 @@ from presets.intent import resolve
 from presets.problems import MediaFailure
 from presets.reasons import Reason
 from presets.uris import path_to_uri
+from tests.fakes.crossing import crossed
 from tests.fakes.plans import Done, carry_out
 from tests.fakes.synth import synthesise
 
@@ -126,8 +127,7 @@ def test_the_source_s_tags_are_dropped_on_request(binary: Binary, tmp_path: Path
     assert (tags.get("title"), tags.get("artist")) == ("A title", None)
 
 
-@pytest.mark.parametrize("profile", ["aac_192", "mp3_192", "flac"])
-@pytest.mark.parametrize("name", ["art.jpg", "art.png"])
+@pytest.mark.parametrize(("name", "profile"), crossed(["art.jpg", "art.png"], ["aac_192", "mp3_192", "flac"]))
 def test_cover_art_that_is_given_is_in_the_file_byte_for_byte(
     name: str, profile: str, binary: Binary, tmp_path: Path
 ) -> None:
@@ -216,6 +216,46 @@ def test_chapters_are_kept_where_the_profile_has_them(binary: Binary, tmp_path: 
         "m4a_chapters: chapters": ("2 kept", "the timeline is the recording's"),
         "aac_192: chapters": ("2 left out", "the profile has none"),
     }
+
+
+def _chaptered(folder: Path, *spans_ms: tuple[int, int]) -> Path:
+    """Five seconds in Matroska, which keeps any list of chapters as it is given."""
+    text = ";FFMETADATA1\n" + "".join(
+        f"[CHAPTER]\nTIMEBASE=1/1000\nSTART={start}\nEND={end}\ntitle=from {start}\n" for start, end in spans_ms
+    )
+    (folder / "spans.txt").write_text(text)
+    inputs = ["-i", str(synthesise("tone", folder)), "-f", "ffmetadata", "-i", str(folder / "spans.txt")]
+    path = folder / "spans.mka"
+    subprocess.run(
+        ["ffmpeg", "-v", "error", "-y", *inputs, "-map_chapters", "1", "-c:a", "flac", str(path)], check=True
+    )
+    return path
+
+
+@pytest.mark.parametrize("profile", ["m4a_chapters", "mp3_192", "opus_96"])
+def test_chapters_behind_the_end_do_not_make_a_file_longer(profile: str, binary: Binary, tmp_path: Path) -> None:
+    """What begins there is left out and the plan says so; what ends there ends with the programme."""
+    source = _chaptered(tmp_path, (0, 2000), (2000, 30_000), (60_000, 90_000))
+    done = _done({"": source}, [profile], binary, tmp_path / "w", params={"profile.chapters": "true"})
+    assert _listed(done.path) == [(0, "from 0"), (pytest.approx(2, abs=0.03), "from 2000")]
+    told = [(d.choice, d.because) for d in done.plan.decisions if d.subject.endswith("chapters")]
+    assert told == [
+        ("2 kept", "the timeline is the recording's"),
+        ("1 left out", "they begin behind the programme's end"),
+    ]
+
+
+@pytest.mark.parametrize("profile", ["m4a_chapters", "mp3_192", "opus_96", "vorbis"])
+def test_a_first_chapter_that_begins_later_stays_where_it_is(profile: str, binary: Binary, tmp_path: Path) -> None:
+    """In MP4, whose list begins with the programme, behind one without a title."""
+    source = _chaptered(tmp_path, (1500, 2500), (3700, 5000))
+    done = _done({"": source}, [profile], binary, tmp_path / "w", params={"profile.chapters": "true"})
+    before = [(0, "")] if profile == "m4a_chapters" else []
+    assert [(round(at, 1), title) for at, title in _listed(done.path)] == [
+        *before,
+        (1.5, "from 1500"),
+        (3.7, "from 3700"),
+    ]
 
 
 @pytest.mark.parametrize("profile", ["mp3_192", "opus_96"])

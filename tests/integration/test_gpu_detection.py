@@ -13,6 +13,7 @@ import pytest
 
 from tests.fakes import nvidia_driver as nvidia
 from tests.fakes.nvidia_driver import StubGpu, install_driver
+from tests.fakes.used import know_ffmpegs
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg on PATH")
 
@@ -23,11 +24,15 @@ Detect = Callable[..., dict[str, Any]]
 def detect(tmp_path: Path) -> Detect:
     """Runs `mediactl-agent detect --json` with these libraries; gives its capabilities, findings in `findings`."""
 
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    know_ffmpegs(data_dir, trials=False)
+
     def run(libraries: Path | None) -> dict[str, Any]:
         environment: Mapping[str, str] = {
             name: value for name, value in os.environ.items() if not name.startswith(("LD_", "CUDA_", "MEDIACTL_"))
         } | ({"LD_LIBRARY_PATH": str(libraries)} if libraries else {})
-        command = [sys.executable, "-P", "-m", "agent.main", "detect", "--json", "--data-dir", str(tmp_path / "none")]
+        command = [sys.executable, "-P", "-m", "agent.main", "detect", "--json", "--data-dir", str(data_dir)]
         done = subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
         document = json.loads(done.stdout)
         return {**document["capabilities"], "findings": document["findings"]}

@@ -10,6 +10,7 @@ import pytest
 
 from presets.capabilities import Binary
 from tests.fakes.chains import Heard, process, samples
+from tests.fakes.crossing import crossed
 from tests.fakes.voices import voice_changes
 
 HIGHPASS = {"op": "highpass", "hz": 80, "slope_db": 24}
@@ -171,8 +172,7 @@ NOISES = {
 }
 
 
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("clip", ["speech-austen.ogg", "speech-2.ogg"])
+@pytest.mark.parametrize(("noise", "clip"), crossed([*NOISES], ["speech-austen.ogg", "speech-2.ogg"]))
 def test_steady_noise_beneath_real_speech_falls_by_10_db_and_the_voice_keeps_its_level(
     noise: str, clip: str, binary: Binary, media_corpus: Path, made: Callable[..., Path], tmp_path: Path
 ) -> None:

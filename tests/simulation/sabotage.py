@@ -13,7 +13,7 @@ from agent.outbox import Outbox
 from controller.core.states import TaskEvent
 from controller.exchange import Exchange
 from controller.store import attempts, fleet, leasing, submission
-from controller.store.attempts import Stage, _Reports
+from controller.store.attempts import Answer, Stage, _Reports
 from controller.store.fleet import ExpireAgents, Reconciled, Register
 from controller.store.work import Happened, Work
 from tests.simulation.attempts import SimulatedAttempt
@@ -29,7 +29,7 @@ def _stale_attempts_go_on() -> Iterator[None]:
     def unstopped(self: Register, tx: Any) -> Reconciled:
         return replace(apply(self, tx), stops=())
 
-    def sabotaged(self: _Reports, speaker: Any, item: Any) -> bool | None:
+    def sabotaged(self: _Reports, speaker: Any, item: Any) -> Answer:
         answer = take(self, speaker, item)
         return True if isinstance(item, Stage) else answer
 

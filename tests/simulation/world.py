@@ -22,7 +22,7 @@ from tests.simulation.nemesis import CHAOS_S, Nemesis
 from tests.simulation.places import Place
 from tests.simulation.scheduler import Scheduler
 
-ALWAYS_PLAYED = 2_000
+ALWAYS_PLAYED = 1_000
 PIECE = 125
 """Seeds in one test."""
 SETTLES_WITHIN_S = 900.0

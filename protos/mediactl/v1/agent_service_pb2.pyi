@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from mediactl.v1 import fleet_service_pb2 as _fleet_service_pb2
@@ -140,6 +141,8 @@ class SessionRequest(_message.Message):
     DECLINE_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
     REMAINS_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First on each stream, once."""
@@ -174,6 +177,16 @@ class SessionRequest(_message.Message):
     def remains(self) -> Global___Remains:
         """Answers Collect, piece by piece. Lossy: the controller asks again."""
 
+    @_builtins.property
+    def signed(self) -> Global___Signed:
+        """Answers Sign. Lossy: a caller waits for it a few seconds and may ask again."""
+
+    @_builtins.property
+    def recall(self) -> Global___Recall:
+        """Asks whether this was made before. Lossy: repeated on the next stream until answered or no longer wanted. Only to
+        controllers whose welcome has the feature `recall`.
+        """
+
     def __init__(
         self,
         *,
@@ -185,12 +198,14 @@ class SessionRequest(_message.Message):
         decline: Global___Decline | None = ...,
         bundle: Global___RequestBundle | None = ...,
         remains: Global___Remains | None = ...,
+        signed: Global___Signed | None = ...,
+        recall: Global___Recall | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "remains", b"remains", "staged", b"staged", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "recall", b"recall", "remains", b"remains", "signed", b"signed", "staged", b"staged", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "remains", b"remains", "staged", b"staged", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "recall", b"recall", "remains", b"remains", "signed", b"signed", "staged", b"staged", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "status", "log", "staged", "ended", "decline", "bundle", "remains"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "status", "log", "staged", "ended", "decline", "bundle", "remains", "signed", "recall"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -209,6 +224,8 @@ class SessionResponse(_message.Message):
     PUBLISH_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
     COLLECT_FIELD_NUMBER: _builtins.int
+    SIGN_FIELD_NUMBER: _builtins.int
+    RECALLED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """First on each stream, once."""
@@ -239,6 +256,14 @@ class SessionResponse(_message.Message):
     def collect(self) -> Global___Collect:
         """Somebody wants what is kept of a failed attempt. Only to agents whose hello has the feature `remains`."""
 
+    @_builtins.property
+    def sign(self) -> Global___Sign:
+        """Somebody wants URLs of published objects. Only to agents whose hello has the feature `sign`."""
+
+    @_builtins.property
+    def recalled(self) -> Global___Recalled:
+        """Answers Recall."""
+
     def __init__(
         self,
         *,
@@ -249,16 +274,74 @@ class SessionResponse(_message.Message):
         publish: Global___Publish | None = ...,
         bundle: Global___ResponseBundle | None = ...,
         collect: Global___Collect | None = ...,
+        sign: Global___Sign | None = ...,
+        recalled: Global___Recalled | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "recalled", b"recalled", "sign", b"sign", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "recalled", b"recalled", "sign", b"sign", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "lease", "stop", "acknowledgement", "publish", "bundle", "collect"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "lease", "stop", "acknowledgement", "publish", "bundle", "collect", "sign", "recalled"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
 Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
+
+@_typing.final
+class Recall(_message.Message):
+    """Whether what an attempt with `reuse` is about to make was made before. From its end on, what it made is found by the
+    same recipe.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    """The attempt."""
+    recipe: _builtins.str
+    """SHA-256, hexadecimal, of all that the outputs depend on."""
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+        recipe: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "recipe", b"recipe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Recall: _TypeAlias = Recall  # noqa: Y015
+
+@_typing.final
+class Recalled(_message.Message):
+    """What was made before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    """The attempt that asked."""
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Artifact]:
+        """In the order of the outputs. Empty: nothing that is known of."""
+
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+        artifacts: _abc.Iterable[_job_pb2.Artifact] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt_id", b"attempt_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Recalled: _TypeAlias = Recalled  # noqa: Y015
 
 @_typing.final
 class RequestBundle(_message.Message):
@@ -574,7 +657,7 @@ class StageReport(_message.Message):
     """The attempt."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___RedoRecord]:
-        """One for each output."""
+        """One for each output, and that of the manifest behind them."""
 
     def __init__(
         self,
@@ -649,6 +732,7 @@ class EndReport(_message.Message):
     REQUIREMENTS_JSON_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     KEPT_BYTES_FIELD_NUMBER: _builtins.int
+    REUSED_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """The attempt."""
     outcome: Global___Outcome.ValueType
@@ -675,6 +759,10 @@ class EndReport(_message.Message):
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewTask]:
         """For OUTCOME_EXPANDED."""
 
+    @_builtins.property
+    def reused(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Artifact]:
+        """For OUTCOME_COMPLETED without staging: artifacts of an earlier job, as Recalled told them, which are still there."""
+
     def __init__(
         self,
         *,
@@ -687,10 +775,11 @@ class EndReport(_message.Message):
         requirements_json: _builtins.str = ...,
         tasks: _abc.Iterable[Global___NewTask] | None = ...,
         kept_bytes: _builtins.int = ...,
+        reused: _abc.Iterable[_job_pb2.Artifact] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "plan", b"plan", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "failure", b"failure", "kept_bytes", b"kept_bytes", "outcome", b"outcome", "plan", b"plan", "record_json", b"record_json", "requirements_json", b"requirements_json", "tasks", b"tasks", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "failure", b"failure", "kept_bytes", b"kept_bytes", "outcome", b"outcome", "plan", b"plan", "record_json", b"record_json", "requirements_json", b"requirements_json", "reused", b"reused", "tasks", b"tasks", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1023,6 +1112,108 @@ class Remains(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Remains: _TypeAlias = Remains  # noqa: Y015
+
+@_typing.final
+class Sign(_message.Message):
+    """Asks for signed URLs of objects in stores that the agent reaches, for somebody who has no credentials. Not repeated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    URIS_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Chosen by the controller, repeated by the answer."""
+    @_builtins.property
+    def uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of published artifacts."""
+
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """How long the URLs shall work."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        uris: _abc.Iterable[_builtins.str] | None = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "request_id", b"request_id", "uris", b"uris"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sign: _TypeAlias = Sign  # noqa: Y015
+
+@_typing.final
+class Signed(_message.Message):
+    """The signed URLs. Neither end logs or stores them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    URIS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As asked."""
+    @_builtins.property
+    def uris(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignedUri]:
+        """One for each URI, in any order."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        uris: _abc.Iterable[Global___SignedUri] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "uris", b"uris"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Signed: _TypeAlias = Signed  # noqa: Y015
+
+@_typing.final
+class SignedUri(_message.Message):
+    """The URL for one URI, or why there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """As asked."""
+    url: _builtins.str
+    """Of https or http. Empty: see `failure`."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ceases to work, by the agent's clock: earlier than asked where the credentials that signed it end before.
+        Unset: it needs no signature.
+        """
+
+    @_builtins.property
+    def failure(self) -> _job_pb2.Failure:
+        """Why there is no URL. Unset otherwise."""
+
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        url: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        failure: _job_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "failure", b"failure", "uri", b"uri", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignedUri: _TypeAlias = SignedUri  # noqa: Y015
 
 @_typing.final
 class Publish(_message.Message):

@@ -211,6 +211,7 @@ class JobSpec(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
+    REUSE_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
     """Name of the preset. Without `_vN` the newest version is taken and pinned at submission."""
     priority: _builtins.int
@@ -227,6 +228,11 @@ class JobSpec(_message.Message):
     """True: the jobs of `after` need only end, however they do."""
     hold: _builtins.bool
     """True: submitted as HELD, to be released by a person."""
+    reuse: _builtins.bool
+    """True: where a job with `reuse` made the same before, by content of the inputs, pinned preset and profiles,
+    parameters, FFmpeg's version and folders of the outputs, and its artifacts are still what they were, this job is
+    COMPLETED with those and makes nothing. Names of files do not matter. Never of a replay.
+    """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Input]:
         """At least one. A role repeats only where the preset says so."""
@@ -297,10 +303,11 @@ class JobSpec(_message.Message):
         deadline: _timestamp_pb2.Timestamp | None = ...,
         hold: _builtins.bool = ...,
         keep: _duration_pb2.Duration | None = ...,
+        reuse: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "deadline", b"deadline", "keep", b"keep", "max_attempts", b"max_attempts", "not_before", b"not_before", "priority", b"priority", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "after", b"after", "after_any_end", b"after_any_end", "deadline", b"deadline", "hold", b"hold", "inputs", b"inputs", "keep", b"keep", "labels", b"labels", "max_attempts", b"max_attempts", "not_before", b"not_before", "outputs", b"outputs", "overwrite", b"overwrite", "params", b"params", "preset", b"preset", "priority", b"priority", "queue", b"queue", "require", b"require", "timeout", b"timeout", "verbose", b"verbose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "after", b"after", "after_any_end", b"after_any_end", "deadline", b"deadline", "hold", b"hold", "inputs", b"inputs", "keep", b"keep", "labels", b"labels", "max_attempts", b"max_attempts", "not_before", b"not_before", "outputs", b"outputs", "overwrite", b"overwrite", "params", b"params", "preset", b"preset", "priority", b"priority", "queue", b"queue", "require", b"require", "reuse", b"reuse", "timeout", b"timeout", "verbose", b"verbose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
@@ -554,8 +561,9 @@ class Artifact(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     LOUDNESS_FIELD_NUMBER: _builtins.int
     ANALYSIS_FIELD_NUMBER: _builtins.int
+    MADE_BY_JOB_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the output: its profile's name."""
+    """Name of the output: its profile's name. `job.json`: the manifest of a job with several outputs, made visible last."""
     uri: _builtins.str
     """Where it was published."""
     size_bytes: _builtins.int
@@ -563,11 +571,13 @@ class Artifact(_message.Message):
     sha256: _builtins.str
     """SHA-256 of the content, lower-case hexadecimal."""
     profile: _builtins.str
-    """Full name of the profile that packed it, e.g. `aac_192_v1`."""
+    """Full name of the profile that packed it, e.g. `aac_192_v1`; empty for a manifest."""
     duration_seconds: _builtins.float
     """Duration of the decoded media in seconds."""
     container: _builtins.str
-    """Container as ffprobe names it; `report` for a JSON document of measurements."""
+    """Container as ffprobe names it; `report` for a JSON document of measurements, `manifest` for the job's own."""
+    made_by_job: _builtins.str
+    """The job that made it, where this one was asked to `reuse` and found it. Empty: this one."""
     @_builtins.property
     def streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Streams in a few words, e.g. `h264 1280x720 30 fps`, `aac 48000 Hz stereo`."""
@@ -593,10 +603,11 @@ class Artifact(_message.Message):
         streams: _abc.Iterable[_builtins.str] | None = ...,
         loudness: Global___LoudnessReport | None = ...,
         analysis: Global___SoundAnalysis | None = ...,
+        made_by_job: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "loudness", b"loudness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "container", b"container", "duration_seconds", b"duration_seconds", "loudness", b"loudness", "name", b"name", "profile", b"profile", "sha256", b"sha256", "size_bytes", b"size_bytes", "streams", b"streams", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "container", b"container", "duration_seconds", b"duration_seconds", "loudness", b"loudness", "made_by_job", b"made_by_job", "name", b"name", "profile", b"profile", "sha256", b"sha256", "size_bytes", b"size_bytes", "streams", b"streams", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from mediactl.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
@@ -882,3 +884,99 @@ class FetchRemainsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchRemainsResponse: _TypeAlias = FetchRemainsResponse  # noqa: Y015
+
+@_typing.final
+class SignArtifactsRequest(_message.Message):
+    """Asks for URLs of what a job published."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Id or unambiguous prefix."""
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """How long they shall work: whole seconds, 1 s to 7 days. Unset: an hour."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "lifetime", b"lifetime"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignArtifactsRequest: _TypeAlias = SignArtifactsRequest  # noqa: Y015
+
+@_typing.final
+class SignArtifactsResponse(_message.Message):
+    """The URLs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignedArtifact]:
+        """One for each artifact of the job, in its order."""
+
+    def __init__(
+        self,
+        *,
+        artifacts: _abc.Iterable[Global___SignedArtifact] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignArtifactsResponse: _TypeAlias = SignArtifactsResponse  # noqa: Y015
+
+@_typing.final
+class SignedArtifact(_message.Message):
+    """The URL of an artifact, or why there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in the job's Artifact."""
+    uri: _builtins.str
+    """As in the job's Artifact."""
+    url: _builtins.str
+    """Of https or http; whoever has it can read the artifact. Empty: see `failure`."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ceases to work: earlier than asked where the agent's own credentials end before. Unset: it needs no
+        signature.
+        """
+
+    @_builtins.property
+    def failure(self) -> _job_pb2.Failure:
+        """Why there is no URL. Unset otherwise."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        uri: _builtins.str = ...,
+        url: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        failure: _job_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "failure", b"failure", "name", b"name", "uri", b"uri", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignedArtifact: _TypeAlias = SignedArtifact  # noqa: Y015

@@ -106,6 +106,11 @@ class JobServiceStub:
                 request_serializer=mediactl_dot_v1_dot_job__service__pb2.FetchRemainsRequest.SerializeToString,
                 response_deserializer=mediactl_dot_v1_dot_job__service__pb2.FetchRemainsResponse.FromString,
                 _registered_method=True)
+        self.SignArtifacts = channel.unary_unary(
+                '/mediactl.v1.JobService/SignArtifacts',
+                request_serializer=mediactl_dot_v1_dot_job__service__pb2.SignArtifactsRequest.SerializeToString,
+                response_deserializer=mediactl_dot_v1_dot_job__service__pb2.SignArtifactsResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -216,6 +221,17 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignArtifacts(self, request, context):
+        """Has an agent sign a URL for each artifact in an object store, with which anybody can read it, without credentials,
+        until it expires. The URLs are in the answer and nowhere else: not stored, not logged. Each call signs anew, so
+        repeats are harmless. What has no URL has a failure instead: ARTIFACT_UNAVAILABLE where there can be none (`file:`)
+        or the agents' credentials don't allow it; NO_CAPABLE_AGENT where no agent that reaches its store is connected to
+        this controller: one that is connected to another controller signs there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -288,6 +304,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.FetchRemains,
                     request_deserializer=mediactl_dot_v1_dot_job__service__pb2.FetchRemainsRequest.FromString,
                     response_serializer=mediactl_dot_v1_dot_job__service__pb2.FetchRemainsResponse.SerializeToString,
+            ),
+            'SignArtifacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignArtifacts,
+                    request_deserializer=mediactl_dot_v1_dot_job__service__pb2.SignArtifactsRequest.FromString,
+                    response_serializer=mediactl_dot_v1_dot_job__service__pb2.SignArtifactsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -670,6 +691,33 @@ class JobService:
             '/mediactl.v1.JobService/FetchRemains',
             mediactl_dot_v1_dot_job__service__pb2.FetchRemainsRequest.SerializeToString,
             mediactl_dot_v1_dot_job__service__pb2.FetchRemainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignArtifacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediactl.v1.JobService/SignArtifacts',
+            mediactl_dot_v1_dot_job__service__pb2.SignArtifactsRequest.SerializeToString,
+            mediactl_dot_v1_dot_job__service__pb2.SignArtifactsResponse.FromString,
             options,
             channel_credentials,
             insecure,

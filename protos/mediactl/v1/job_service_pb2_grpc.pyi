@@ -71,6 +71,13 @@ class JobServiceStub:
     Nothing kept, or no longer: REMAINS_NOT_FOUND. The agent is away: REMAINS_UNAVAILABLE, ask again later. Repeats
     are harmless.
     """
+    SignArtifacts: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.SignArtifactsRequest, _job_service_pb2.SignArtifactsResponse]
+    """Has an agent sign a URL for each artifact in an object store, with which anybody can read it, without credentials,
+    until it expires. The URLs are in the answer and nowhere else: not stored, not logged. Each call signs anew, so
+    repeats are harmless. What has no URL has a failure instead: ARTIFACT_UNAVAILABLE where there can be none (`file:`)
+    or the agents' credentials don't allow it; NO_CAPABLE_AGENT where no agent that reaches its store is connected to
+    this controller: one that is connected to another controller signs there.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -114,6 +121,13 @@ class JobServiceAsyncStub(JobServiceStub):
     controller answers: the agent that kept it is asked the first time, after that the archive is kept with the job.
     Nothing kept, or no longer: REMAINS_NOT_FOUND. The agent is away: REMAINS_UNAVAILABLE, ask again later. Repeats
     are harmless.
+    """
+    SignArtifacts: _aio.UnaryUnaryMultiCallable[_job_service_pb2.SignArtifactsRequest, _job_service_pb2.SignArtifactsResponse]  # type: ignore[assignment]
+    """Has an agent sign a URL for each artifact in an object store, with which anybody can read it, without credentials,
+    until it expires. The URLs are in the answer and nowhere else: not stored, not logged. Each call signs anew, so
+    repeats are harmless. What has no URL has a failure instead: ARTIFACT_UNAVAILABLE where there can be none (`file:`)
+    or the agents' credentials don't allow it; NO_CAPABLE_AGENT where no agent that reaches its store is connected to
+    this controller: one that is connected to another controller signs there.
     """
 
 class JobServiceServicer:
@@ -225,6 +239,18 @@ class JobServiceServicer:
         controller answers: the agent that kept it is asked the first time, after that the archive is kept with the job.
         Nothing kept, or no longer: REMAINS_NOT_FOUND. The agent is away: REMAINS_UNAVAILABLE, ask again later. Repeats
         are harmless.
+        """
+
+    def SignArtifacts(
+        self,
+        request: _job_service_pb2.SignArtifactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.SignArtifactsResponse, _abc.Awaitable[_job_service_pb2.SignArtifactsResponse]]:
+        """Has an agent sign a URL for each artifact in an object store, with which anybody can read it, without credentials,
+        until it expires. The URLs are in the answer and nowhere else: not stored, not logged. Each call signs anew, so
+        repeats are harmless. What has no URL has a failure instead: ARTIFACT_UNAVAILABLE where there can be none (`file:`)
+        or the agents' credentials don't allow it; NO_CAPABLE_AGENT where no agent that reaches its store is connected to
+        this controller: one that is connected to another controller signs there.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -124,6 +124,30 @@ def test_files_that_no_agent_reaches_are_refused() -> None:
     ]
 
 
+def test_stores_that_no_agent_reaches_are_refused() -> None:
+    """As files outside every root: the store is named, or the object where only part of the store is reached."""
+    spec = _spec(inputs=[{"uri": "archive://takes/talk.wav"}], outputs=[{"uri": "s3://out/a/"}])
+    known = [("/", "s3://out/"), ("archive://takes/", "archive://shows/")]
+    assert admit(CATALOG, [spec], roots=known, now_us=NOW_US)
+    with pytest.raises(InvalidRequest, match="reaches the store 'archive'; their stores are s3://out/"):
+        admit(CATALOG, [spec], roots=known[:1], now_us=NOW_US)
+    with pytest.raises(InvalidRequest, match=r"reaches s3://out/a/talk.aac_192.m4a; their stores are archive://takes/"):
+        admit(CATALOG, [spec], roots=[("archive://takes/", "s3://other/")], now_us=NOW_US)
+    assert _problems(spec, roots=[("/",)]) == [
+        (Reason.NO_CAPABLE_AGENT, "jobs[0].inputs[0].uri"),
+        (Reason.NO_CAPABLE_AGENT, "jobs[0].outputs[0].uri"),
+    ]
+
+
+def test_what_a_url_asks_is_no_part_of_its_place() -> None:
+    """The place that agents are matched with is stored without a signature; what the agent fetches has it."""
+    [new] = admit(
+        CATALOG, [_spec(inputs=[{"uri": "https://host/talk.wav?sig=secret"}])], roots=[("/", "https://")], now_us=NOW_US
+    )
+    assert json.loads(new.paths) == ["https://host/talk.wav", "/media/out/talk.aac_192.m4a"]
+    assert "secret" in new.intent
+
+
 def test_without_any_agent_every_place_is_admitted() -> None:
     """Nobody knows yet what agents will reach: the job waits for one."""
     assert admit(CATALOG, [_spec(inputs=[{"uri": "file:///nas/talk.wav"}])], roots=[], now_us=NOW_US)

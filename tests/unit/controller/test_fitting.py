@@ -109,6 +109,17 @@ def test_words_for_labels_and_places() -> None:
     ]
 
 
+def test_words_for_stores() -> None:
+    """A store that the agent does not have is named; of one that it has in part, what it can't reach."""
+    task = _task(paths=("/media/x", "archive://takes/in.wav"))
+    assert _why(task, _offer(roots=("/media", "archive://takes/", "s3://"))) == []
+    assert _why(task, _offer(roots=("/media", "s3://"))) == ["can't reach the store 'archive' (its stores: s3://)"]
+    assert _why(task, _offer(roots=("/media",))) == ["can't reach the store 'archive' (its stores: none)"]
+    assert _why(task, _offer(roots=("/media", "archive://shows/"))) == [
+        "can't reach archive://takes/in.wav (its stores: archive://shows/)"
+    ]
+
+
 def test_beneath_means_whole_components() -> None:
     """A folder's name that merely begins alike is another folder."""
     assert beneath("/media/a", ["/media"])

@@ -51,6 +51,9 @@ def test_feasibility_is_a_matter_of_class_labels_and_reach(name: str) -> None:
         (["/mediana/a"], ["/media"], [[]]),
         (["/anything"], ["/"], [["/"]]),
         (["/a", "/b"], [], [[]]),
+        (["s3://b/a", "/b"], ["/", "s3://"], [["/"], ["s3://"]]),
+        (["s3://b/f/a", "s3://b/g"], ["s3://", "s3://b/f/"], [["s3://"], ["s3://", "s3://b/f/"]]),
+        (["s3://b/f/a"], ["/", "s3x://", "s3://b/fo/"], [[]]),
     ],
 )
 def test_reach_names_the_roots_that_hold_each_path(

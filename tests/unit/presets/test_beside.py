@@ -14,11 +14,12 @@ from tests.unit.presets.test_parse import PRESET, PROFILE
 
 CHAPTERS = (Chapter(0, 20, "One"), Chapter(20, 60, "Two"))
 BOOK = replace(media(audio(0), format_name="mov,mp4,m4a,3gp,3g2,mj2"), chapters=CHAPTERS)
-ART = MediaFacts("png_pipe", None, 0, 5000, None, (VideoStream(0, "png", None, None, False, False, 600, 600, 25.0),))
+ART_STREAM = VideoStream(0, "png", None, None, False, False, 600, 600, 25.0, pixel_format="rgb24")
+ART = MediaFacts("png_pipe", None, 0, 5000, None, (ART_STREAM,))
 
 
-def _attached(index: int, codec: str) -> VideoStream:
-    return VideoStream(index, codec, None, None, False, True, 64, 64, None)
+def _attached(index: int, codec: str, pixel_format: str | None = "yuvj420p") -> VideoStream:
+    return VideoStream(index, codec, None, None, False, True, 64, 64, None, pixel_format=pixel_format)
 
 
 def _plan(*facts: MediaFacts, profile: str = "m4a_chapters", params: dict[str, str] | None = None) -> Plan:
@@ -55,6 +56,16 @@ def test_a_recording_s_own_cover_is_the_first_that_can_be_kept() -> None:
     assert only.outputs[0].cover is None
 
 
+def test_a_damaged_cover_is_left_out() -> None:
+    """FLAC tells a picture's size beside it, whatever became of the picture: a file with that does not verify."""
+    plan = _plan(media(audio(0), _attached(1, "mjpeg", None)), profile="flac")
+    assert plan.outputs[0].cover is None
+    damaged = ("left out (mjpeg 64x64, of the recording itself)", "it is damaged: its head cannot be read")
+    assert _told(plan, "cover") == [damaged]
+    plan = _plan(media(audio(0), _attached(1, "mjpeg", None), _attached(2, "png")), profile="flac")
+    assert _told(plan, "cover") == [("png 64x64, unchanged", "of the recording itself")]
+
+
 def test_no_cover_and_no_chapters_are_no_decision() -> None:
     """A plan speaks of what is there."""
     plan = _plan(media())
@@ -70,6 +81,14 @@ def test_a_container_without_a_place_for_chapters_takes_no_such_flag() -> None:
     flac += 'codec = "flac"\nencoders = ["flac"]\nlayouts = ["mono"]\n[delivery]\nchapters = true\n'
     with pytest.raises(InvalidDocument, match=r"a flac file has no place for chapters"):
         parse_profile(flac)
+
+
+def test_more_chapters_than_a_recording_has_are_the_first_of_them() -> None:
+    """What is read of a file is bounded, and the plan says that it may have been more."""
+    many = tuple(Chapter(n / 100, (n + 1) / 100, "") for n in range(1000))
+    assert _told(_plan(replace(BOOK, chapters=many)), "chapters") == [
+        ("the first 1000 kept", "the timeline is the recording's")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,10 @@ def _step(purpose: Purpose) -> Invocation:
          Reason.ENCODER_SESSION_LIMIT),
         (Purpose.ENCODE, 1, "[aac @ 0x1] [error] Input contains (near) NaN/+-Inf", Reason.FFMPEG_FAILED),
         (Purpose.MEASURE, 1, "[Parsed_aresample_0 @ 0x1] [error] Failed to configure", Reason.FFMPEG_FAILED),
+        (Purpose.ENCODE, 1, "[auto_aresample_0 @ 0x1] [error] Rematrix is needed between 10 channels and stereo\n"
+         "[fatal] Error reinitializing filters!", Reason.UNSUPPORTED_COMBINATION),
+        (Purpose.ENCODE, 234, "[eac3 @ 0x1] [error] Bit allocation failed. Try increasing the bitrate.\n"
+         "[fatal] Error encoding a frame", Reason.UNSUPPORTED_COMBINATION),
         (Purpose.MEASURE, 1, "", Reason.FFMPEG_FAILED),
         (Purpose.MEASURE, -9, "[flac @ 0x1] [error] invalid residual", Reason.FFMPEG_FAILED),
         (Purpose.VERIFY, 1, "[aac @ 0x1] [error] invalid band type", Reason.OUTPUT_INVALID),

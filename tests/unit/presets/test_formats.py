@@ -54,6 +54,8 @@ def test_codecs_take_layouts_there_are() -> None:
         ("flac", {"vbr_quality": 2}, "flac has none"),
         ("ac3_192", {"bitrate_kbps": 1000}, "ac3 takes from 32 to 640 kbit/s"),
         ("ac3_192", {"sample_rate_hz": 96_000}, "ac3 needs a sample rate of 32000, 44100, 48000"),
+        # Its files would say 48000 all the same.
+        ("opus_96", {"sample_rate_hz": 24_000}, "opus needs a sample rate of 48000"),
         ("wav_16", {"bits": 24}, "pcm_s16le takes 16 bits"),
     ],
 )

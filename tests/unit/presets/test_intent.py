@@ -10,7 +10,7 @@ from presets.catalog import Catalog
 from presets.intent import Intent, resolve
 from presets.problems import InvalidRequest
 from presets.reasons import Reason
-from presets.uris import UnsupportedScheme, path_to_uri, same_place, stem, uri_to_path
+from presets.uris import UnsupportedScheme, join, object_uri, path_to_uri, place, same_place, shown, stem, uri_to_path
 from tests.unit.presets.samples import intent
 from tests.unit.presets.test_parse import PRESET
 
@@ -241,3 +241,40 @@ def test_stems_lose_one_extension() -> None:
         stem("/plain/a")
     with pytest.raises(ValueError, match="not an absolute path"):
         path_to_uri("a/b")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+def test_any_object_survives_its_uri(name: str) -> None:
+    """Whatever an object's name is, dots and slashes included; only bytes that are no text cannot be in one."""
+    uri = object_uri("archive", f"bucket/{name}")
+    assert uri.isascii()
+    assert place(uri) == ("archive", f"bucket/{name}")
+    assert same_place(uri, uri.replace("archive", "ARCHIVE", 1))
+    assert not same_place(uri, object_uri("archive", f"bucket/./{name}"))
+    assert shown(uri) == uri
+
+
+def test_objects_are_named_after_their_source() -> None:
+    """A prefix in a store takes the stem of what comes from a store, the web or a file, however that is written."""
+    assert stem("s3://bucket/a/take%201.b.wav") == "take 1.b"
+    assert stem("https://host/a/take%201.wav?sig=a/b.c") == "take 1"
+    assert stem("https://host/x%2Fy.wav") == "x_y"
+    assert stem("https://host/?id=1") == "host"
+    assert join("s3://bucket/out/", "a #1?.wav") == "s3://bucket/out/a%20%231%3F.wav"
+    assert join("s3://bucket/", "latin \udce9.wav") == "s3://bucket/latin%20%EF%BF%BD.wav"
+    assert str(place("https://host/a.wav?sig=secret")) == "https://host/a.wav"
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("https://host/a.wav?X-Amz-Signature=secret", "https://host/a.wav?…"),
+        ("https://me:secret@host/a.wav", "https://host/a.wav"),
+        ("s3://bucket/a.wav?upload=secret", "s3://bucket/a.wav?…"),
+        ("file:///a%3Fb.wav", "file:///a%3Fb.wav"),
+        ("no scheme?", "no scheme?"),
+    ],
+)
+def test_what_is_shown_of_a_uri(uri: str, told: str) -> None:
+    """Neither a query nor a password."""
+    assert shown(uri) == told

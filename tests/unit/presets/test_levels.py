@@ -12,6 +12,7 @@ from presets.levels import (
     Trial,
     best,
     closer_look,
+    first_aim,
     first_setting,
     foretold,
     next_aim,
@@ -35,13 +36,13 @@ def _programme(lufs: float | None, dbtp: float | None) -> Loudness:
 def test_a_gain_that_fits_needs_neither_limiter_nor_rehearsal() -> None:
     """Peaks below the ceiling after the gain: one factor and nothing else."""
     for before, setting in ((_programme(-23, -10), Setting(7, -1, 0)), (_programme(-8, 1), Setting(-8, -1, 0))):
-        assert next_rehearsal(LIMIT, before, [], 0) is None
+        assert next_rehearsal(LIMIT, LIMIT, before, [], 0) is None
         assert next_encode(LIMIT, before, []) == setting
 
 
 def test_peaks_above_the_ceiling_are_limited_and_that_is_rehearsed() -> None:
     """The reduction is what the gain puts above the ceiling, and the gain a little more than without a limiter."""
-    setting = next_rehearsal(LIMIT, _programme(-27.9, -7.4), [], 0)
+    setting = next_rehearsal(LIMIT, LIMIT, _programme(-27.9, -7.4), [], 0)
     assert setting is not None
     assert 11.9 < setting.gain_db < 13.5
     assert setting.limited_by_db == pytest.approx(-7.4 + setting.gain_db + 1)
@@ -61,7 +62,7 @@ def test_a_rehearsal_that_may_have_no_more_gain_is_the_last() -> None:
     """Whoever wants to stay below the target is not measured again for what nobody may change."""
     spiky = _programme(-36, -5)
     quiet = Trial(Setting(12, -1, 8), _programme(-24.5, -1))
-    assert next_rehearsal(LOWER, spiky, [quiet], 0) is None
+    assert next_rehearsal(LOWER, LOWER, spiky, [quiet], 0) is None
     assert next_encode(LOWER, spiky, [quiet]) == quiet.setting
 
 
@@ -70,7 +71,7 @@ def test_silence_gets_no_gain_but_keeps_its_ceiling(goal: Goal) -> None:
     """Nothing above the gate has no loudness to bring anywhere; a click in it may still be too high."""
     assert next_encode(goal, _programme(None, None), []) == Setting(0, -1, 0)
     assert next_encode(goal, _programme(None, 0.5), []) == Setting(0, -1, 1.5)
-    assert next_rehearsal(goal, _programme(None, 0.5), [], 0) is None
+    assert next_rehearsal(goal, goal, _programme(None, 0.5), [], 0) is None
     assert closer_look(goal, _programme(None, None)) is None
     silent = Trial(Setting(0, -1, 0), _programme(None, -40))
     assert next_aim(goal, _programme(None, -40), [], [silent], 3) is None
@@ -84,6 +85,11 @@ def test_peaks_too_faint_for_the_meter_s_digits_are_looked_at_closer(
 ) -> None:
     """An amplitude of 0.002 may be 0.0025, which is 2 dB more; measured at the gain it is to have it is clear."""
     assert closer_look(LIMIT, _programme(lufs, dbtp)) == gain_db
+
+
+def test_what_is_beyond_the_meter_s_scale_is_measured_quieter() -> None:
+    """Which ends at +10 LUFS, whatever the samples are."""
+    assert closer_look(LIMIT, _programme(10, 90)) == -60
 
 
 def test_a_lossless_file_need_not_be_measured() -> None:
@@ -108,7 +114,7 @@ def test_an_overshoot_lowers_the_ceiling_and_not_the_gain() -> None:
     over = Trial(Setting(7, -1, 0), _programme(-16, -0.7))
     aim = next_aim(LIMIT, before, [], [over], 3)
     assert aim is not None
-    following = next_rehearsal(aim, before, [], 1)
+    following = next_rehearsal(aim, aim, before, [], 1)
     assert following is not None
     assert 7 <= following.gain_db < 7.05
     assert following.ceiling_dbtp < -1.1 - 0.3
@@ -122,9 +128,25 @@ def test_what_a_codec_does_to_loudness_is_added_before_it() -> None:
     lost = Trial(rehearsal.setting, _programme(-16.27, -1.2))
     aim = next_aim(LIMIT, before, [rehearsal], [lost], 3)
     assert aim == Goal(-15.75, -1, OverPeaks.LIMIT, 8)
-    following = next_rehearsal(aim, before, [rehearsal], 1)
-    assert following is not None
-    assert 7.35 < following.gain_db < 7.5
+    assert next_rehearsal(LIMIT, aim, before, [rehearsal], 1) is None
+    assert 7.35 < next_encode(aim, before, [rehearsal]).gain_db < 7.5
+
+
+def test_what_a_codec_is_known_to_do_is_aimed_past() -> None:
+    """What the encoder takes off is put on before, and limited peaks leave room for what it usually adds to them."""
+    assert first_aim(LIMIT, _programme(-23, -6), 0.265, 0.1) == Goal(-15.735, -0.835, OverPeaks.LIMIT, 8)
+    assert first_aim(LIMIT, _programme(-23, -9), 0.0, 0.35) == LIMIT
+
+
+def test_a_rehearsal_that_tells_enough_is_the_last() -> None:
+    """A quarter of a LU from the target is made up for without another one, where the limiter costs little there."""
+    before = _programme(-23, -6)
+    light = Trial(Setting(7.1, -1, 2.1), _programme(-16.2, -1))
+    assert next_rehearsal(LIMIT, LIMIT, before, [light], 0) is None
+    assert 7.3 < next_encode(LIMIT, before, [light]).gain_db < 7.4
+    heavy = Trial(Setting(8, -1, 3), _programme(-16.8, -1))
+    assert next_rehearsal(LIMIT, LIMIT, before, [heavy], 0) is not None
+    assert next_encode(LIMIT, before, [heavy]) == heavy.setting
 
 
 def test_the_last_encode_of_a_heavily_limited_programme_is_lower_as_a_whole() -> None:
@@ -141,7 +163,7 @@ def test_the_last_encode_of_a_heavily_limited_programme_is_lower_as_a_whole() ->
     aim = next_aim(LIMIT, before, rehearsals, [first, second], 3)
     assert aim is not None
     assert aim.ceiling_dbtp == pytest.approx(-2.9)
-    lower = next_rehearsal(aim, before, rehearsals, 2)
+    lower = next_rehearsal(aim, aim, before, rehearsals, 2)
     assert lower is not None
     assert lower.gain_db == pytest.approx(20 - 0.4, abs=0.01)
     assert lower.limited_by_db == pytest.approx(22.5, abs=0.01)
@@ -188,6 +210,7 @@ def test_whoever_asked_to_fail_gets_no_file_that_misses() -> None:
     steepest=st.floats(0.2, 0.8),
     codec_lu=st.floats(-0.3, 0.1),
     overshoot=st.floats(0, 1.5),
+    expected=st.tuples(st.sampled_from([0.0, 0.265, 0.446]), st.floats(0, 0.4)),
     target=st.floats(-31, -9),
     over_peaks=st.sampled_from([OverPeaks.LIMIT, OverPeaks.LOWER]),
 )
@@ -198,6 +221,7 @@ def test_corrections_converge(
     steepest: float,
     codec_lu: float,
     overshoot: float,
+    expected: tuple[float, float],
     target: float,
     over_peaks: OverPeaks,
 ) -> None:
@@ -218,9 +242,9 @@ def test_corrections_converge(
 
     rehearsals: list[Trial] = []
     encodes: list[Trial] = []
-    aim: Goal | None = goal
+    aim: Goal | None = first_aim(goal, before, *expected)
     while aim is not None:
-        while (setting := next_rehearsal(aim, before, rehearsals, len(encodes))) is not None:
+        while (setting := next_rehearsal(goal, aim, before, rehearsals, len(encodes))) is not None:
             rehearsals.append(Trial(setting, limited(setting)))
         assert len(rehearsals) <= 4 + 2 * len(encodes)
         setting = next_encode(aim, before, rehearsals)

@@ -77,6 +77,24 @@ async def test_refusal_quotes_ffprobe(script: Script, media: Path, tmp_path: Pat
     assert "in/0" not in failure.message
 
 
+async def test_a_format_that_is_not_taken_is_told_in_words(script: Script, media: Path, tmp_path: Path) -> None:
+    """Not by the list of sixty that are."""
+    said = "[hls @ 0x1] [error] Format not on whitelist 'aac,ac3'\\n[error] file:in/0: Invalid argument"
+    failure = await refusal(script(f'printf "{said}" >&2; exit 1'), media, tmp_path)
+    assert failure.reason is Reason.INPUT_CORRUPT
+    assert failure.message.endswith("; of a playlist give the files that it names")
+
+
+async def test_a_file_that_says_too_much_of_itself(
+    script: Script, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether in streams or in tags: it is not read, and the reason is told."""
+    monkeypatch.setattr("agent.media.probe._DOCUMENT_LIMIT_BYTES", 10)
+    failure = await refusal(script(f"echo '{_DOCUMENT}'"), media, tmp_path)
+    assert failure.reason is Reason.INPUT_CORRUPT
+    assert "in streams, chapters and tags" in failure.message
+
+
 @pytest.mark.parametrize("document", ["{}", "[]", "nonsense", '{"format": {"format_name": "wav"}}'])
 async def test_document_without_media(script: Script, media: Path, tmp_path: Path, document: str) -> None:
     """A document that describes no media is INPUT_CORRUPT."""

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from agent.media.guards import Bounds
-from agent.media.runner import LOG_NAME, PROGRESS_NAME, Ran, _Progress, run
+from agent.media.runner import LOG_NAME, PROGRESS_NAME, Ran, Relay, _Progress, run
 from agent.media.supervisor import SOCKET, STATUS
 from presets.plan import Invocation, Purpose, StepResult
 from presets.reasons import Reason
@@ -48,16 +49,18 @@ async def carry_out(
     stall_s: float = 60.0,
     wall_s: float | None = None,
 ) -> Ran:
-    return await run(
-        [program, "-i", "in/0"],
-        step or invocation(),
-        workspace=workspace,
-        directory=workspace / "steps" / "01-encode",
-        on_begin=on_begin,
-        on_progress=on_progress,
-        stop=stop or asyncio.Event(),
-        bounds=Bounds(stall_s=stall_s, wall_s=wall_s),
-    )
+    with closing(Relay()) as relay:
+        return await run(
+            [program, "-i", "in/0"],
+            step or invocation(),
+            workspace=workspace,
+            directory=workspace / "steps" / "01-encode",
+            on_begin=on_begin,
+            on_progress=on_progress,
+            stop=stop or asyncio.Event(),
+            bounds=Bounds(stall_s=stall_s, wall_s=wall_s),
+            relay=relay,
+        )
 
 
 def block(out_time_us: str, speed: str = "2.5x", progress: str = "continue") -> str:

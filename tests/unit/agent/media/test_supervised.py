@@ -70,6 +70,73 @@ async def test_a_runaway_log_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(log) < 300_000 + 80
 
 
+async def test_the_next_command_by_the_same_supervisor(tmp_path: Path) -> None:
+    """It is asked, not started anew; each command's log, status and environment are its own, and final when it ends."""
+    say = ("sh", "-c", "echo $MEDIACTL_STEP said $0 >&2; sleep 0.1; exit $0")
+    pids, marks = set(), set()
+    process = None
+    for code in range(3, 6):
+        folder = tmp_path / str(code)
+        process = await Supervised.start(folder, [*say, str(code)], cwd=tmp_path, after=process)
+        assert process is not None
+        process.stay()
+        assert (await process.wait()).code == code
+        mark, said = (folder / LOG).read_text().split(" ", 1)
+        assert said == f"said {code}\n"
+        assert not (folder / SOCKET).exists()
+        pids.add(process._pid)
+        marks.add(mark)
+    assert process is not None
+    process.let_go()
+    assert len(pids) == 1
+    assert len(marks) == 3
+
+
+async def test_who_stays_ends_with_whom_it_stays_for(tmp_path: Path, until: Until, alive: Alive) -> None:
+    """However the agent ends, nothing of it is left."""
+    process = await Supervised.start(tmp_path / "step", ["sleep", "0.1"], cwd=tmp_path)
+    assert process is not None
+    process.stay()
+    await process.wait()
+    assert alive(process._pid)
+    process.let_go()
+    await until(lambda: not alive(process._pid))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+async def test_who_stayed_and_answers_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Until, alive: Alive, number: signal.Signals
+) -> None:
+    """Another supervisor takes the command, and it is run once."""
+    monkeypatch.setattr(supervised, "ANSWER_S", 0.5)
+    first = await Supervised.start(tmp_path / "first", ["sleep", "0.1"], cwd=tmp_path)
+    assert first is not None
+    first.stay()
+    await first.wait()
+    os.kill(first._pid, number)
+    if number is not signal.SIGSTOP:
+        await until(lambda: not alive(first._pid))
+    second = await Supervised.start(
+        tmp_path / "second", ["sh", "-c", "echo once >&2; sleep 0.1"], cwd=tmp_path, after=first
+    )
+    assert second is not None
+    assert second._pid != first._pid
+    assert (await second.wait()).code == 0
+    second.let_go()
+    assert (tmp_path / "second" / LOG).read_text() == "once\n"
+    await until(lambda: not alive(first._pid))
+
+
+async def test_what_the_next_cannot_start_is_told(tmp_path: Path) -> None:
+    """As of the first command, and by a supervisor of its own."""
+    first = await Supervised.start(tmp_path / "first", ["sleep", "0.1"], cwd=tmp_path)
+    assert first is not None
+    first.stay()
+    await first.wait()
+    with pytest.raises(CannotStart, match="No such file"):
+        await Supervised.start(tmp_path / "second", ["true"], cwd=tmp_path / "nowhere", after=first)
+
+
 async def test_the_time_allowed(tmp_path: Path) -> None:
     """Also with nobody connected, a command ends when its time is over."""
     ended = await carried_out(tmp_path, "sleep", "300", wall_s=0.2)

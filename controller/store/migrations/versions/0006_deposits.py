@@ -6,8 +6,8 @@ An older controller goes on using this schema: it knows nothing of the table, an
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
