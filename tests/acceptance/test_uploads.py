@@ -95,7 +95,8 @@ def test_a_run_brings_its_results(fleet: Fleet, desk: Path) -> None:
     fleet.controller()
     fleet.agent()
     ran = _ran(fleet, desk, "run", "my talk?.wav", *EXTRACT, "--profile", "wav_float", "--output", "out/")
-    names = sorted(path.name for path in (desk / "out").iterdir())
+    manifest, *names = sorted(path.name for path in (desk / "out").iterdir())
+    assert manifest.endswith(".job.json")
     assert names == ["my talk?.flac.flac", "my talk?.wav_float.wav"]
     assert all(f"{desk}/out/{name}" in ran.stdout for name in names)
     agents = fleet.home.folder / "agents"
