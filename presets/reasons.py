@@ -181,7 +181,9 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
             "what an agent kept of an attempt can't be had just now", "FAILED_PRECONDITION", exit_code=6
         ),
         Reason.DEPOSIT_NOT_FOUND: _not_found("the controller's own store holds no such file, or no longer"),
-        Reason.DEPOSIT_ELSEWHERE: _retry("another controller has the file in a store of its own", "UNAVAILABLE", 4),
+        Reason.DEPOSIT_ELSEWHERE: Fact(
+            "another controller has the file in a store of its own", "UNAVAILABLE", exit_code=4
+        ),
         Reason.DEPOSITS_OFF: _refused("the controller takes no files into its own store", "FAILED_PRECONDITION"),
         Reason.QUOTA_EXCEEDED: _refused("the controller's own store has no room for a file", "RESOURCE_EXHAUSTED"),
         Reason.UPLOAD_CORRUPT: Fact("what arrived of a file is not what was announced", "DATA_LOSS"),

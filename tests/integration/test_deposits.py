@@ -355,6 +355,36 @@ async def test_a_restart_in_the_middle(tmp_path: Path) -> None:
         assert await _read(second.client, uri) == CONTENT
 
 
+async def test_a_controller_that_stops_in_the_middle(tmp_path: Path) -> None:
+    """Ends soon, and its next life goes on; nothing of the call is left behind."""
+    arrived = asyncio.Event()
+
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(_box(tmp_path / "one"))
+        begun = await _begin(first.client)
+
+        async def messages() -> AsyncIterator[pb.ExtendUploadRequest]:
+            for offset in range(0, SEGMENT_BYTES + 2 * PIECE_BYTES, PIECE_BYTES):
+                data = CONTENT[offset : offset + PIECE_BYTES]
+                yield pb.ExtendUploadRequest(upload_id=begun.upload_id, offset=offset, data=data)
+            arrived.set()
+            await asyncio.Event().wait()
+
+        channel = await stack.enter_async_context(aio_channel(first.address))
+        call = transfer_service_pb2_grpc.TransferServiceStub(channel).ExtendUpload(messages())
+        await arrived.wait()
+        await eventually(
+            lambda: first.client.get_deposit(upload_id=begun.upload_id), lambda now: now.received_bytes > 0
+        )
+        assert not call.done()
+    async with _box(tmp_path / "one") as second:
+        again = await _begin(second.client)
+        assert SEGMENT_BYTES <= again.received_bytes <= SEGMENT_BYTES + 2 * PIECE_BYTES
+        await second.client.extend_upload(again, _from(CONTENT))
+        uri = (await second.client.finish_upload(begun.upload_id)).uri
+        assert await _read(second.client, uri) == CONTENT
+
+
 async def test_a_file_that_cannot_be_read(box: Box) -> None:
     """The sender hears what it was; what came before counts."""
 
