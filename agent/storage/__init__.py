@@ -123,7 +123,9 @@ class Stores:
             return self._made[CONTROLLER]
         table = self._tables.get(name)
         if table is None or not uri[len(scheme) :].startswith("://"):
-            known = ", ".join(["file:", *reaches(self._tables)])
+            known = ", ".join(
+                ["file:", *(f"{name}://" for name in self._made if name == CONTROLLER), *reaches(self._tables)]
+            )
             raise MediaFailure(Reason.INPUT_UNSUPPORTED_SCHEME, f"{shown(uri)!r}: this agent reads and writes {known}")
         if name not in self._made:
             self._made[name] = self._make(name, table)

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import random
+import time
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -254,3 +256,31 @@ def test_an_agent_that_is_killed_in_the_middle_of_a_transfer(fleet: Fleet, desk:
     [fetched] = (desk / "out").iterdir()
     assert _sha256(fetched) == job.artifacts[0].sha256
     assert len({path.parent for path in _deposits(fleet.home)}) == 2
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_at_any_moment(fleet: Fleet, desk: Path, seed: int) -> None:
+    """Of controller and agent, while files go there and back: every result arrives, whole and once; nothing is left."""
+    dice = random.Random(seed)  # noqa: S311 - chance, no secret
+    fleet.controller_flags = ("--heartbeat", "0.5", "--unreachable-after", "3", "--lost-after", "10")
+    programs = {"controller": fleet.controller(), "agent": fleet.agent()}
+    begin = {"controller": fleet.controller, "agent": fleet.agent}
+    for number in range(12):
+        big = _big(desk).rename(desk / f"{number}.wav")
+        asked = ("run", big.name, *EXTRACT, "--output", "out/", "-o", "json")
+        running = fleet.home.start("--controller", fleet.address, *asked, cwd=desk)
+        for _ in range(2):
+            time.sleep(dice.uniform(0.3, 5))
+            if running.process.poll() is None:
+                struck = dice.choice([*programs])
+                programs[struck].process.kill()
+                programs[struck].process.wait()
+                programs[struck] = begin[struck]()
+        ended = running.ended(within_s=180)
+        assert ended.code == 0, ended
+        [artifact] = ended.json["artifacts"]
+        assert _sha256(desk / "out" / f"{number}.flac.flac") == artifact["sha256"]
+        assert len({path.parent for path in _deposits(fleet.home)}) == 2 * (number + 1)
+    assert len([*(desk / "out").iterdir()]) == 12
