@@ -24,6 +24,7 @@ from agent.session import Agent
 from agent.settings import Settings
 from agent.storage import InputCache, Stores
 from agent.storage.stores import reaches
+from agent.transfers import Transfers
 from agent.watching import watching
 from mediactl.notify import Notifier
 from mediactl.v1 import agent_service_pb2 as pb
@@ -61,10 +62,11 @@ async def serve_agent(settings: Settings) -> None:
     capabilities = await asyncio.to_thread(look, False)
     cache = InputCache(settings.input_cache, settings.cache_bytes, boot=boot_id())
     await asyncio.to_thread(cache.open)
+    transfers = Transfers(settings.controller, settings.credentials)
     means = Means(
         binaries=binaries(capabilities),
         ffprobe=capabilities.ffprobe_path,
-        stores=Stores([Path(root) for root in settings.media_roots], settings.stores, cache=cache),
+        stores=Stores([Path(root) for root in settings.media_roots], settings.stores, cache=cache, deposits=transfers),
         scratch=settings.scratch,
         room=Scratch(settings.scratch, time.monotonic, kept_bytes=settings.scratch_reserve, cache=cache),
         confinement=confinement,
@@ -107,6 +109,7 @@ async def serve_agent(settings: Settings) -> None:
     async with watching(settings, agent, means, lookout):
         await agent.run()
     telling.cancel()
+    await transfers.close()
     if not agent.leaving:
         await asyncio.to_thread(confinement.close)
     log.info("agent stopped")

@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, TypeAlias, get_args
@@ -26,7 +27,7 @@ from presets.intent import Intent, resolve
 from presets.needs import requirements
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
-from presets.uris import Place, normal, place
+from presets.uris import CONTROLLER, Place, deposit_path, normal, place
 
 DEFAULT_PRIORITY = 5
 DEFAULT_QUEUE = "default"
@@ -39,6 +40,7 @@ _Time: TypeAlias = Literal["not_before", "timeout", "deadline"]
 _TIMES: tuple[_Time, ...] = get_args(_Time)
 LATEST_US = 7_258_118_400_000_000
 """The year 2200."""
+MOST_KEPT_S = 3650 * 86400
 _LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
 
@@ -55,13 +57,15 @@ def admit(
     roots: Sequence[Sequence[str]],
     now_us: int,
     after: Mapping[str, JobId | Problem] = MappingProxyType({}),
+    deposited: Collection[str] = (),
     kind: str = "media",
     field: str = "jobs[{index}].",
 ) -> tuple[NewJob, ...]:
     """All jobs of a request, resolved against the catalog.
 
     `roots` are what every agent known reaches, its media roots and stores; none at all means that no agent has
-    registered yet. `after` says which job each text in an `after` means. `field` is the prefix of a job's field paths.
+    registered yet. `after` says which job each text in an `after` means. `deposited` are those of the paths in the
+    controller's own store under which something is whole. `field` is the prefix of a job's field paths.
     Raises InvalidRequest with every problem of every job.
     """
     problems: list[Problem] = []
@@ -102,6 +106,7 @@ def admit(
             found += invalid.problems
         if intent is not None:
             found += _reach(intent, roots)
+            found += _undeposited(intent, deposited)
             if kind == "media":
                 found += _collisions(intent, taken, index)
         prefix = field.format(index=index)
@@ -110,6 +115,8 @@ def admit(
             parents = dict.fromkeys(str(after[text]) for text in spec.after)
             admitted.append(_new_job(spec, intent, kind, tuple(parents)))
     if problems:
+        # Who asks before uploading hears first of what uploading will not mend.
+        problems.sort(key=lambda problem: problem.reason is Reason.DEPOSIT_NOT_FOUND)
         raise InvalidRequest(*problems)
     return tuple(admitted)
 
@@ -175,6 +182,9 @@ def _names(spec: job_pb2.JobSpec) -> list[Problem]:
 
 def _times(spec: job_pb2.JobSpec, now_us: int) -> list[Problem]:
     problems = []
+    if spec.HasField("keep") and not 0 < spec.keep.seconds <= MOST_KEPT_S:
+        told = f"a time from 1 s to {MOST_KEPT_S // 86400} days is expected"
+        problems.append(Problem(Reason.INVALID_ARGUMENT, "keep", told))
     for field in _TIMES:
         if spec.HasField(field) and not 0 < _microseconds(spec, field) < LATEST_US:
             problems.append(Problem(Reason.INVALID_ARGUMENT, field, "a time after 1970 and before 2200 is expected"))
@@ -206,12 +216,47 @@ def _places(intent: Intent) -> list[tuple[str, Place]]:
     return [(name, place(uri)) for name, uri in named]
 
 
+def _of_agents(intent: Intent) -> list[tuple[str, Place]]:
+    """Those that not every agent reaches."""
+    return [(name, at) for name, at in _places(intent) if at.store != CONTROLLER]
+
+
+def deposits_of(uris: Iterable[str]) -> tuple[str, ...]:
+    """The paths in the controller's own store that are among these, each once; malformed ones are left out."""
+    found: dict[str, None] = {}
+    for uri in uris:
+        with suppress(ValueError):
+            found[deposit_path(uri)] = None
+    return tuple(found)
+
+
+def _undeposited(intent: Intent, deposited: Collection[str]) -> list[Problem]:
+    problems = []
+    named = [(f"inputs[{i}].uri", item.uri, True) for i, item in enumerate(intent.inputs)]
+    named += [(f"outputs[{i}].uri", item.uri, False) for i, item in enumerate(intent.outputs)]
+    for field, uri, is_input in named:
+        if place(uri).store != CONTROLLER:
+            continue
+        try:
+            path = deposit_path(uri)
+        except ValueError as error:
+            problems.append(Problem(Reason.INVALID_ARGUMENT, field, str(error)))
+            continue
+        if is_input and path not in deposited:
+            told = f"nothing is deposited as {uri}, or it has expired: upload it again"
+            problems.append(Problem(Reason.DEPOSIT_NOT_FOUND, field, told))
+        elif not is_input and not path.startswith("results/"):
+            told = f"{uri!r} is a place for inputs; results go to controller://results/FOLDER/"
+            problems.append(Problem(Reason.INVALID_ARGUMENT, field, told))
+    return problems
+
+
 def _reach(intent: Intent, roots: Sequence[Sequence[str]]) -> list[Problem]:
     if not roots:
         return []
     declared = sorted({root for agent in roots for root in agent})
     problems = []
-    for name, at in _places(intent):
+    for name, at in _of_agents(intent):
         if not any(beneath(str(at), agent) for agent in roots):
             what, kind, known = unreached(str(at), declared)
             told = f"no agent reaches {what}; their {kind} are {known}"
@@ -242,6 +287,7 @@ def _needs_of(needs: Requirements) -> tuple[str, str]:
 
 def _new_job(spec: job_pb2.JobSpec, intent: Intent, kind: str, after: tuple[str, ...]) -> NewJob:
     class_key, needs = _needs_of(requirements(intent))
+    deposits = deposits_of(item.uri for item in intent.inputs)
     return NewJob(
         kind=kind,
         task_kind="transform" if kind == "media" else "plan",
@@ -257,7 +303,7 @@ def _new_job(spec: job_pb2.JobSpec, intent: Intent, kind: str, after: tuple[str,
         texts=intent.texts(),
         class_key=class_key,
         requirements=needs,
-        paths=json.dumps([str(at) for _, at in _places(intent)]),
+        paths=json.dumps([str(at) for _, at in _of_agents(intent)]),
         verbose=spec.verbose,
         hold=spec.hold,
         after=after,
@@ -265,4 +311,5 @@ def _new_job(spec: job_pb2.JobSpec, intent: Intent, kind: str, after: tuple[str,
         not_before_us=_given(spec, "not_before"),
         timeout_us=_given(spec, "timeout"),
         deadline_us=_given(spec, "deadline"),
+        deposits=json.dumps(deposits) if deposits else None,
     )

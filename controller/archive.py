@@ -1,4 +1,4 @@
-"""The controller's own store, a directory or a bucket: whole logs, one blob for each ended attempt, and remains.
+"""The controller's own store, a directory or a bucket: whole logs, one blob for each ended attempt, remains, deposits.
 
 A log is gzip: a line of JSON about the whole (`format`, `attempt`), then for every chunk, in the order of its
 arrival, a line of JSON (`stream`, `sequence`, `size`), its bytes as they are, and a newline. `zcat` shows a log.
@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 import structlog
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, from_url
 
 from controller.store.archiving import Archived, MarkArchived, MarkSilent, chunks_after, unarchived
@@ -49,6 +50,8 @@ STRAY_S = 3600.0
 REMAINS = "remains/"
 """What the keys of collected remains begin with: `remains/TENANT/JOB/ATTEMPT-….tar.gz`."""
 KEY_PARTS = 4
+IDENTITY = "identity"
+"""The key of a blob whose content names the store."""
 _FORMAT = "mediactl-log-1"
 _GZIP = 16 + zlib.MAX_WBITS
 _PIECE = 256 * 1024
@@ -133,6 +136,18 @@ class Archive:
         if self._root is not None:
             await asyncio.to_thread(_sync, self._root, key)
 
+    async def write(self, key: str, data: bytes) -> None:
+        """As `put`, for what is in memory, at once."""
+        await obstore.put_async(self._store, key, data)
+        if self._root is not None:
+            await asyncio.to_thread(_sync, self._root, key)
+
+    async def identity(self) -> str:
+        """Names this store: the same for all that have it, whatever they call it, and another one for any other."""
+        with suppress(AlreadyExistsError):
+            await obstore.put_async(self._store, IDENTITY, secrets.token_hex(16).encode(), mode="create")
+        return bytes(await (await obstore.get_async(self._store, IDENTITY)).bytes_async()).decode()
+
     async def size(self, key: str) -> int:
         """Bytes of a blob. Raises ArchiveMissing."""
         try:
@@ -153,10 +168,8 @@ class Archive:
 
     async def remove_strays(self, store: Store, now_us: int) -> int:
         """Delete remains that the database knows nothing of: a crash came between the two. Returns how many."""
-        before = datetime.fromtimestamp(now_us / 1e6 - STRAY_S, UTC)
         removed = 0
-        async for found in obstore.list(self._store, prefix=REMAINS, chunk_size=ATTEMPTS):
-            old = [one["path"] for one in found if one["last_modified"] < before]
+        async for old in self.older(REMAINS, now_us):
             jobs_of: defaultdict[Tenant, set[str]] = defaultdict(set)
             for key in old:
                 if len(parts := key.split("/")) == KEY_PARTS:
@@ -167,9 +180,19 @@ class Archive:
             strays = [key for key in old if key not in known]
             await self.delete(strays)
             removed += len(strays)
-        if self._root is not None:
-            removed += await asyncio.to_thread(_remove_unfinished, self._root / REMAINS, before.timestamp())
-        return removed
+        return removed + await self.remove_unfinished(REMAINS, now_us)
+
+    async def older(self, prefix: str, now_us: int) -> AsyncIterator[list[str]]:
+        """Keys that begin so, a page at a time, of blobs so old that the database must know of them."""
+        before = datetime.fromtimestamp(now_us / 1e6 - STRAY_S, UTC)
+        async for found in obstore.list(self._store, prefix=prefix, chunk_size=ATTEMPTS):
+            yield [one["path"] for one in found if one["last_modified"] < before]
+
+    async def remove_unfinished(self, prefix: str, now_us: int) -> int:
+        """Delete what was left when writing blobs `prefix…/…/…` broke off; returns how many."""
+        if self._root is None:
+            return 0
+        return await asyncio.to_thread(_remove_unfinished, self._root / prefix, now_us / 1e6 - STRAY_S)
 
     async def read(self, log_key: str) -> AsyncIterator[LogChunk]:
         """The chunks of a moved log. Raises ArchiveMissing, ArchiveDamaged."""
@@ -188,6 +211,14 @@ class Archive:
         for key in log_keys:
             with suppress(FileNotFoundError):
                 await obstore.delete_async(self._store, key)
+
+    async def delete_folder(self, key: str) -> None:
+        """Delete all blobs `key/…`."""
+        async for found in obstore.list(self._store, prefix=f"{key}/", chunk_size=ATTEMPTS):
+            await self.delete(one["path"] for one in found)
+        if self._root is not None:
+            with suppress(OSError):
+                await asyncio.to_thread((self._root / key).rmdir)
 
 
 def _remove_unfinished(folder: Path, before_s: float) -> int:

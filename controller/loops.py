@@ -12,6 +12,7 @@ import structlog
 from controller.archive import Archive
 from controller.core.liveness import Timers, may_expire
 from controller.core.matching import Feasibility, Rules
+from controller.deposits import Deposits
 from controller.metrics import Metrics
 from controller.rpc.interceptors import Presence
 from controller.sessions import Sessions
@@ -164,9 +165,10 @@ class Sweeper:
 class Housekeeper:
     """What can wait: forgetting what was kept long enough, moving logs, counting again."""
 
-    def __init__(self, store: Store, archive: Archive | None, keeping: Keeping) -> None:
+    def __init__(self, store: Store, archive: Archive | None, keeping: Keeping, deposits: Deposits) -> None:
         self._store = store
         self._archive = archive
+        self._deposits = deposits
         self._keeping = keeping
         self._reconciled = 0.0
         self._looked_for_strays = -STRAYS_S
@@ -182,10 +184,13 @@ class Housekeeper:
         # Last: a store of logs that is away must keep nothing else from being done.
         if self._archive is not None:
             await self._archive.sweep(store, now_us)
+            await self._deposits.sweep()
             if time.monotonic() - self._looked_for_strays > STRAYS_S:
                 self._looked_for_strays = time.monotonic()
                 if removed := await self._archive.remove_strays(store, now_us):
                     log.info("removed remains that belong to no job", blobs=removed)
+                if removed := await self._deposits.remove_strays(now_us):
+                    log.info("removed what belongs to no deposit", blobs=removed)
 
     async def _forget(self, now_us: int) -> None:
         store, keeping = self._store, self._keeping

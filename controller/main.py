@@ -14,7 +14,7 @@ from controller.core.matching import Rules
 from controller.http import beside
 from controller.maintenance import COMMANDS
 from controller.server import serve as run
-from controller.settings import DAY_S, Keeping, Settings
+from controller.settings import DAY_S, Depositing, Keeping, Settings
 from controller.store.engine import StoreUnavailable
 from controller.store.migrations import SchemaTooNew
 from mediactl.channel import Credentials
@@ -59,8 +59,8 @@ def main() -> None:
 )
 @click.option(
     "--store",
-    help="URL where whole logs go: file:///DIR or s3://BUCKET/PREFIX. Default: the data directory, or with --database "
-    "the database itself.",
+    help="URL where whole logs and deposited files go: file:///DIR or s3://BUCKET/PREFIX, which all controllers of a "
+    "database should share. Default: the data directory; with --database logs stay there and no files are taken.",
 )
 @click.option(
     "--http",
@@ -103,6 +103,20 @@ def main() -> None:
     help="GiB that are taken from an agent of what one failed attempt left (`jobs artifacts --failed`).",
 )
 @click.option(
+    "--deposit-quota",
+    type=click.FloatRange(0),
+    default=100.0,
+    show_default=True,
+    help="GiB that uploaded files and results may take in the controller's own store, together; 0: it takes none.",
+)
+@click.option(
+    "--deposit-lifetime",
+    type=click.FloatRange(0, 36_500, min_open=True),
+    default=7.0,
+    show_default=True,
+    help="Days that they are kept; what a job still reads until it has ended, results as `submit --keep` says.",
+)
+@click.option(
     "--drain",
     type=click.FloatRange(0, 300),
     default=0.0,
@@ -128,6 +142,8 @@ def serve(
     keep_jobs: float,
     keep_requests: float,
     most_remains: float,
+    deposit_quota: float,
+    deposit_lifetime: float,
     drain: float,
     exit_when_idle: bool,
     log_transitions: bool,
@@ -160,6 +176,7 @@ def serve(
             exit_when_idle=exit_when_idle,
             log_transitions=log_transitions,
             most_remains_bytes=int(most_remains * 2**30),
+            depositing=Depositing(int(deposit_quota * 2**30), deposit_lifetime * DAY_S),
         )
         # The writer gives the interpreter away at every statement; getting it back must not take longer than the work.
         sys.setswitchinterval(SWITCH_S)

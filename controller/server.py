@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from controller.archive import Archive
 from controller.core.liveness import Timers
+from controller.deposits import Deposits
 from controller.http import serving
 from controller.library import Library
 from controller.loops import (
@@ -43,6 +44,7 @@ from controller.rpc.jobs import JobServicer
 from controller.rpc.presets import PresetServicer
 from controller.rpc.queue import QueueServicer
 from controller.rpc.remains import RemainsReader
+from controller.rpc.transfers import TransferServicer
 from controller.sessions import Sessions
 from controller.settings import Settings
 from controller.signatures import Signatures
@@ -74,6 +76,8 @@ from mediactl.v1 import (
     preset_service_pb2_grpc,
     queue_service_pb2,
     queue_service_pb2_grpc,
+    transfer_service_pb2,
+    transfer_service_pb2_grpc,
 )
 from presets.reasons import Reason
 
@@ -85,6 +89,7 @@ SERVICES = (
     queue_service_pb2.DESCRIPTOR.services_by_name["QueueService"].full_name,
     fleet_service_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name,
     agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
+    transfer_service_pb2.DESCRIPTOR.services_by_name["TransferService"].full_name,
 )
 STOP_GRACE_S = 0.5
 
@@ -189,6 +194,8 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
     preset_service_pb2_grpc.add_PresetServiceServicer_to_server(PresetServicer(library), server)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetServicer(store, sessions, settings.timers), server)
     queue_service_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(store, sessions, library, overview), server)
+    deposits = Deposits(store, archive, settings.depositing)
+    transfer_service_pb2_grpc.add_TransferServiceServicer_to_server(TransferServicer(deposits), server)
     receptions = Receptions(store, archive, settings.most_remains_bytes)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(
         AgentServicer(store, sessions, receptions, signatures, settings.timers, dice), server
@@ -205,7 +212,7 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
     dispatcher = Dispatcher(store, sessions, settings.rules, metrics)
     store.follow_up = dispatcher.follow_up
     sweeper = Sweeper(store, sessions, settings.timers, dice)
-    housekeeper = Housekeeper(store, archive, settings.keeping)
+    housekeeper = Housekeeper(store, archive, settings.keeping, deposits)
     loops = [
         asyncio.create_task(forever("dispatch", dispatcher.run, 0.1)),
         asyncio.create_task(forever("relane", lambda: relane(store), 1.0)),

@@ -25,12 +25,21 @@ class Keeping:
 
 
 @dataclass(frozen=True, slots=True)
+class Depositing:
+    """What may be deposited in the controller's own store: bytes in all (0: nothing), and for how many seconds."""
+
+    quota_bytes: int = 100 * 2**30
+    lifetime_s: float = 7 * DAY_S
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """`socket` and `listen` are where it is reached; at least one is given.
 
     `database` is a URL; without it the database is a file in the data directory, which this controller alone works on.
     `store` is where whole logs go, and what agents kept of failed attempts once somebody asked for it (of one attempt
-    at most `most_remains_bytes`); without it, the data directory, or with a database of its own logs stay there.
+    at most `most_remains_bytes`), and what is deposited; without it, the data directory, or with a database of its own
+    logs stay there and nothing is deposited.
     """
 
     data_dir: Path
@@ -47,6 +56,7 @@ class Settings:
     exit_when_idle: bool = False
     log_transitions: bool = True
     most_remains_bytes: int = 2 * 2**30
+    depositing: Depositing = field(default_factory=Depositing)
 
     @property
     def database_url(self) -> str:

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from ctl import box
 from ctl.interruption import interruptible
 from ctl.settings import Settings
-from mediactl.channel import Credentials
+from mediactl.channel import Credentials, TcpTarget, parse_addresses
 from mediactl.client import Client
 from mediactl.errors import MediactlError
 from mediactl.places import box_socket
@@ -21,6 +21,14 @@ _T = TypeVar("_T")
 _TRIES: Final = 3
 # In a box's death throes waiting is pointless: another one is started by the next try.
 _BOX_PATIENCE_S: Final = 1.0
+
+
+def remote(settings: Settings) -> bool:
+    """Whether files of this machine have to be uploaded: the controller is reached over a network, so that agents may
+    be anywhere. Raises MediactlError for a bad address."""
+    if settings.controller is None:
+        return False
+    return any(isinstance(target, TcpTarget) for target in parse_addresses(settings.controller))
 
 
 def with_client(

@@ -16,12 +16,12 @@ from ctl import render
 from ctl.connection import with_client
 from ctl.draft import Draft, drafting, require_free
 from ctl.settings import Format, Settings
-from ctl.sources import FileSource, Interrupted, SignedSource, SignedUrls, Source, unavailable
+from ctl.sources import DepositSource, FileSource, Interrupted, SignedSource, SignedUrls, Source, unavailable
 from mediactl.client import Client
 from mediactl.errors import MediactlError
 from mediactl.v1 import job_pb2
 from presets.reasons import Reason
-from presets.uris import FILE, base_name, place
+from presets.uris import CONTROLLER, FILE, base_name, place
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _TRIES: Final = 6
@@ -108,6 +108,8 @@ def _source(artifact: job_pb2.Artifact, client: Client, job: job_pb2.Job, urls: 
     """By where it was published."""
     if place(artifact.uri).store == FILE:
         return FileSource(artifact, lambda: _publisher(client, job))
+    if place(artifact.uri).store == CONTROLLER:
+        return DepositSource(artifact, client)
     return SignedSource(artifact, urls)
 
 

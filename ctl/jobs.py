@@ -107,7 +107,7 @@ def _with_original(client: Client, job_id: str) -> tuple[job_pb2.Job, job_pb2.Jo
 
 
 def _tell(job: job_pb2.Job, original: job_pb2.Job | None, settings: Settings) -> None:
-    timed = job.spec.HasField("timeout")
+    timed, kept = job.spec.HasField("timeout"), job.spec.HasField("keep")
     failure = f"{job.failure.reason}: {job.failure.message}" if job.failure.reason else ""
     render.details(
         settings,
@@ -135,6 +135,7 @@ def _tell(job: job_pb2.Job, original: job_pb2.Job | None, settings: Settings) ->
             ("not before", render.moment(job.spec.not_before)),
             ("may take", render.duration(job.spec.timeout.ToTimedelta().total_seconds()) if timed else ""),
             ("stopped at", render.moment(job.expire_time) if job.state not in ENDED else ""),
+            ("results kept", render.duration(job.spec.keep.ToTimedelta().total_seconds()) if kept else ""),
             ("submitted", render.moment(job.create_time)),
             ("started", render.moment(job.start_time)),
             ("ended", render.moment(job.end_time)),

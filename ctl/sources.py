@@ -1,4 +1,4 @@
-"""Where the bytes of an artifact come from: a file of this machine, or an object store by a signed URL."""
+"""Where the bytes of an artifact come from: a file of this machine, the controller, or a store by a signed URL."""
 
 import os
 import stat
@@ -61,6 +61,19 @@ class FileSource:
             file.seek(offset)
             while data := file.read(PIECE_BYTES):
                 yield data
+
+
+class DepositSource:
+    """What the controller has in its own store."""
+
+    def __init__(self, artifact: job_pb2.Artifact, client: Client) -> None:
+        self._uri = artifact.uri
+        self._client = client
+
+    def read(self, offset: int) -> Iterator[bytes]:
+        """See `Source`."""
+        for piece in self._client.read_deposit(self._uri, offset=offset):
+            yield piece.data
 
 
 class SignedUrls:

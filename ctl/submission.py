@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 import yaml
 
+from ctl.here import Here
 from ctl.times import Duration, Moment
 from mediactl.errors import MediactlError
 from mediactl.requests import from_json
@@ -44,6 +45,7 @@ class Request:
     after_any_end: bool = False
     not_before: datetime | None = None
     hold: bool = False
+    keep: float | None = None
     overwrite: bool = False
     reuse: bool = False
     verbose: bool = False
@@ -126,6 +128,12 @@ _QUEUEING: Final = (
         metavar="T",
         help="Not started before: 2026-05-01T06:00:00Z, or from now on: 2h.",
     ),
+    click.option(
+        "--keep",
+        type=Duration(),
+        metavar="D",
+        help="How long the controller keeps results that it has in its own store, e.g. 30d; else as it is set to.",
+    ),
     click.option("--hold", is_flag=True, help="Wait for `mediactl jobs release`."),
     click.option(
         "--spec", metavar="FILE|-", help="Job specs as JSON, JSON lines or YAML, instead of INPUT and its options."
@@ -133,13 +141,14 @@ _QUEUEING: Final = (
 )
 
 
-def build(request: Request, *, cwd: Path | None = None) -> list[job_pb2.JobSpec]:
+def build(request: Request, *, cwd: Path | None = None, here: Here | None = None) -> list[job_pb2.JobSpec]:
     """The specs of a request: one for each INPUT without a role, one for all INPUTs with roles.
 
+    With `here`, paths are files of this machine and nobody else's; without, agents find them as they stand here.
     Raises click.UsageError.
     """
     base = cwd or Path.cwd()
-    specs = _from_file(request, base) if request.spec is not None else _from_inputs(request, base)
+    specs = _from_file(request, base, here) if request.spec is not None else _from_inputs(request, base, here)
     if request.after_any_end and not all(request.after or spec.after for spec in specs):
         raise click.UsageError("--after-any-end says how to take --after, which is missing")
     labels, require = pairs(request.labels, "--label"), pairs(request.require, "--require")
@@ -159,6 +168,8 @@ def build(request: Request, *, cwd: Path | None = None) -> list[job_pb2.JobSpec]
         spec.after.extend(one for one in dict.fromkeys(request.after) if one not in spec.after)
         spec.after_any_end = spec.after_any_end or request.after_any_end
         spec.hold = spec.hold or request.hold
+        if request.keep is not None:
+            spec.keep.FromTimedelta(timedelta(seconds=request.keep))
         spec.labels.update(labels)
         spec.require.update(require)
         spec.overwrite = spec.overwrite or request.overwrite
@@ -183,17 +194,23 @@ def pairs(given: Iterable[str], option: str) -> dict[str, str]:
     return found
 
 
-def input_uri(text: str, base: Path) -> str:
-    """A URI as it is, a path as an absolute `file:` URI (RFC 8089)."""
-    return text if _SCHEME.match(text) else path_to_uri(str(_absolute(text, base)))
+def input_uri(text: str, base: Path, here: Here | None = None) -> str:
+    """A URI as it is, a path as an absolute `file:` URI (RFC 8089), or as what stands for it `here`."""
+    if _SCHEME.match(text):
+        return text
+    path = _absolute(text, base)
+    return here.input_uri(path) if here is not None else path_to_uri(str(path))
 
 
-def output_uri(text: str, base: Path) -> str:
+def output_uri(text: str, base: Path, here: Here | None = None) -> str:
     """As `input_uri`; a path that ends in a slash or names a folder becomes a prefix, which ends in a slash."""
     if _SCHEME.match(text):
         return text
     path = _absolute(text, base)
-    return path_to_uri(str(path)) + ("/" if text.endswith("/") or path.is_dir() else "")
+    prefix = text.endswith("/") or path.is_dir()
+    if here is not None:
+        return here.output_uri(path, prefix=prefix)
+    return path_to_uri(str(path)) + ("/" if prefix else "")
 
 
 def _absolute(text: str, base: Path) -> Path:
@@ -208,7 +225,7 @@ def _normal(path: Path) -> str:
     return str(path.parent.resolve() / path.name) if ".." in path.parts else str(path)
 
 
-def _from_inputs(request: Request, base: Path) -> list[job_pb2.JobSpec]:
+def _from_inputs(request: Request, base: Path, here: Here | None) -> list[job_pb2.JobSpec]:
     missing = [
         name
         for name, given in (
@@ -229,11 +246,11 @@ def _from_inputs(request: Request, base: Path) -> list[job_pb2.JobSpec]:
     inputs = [
         job_pb2.Input(
             role=role[1] if role else "",
-            uri=input_uri(role[2] if role else text, base),
+            uri=input_uri(role[2] if role else text, base, here),
         )
         for text, role in zip(request.inputs, roles, strict=True)
     ]
-    output = output_uri(request.output or "", base)
+    output = output_uri(request.output or "", base, here)
     params = pairs(request.params, "-p")
     jobs = [inputs] if all(roles) else [[one] for one in inputs]
     specs = []
@@ -250,7 +267,7 @@ def _from_inputs(request: Request, base: Path) -> list[job_pb2.JobSpec]:
     return specs
 
 
-def _from_file(request: Request, base: Path) -> list[job_pb2.JobSpec]:
+def _from_file(request: Request, base: Path, here: Here | None) -> list[job_pb2.JobSpec]:
     for name, given in (
         ("INPUT", request.inputs),
         ("--preset", request.preset),
@@ -274,9 +291,9 @@ def _from_file(request: Request, base: Path) -> list[job_pb2.JobSpec]:
         except MediactlError as error:
             raise click.UsageError(error.message) from None
         for one in spec.inputs:
-            one.uri = input_uri(one.uri, folder)
+            one.uri = input_uri(one.uri, folder, here)
         for one_output in spec.outputs:
-            one_output.uri = output_uri(one_output.uri, folder)
+            one_output.uri = output_uri(one_output.uri, folder, here)
         specs.append(spec)
     if not specs:
         raise click.UsageError(f"{where}: there is no job in it")

@@ -1,6 +1,7 @@
 """`mediactl submit` and `mediactl plan`."""
 
 import shlex
+import sys
 import uuid
 from collections.abc import Sequence
 
@@ -8,7 +9,8 @@ import click
 from rich.text import Text
 
 from ctl import render, waiting
-from ctl.connection import with_client
+from ctl.connection import remote, with_client
+from ctl.here import Here
 from ctl.settings import Format, Settings
 from ctl.submission import Request, build, submission_options
 from ctl.times import Duration
@@ -42,19 +44,30 @@ def submit(
     {"inputs": [{"uri": …}], "preset": …, "params": {…}, "outputs": [{"profile": …, "uri": …}]}; paths in it are
     relative to it. All jobs are stored or none.
 
+    With a --controller on the network, paths are files of this machine: inputs are uploaded first (submitted again, an
+    upload goes on where it broke off), and results stay with the controller for `mediactl jobs artifacts ID --download
+    DIR`.
+    What agents have on their own machines is named by file: URIs.
+
     \b
     Examples:
       mediactl submit talk.wav --preset loudness_podcast --output out/ --label show=news
       mediactl submit talk.wav --preset loudness_podcast --output out/ --after 3f2a --not-before 2h --deadline 8h
       mediactl submit --spec jobs.yaml --wait --wait-timeout 10m
     """
-    specs = build(request)
+    fixed_id = request_id or str(uuid.uuid4())
+    here = Here(fixed_id) if remote(settings) else None
+    specs = build(request, here=here)
     if wait_timeout is not None and not (wait or follow):
         raise click.UsageError("--wait-timeout needs --wait or --follow")
-    fixed_id = request_id or str(uuid.uuid4())
 
     def work(client: Client) -> int:
-        jobs: Sequence[job_pb2.Job] = client.submit_all(specs, request_id=fixed_id)
+        ready = specs if here is None else here.uploaded(client, specs, settings)
+        jobs: Sequence[job_pb2.Job] = client.submit_all(ready, request_id=fixed_id)
+        if here is not None and here.folders and not settings.quiet:
+            folders = " ".join(shlex.quote(f"{folder}/") for folder in here.folders)
+            which = jobs[0].id if len(jobs) == 1 else "ID"
+            print(f"results: mediactl jobs artifacts {which} --download {folders}", file=sys.stderr)
         if wait or follow:
             return waiting.report(waiting.wait(client, jobs, settings, timeout_s=wait_timeout, follow=follow), settings)
         if settings.format is Format.TABLE:
@@ -78,8 +91,14 @@ def plan(settings: Settings, *, request: Request) -> int:
     Example:
       mediactl plan talk.wav --preset loudness_podcast --profile aac_192 --output out/
     """
-    specs = build(request)
-    plans = with_client(settings, lambda client: [client.plan(spec) for spec in specs])
+    here = Here(str(uuid.uuid4())) if remote(settings) else None
+    specs = build(request, here=here)
+
+    def work(client: Client) -> list[job_service_pb2.PlanJobResponse]:
+        ready = specs if here is None else here.uploaded(client, specs, settings)
+        return [client.plan(spec) for spec in ready]
+
+    plans = with_client(settings, work)
     if settings.format is Format.TABLE:
         for spec, answer in zip(specs, plans, strict=True):
             _tell(spec, answer, settings)

@@ -73,6 +73,11 @@ class Reason(StrEnum):
     ATTEMPT_NOT_FOUND = auto()
     REMAINS_NOT_FOUND = auto()
     REMAINS_UNAVAILABLE = auto()
+    DEPOSIT_NOT_FOUND = auto()
+    DEPOSIT_ELSEWHERE = auto()
+    DEPOSITS_OFF = auto()
+    QUOTA_EXCEEDED = auto()
+    UPLOAD_CORRUPT = auto()
     ARTIFACT_UNAVAILABLE = auto()
     EPOCH_SUPERSEDED = auto()
     CONTROLLER_UNREACHABLE = auto()
@@ -175,6 +180,13 @@ TABLE: Mapping[Reason, Fact] = MappingProxyType(
         Reason.REMAINS_UNAVAILABLE: Fact(
             "what an agent kept of an attempt can't be had just now", "FAILED_PRECONDITION", exit_code=6
         ),
+        Reason.DEPOSIT_NOT_FOUND: _not_found("the controller's own store holds no such file, or no longer"),
+        Reason.DEPOSIT_ELSEWHERE: Fact(
+            "another controller has the file in a store of its own", "UNAVAILABLE", exit_code=4
+        ),
+        Reason.DEPOSITS_OFF: _refused("the controller takes no files into its own store", "FAILED_PRECONDITION"),
+        Reason.QUOTA_EXCEEDED: _refused("the controller's own store has no room for a file", "RESOURCE_EXHAUSTED"),
+        Reason.UPLOAD_CORRUPT: Fact("what arrived of a file is not what was announced", "DATA_LOSS"),
         Reason.ARTIFACT_UNAVAILABLE: Fact(
             "an artifact can't be had, not here, not just now, or not as it was published", "FAILED_PRECONDITION"
         ),

@@ -12,8 +12,13 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 FILE = "file"
 #: Schemes of the web: read only, and their paths are the server's business.
 WEB: tuple[str, ...] = ("https", "http")
+#: The controller's own store, which every agent reaches by way of its controllers.
+CONTROLLER = "controller"
 #: What a store may be called: as a scheme may, but with two characters at the least, or a drive would be one.
 STORE_NAME = re.compile(r"[a-z][a-z0-9-]{1,30}")
+
+#: Bytes of UTF-8.
+MOST_DEPOSIT_PATH = 1200
 
 _SAFE = "/~"
 
@@ -123,6 +128,25 @@ def _url(uri: str) -> str:
     except ValueError as error:
         raise ValueError(f"{shown(uri)!r} is no URL: {error}") from None
     return uri.partition("://")[2]
+
+
+def deposit_path(uri: str) -> str:
+    """What a URI of the controller's own store names there: ``uploads/ID/talk.wav``, or ``results/`` and as much.
+
+    :raises ValueError: it names nothing that could be there.
+    """
+    at = place(uri)
+    parts = at.path.split("/")
+    if at.store != CONTROLLER or len(parts) < 3 or parts[0] not in ("uploads", "results"):
+        raise ValueError(
+            f"{shown(uri)!r}: controller://uploads/ID/NAME or controller://results/FOLDER/NAME is expected"
+        )
+    if not {"", ".", ".."}.isdisjoint(parts) or len(at.path.encode()) > MOST_DEPOSIT_PATH:
+        raise ValueError(
+            f"{shown(uri)!r}: a path without empty parts and parts of dots is expected, "
+            f"{MOST_DEPOSIT_PATH} bytes at the most"
+        )
+    return at.path
 
 
 def shown(uri: str) -> str:

@@ -6,13 +6,14 @@ from types import MappingProxyType
 from typing import Protocol, assert_never
 
 from agent.storage.cache import InputCache
+from agent.storage.deposits import Deposits, DepositStore
 from agent.storage.files import FileStore
 from agent.storage.patience import Patience
 from agent.storage.stores import StoreKind, StoreTable, reaches
 from agent.storage.values import Identity, SignedUrl, Staged
 from presets.problems import MediaFailure
 from presets.reasons import Reason
-from presets.uris import FILE, WEB, shown
+from presets.uris import CONTROLLER, FILE, WEB, shown
 
 __all__ = ["FileStore", "Identity", "InputCache", "ObjectStore", "SignedUrl", "Staged", "Stores"]
 
@@ -91,7 +92,9 @@ class ObjectStore(Protocol):
 
 
 class Stores:
-    """The stores of an agent: folders that ``file:`` URIs may reach, and what ``NAME://`` of each table leads to."""
+    """The stores of an agent: folders that ``file:`` URIs may reach, what ``NAME://`` of each table leads to, and the
+    controllers' own by way of ``deposits``.
+    """
 
     def __init__(
         self,
@@ -100,12 +103,15 @@ class Stores:
         *,
         patience: Patience | None = None,
         cache: InputCache | None = None,
+        deposits: Deposits | None = None,
     ) -> None:
         self.cache = cache
         self._files = FileStore(media_roots)
         self._tables = tables
         self._patience = patience or Patience()
         self._made: dict[str, ObjectStore] = {}
+        if deposits is not None:
+            self._made[CONTROLLER] = DepositStore(deposits, patience=self._patience)
 
     def store_for(self, uri: str) -> ObjectStore:
         """The store that serves ``uri``, one that is to be read or written or is of what is staged.
@@ -116,9 +122,13 @@ class Stores:
         if scheme == FILE:
             return self._files
         name = WEB[0] if scheme in WEB else scheme
+        if name == CONTROLLER and CONTROLLER in self._made:
+            return self._made[CONTROLLER]
         table = self._tables.get(name)
         if table is None or not uri[len(scheme) :].startswith("://"):
-            known = ", ".join(["file:", *reaches(self._tables)])
+            known = ", ".join(
+                ["file:", *(f"{name}://" for name in self._made if name == CONTROLLER), *reaches(self._tables)]
+            )
             raise MediaFailure(Reason.INPUT_UNSUPPORTED_SCHEME, f"{shown(uri)!r}: this agent reads and writes {known}")
         if name not in self._made:
             self._made[name] = self._make(name, table)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.storage.stores import StoreKind, StoreTable
-from presets.uris import FILE, STORE_NAME, WEB
+from presets.uris import CONTROLLER, FILE, STORE_NAME, WEB
 
 _URL = re.compile(r"https?://[^\s@?#/]+(/[^\s@?#]*)?")
 _PREFIX = re.compile(r"[^/].*/")
@@ -97,6 +97,8 @@ def _problems(document: Mapping[str, object]) -> Iterator[str]:
 def _name_problems(name: str, table: Mapping[str, object]) -> Iterator[str]:
     if not STORE_NAME.fullmatch(name) or name == FILE:
         yield "is no name for a store: 2 to 31 lower-case letters, digits and - are expected, and not file"
+    elif name == CONTROLLER:
+        yield "controller:// is the controller's own store, and needs no table"
     elif name == "http":
         yield "http:// is served by the store that is named https"
     elif name in WEB and table.get("kind") != StoreKind.HTTPS:

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from controller.admission import admit, digest
+from controller.admission import admit, deposits_of, digest
 from controller.archive import Archive
 from controller.core.states import JOB_ENDS
 from controller.library import Library
@@ -105,11 +105,21 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             request_id,
             known,
             [text for spec in specs for text in spec.after],
+            deposits_of(item.uri for spec in specs for item in spec.inputs),
         )
         if grounds.before:
             return grounds.before
         after = {text: _parent(text, found) for text, found in grounds.parents.items()}
-        return admit(catalog, specs, roots=grounds.roots, now_us=grounds.now_us, after=after, kind=kind, field=field)
+        return admit(
+            catalog,
+            specs,
+            roots=grounds.roots,
+            now_us=grounds.now_us,
+            after=after,
+            deposited=grounds.deposited,
+            kind=kind,
+            field=field,
+        )
 
     async def GetJob(self, request: job_service_pb2.GetJobRequest, context: _Context) -> job_service_pb2.GetJobResponse:
         rows = await self._store.read(views.find_job, self._store.database, DEFAULT_TENANT, request.job_id)

@@ -45,7 +45,7 @@ PAYLOAD_BYTES = 7900
 SCHEDULING_LOCK = 0x6D656469
 WRITING_LOCK = SCHEDULING_LOCK + 1
 NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-FIRST_WINS = frozenset({"pk_requests", "pk_agents", "pk_documents"})
+FIRST_WINS = frozenset({"pk_requests", "pk_agents", "pk_documents", "ix_deposits_whole"})
 """Keys that two controllers may be given at once: whoever is second looks again and finds what the first one wrote."""
 STATEMENT_TOO_BIG = "54"
 """Class of "program limit exceeded": a key too long for its index, too many parameters, expressions too deep."""

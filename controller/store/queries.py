@@ -17,6 +17,7 @@ from controller.store.tables import (
     Tenant,
     agents,
     attempts,
+    deposits,
     documents,
     events,
     jobs,
@@ -32,6 +33,7 @@ Record: TypeAlias = AnyRow
 JOB_ID_LENGTH = 16
 MOST_PREFIXES = 500
 """Beginnings of ids that one question may have."""
+PATHS_AT_ONCE = 1000
 
 
 class JobNotFound(Exception):
@@ -238,12 +240,19 @@ class Grounds:
     roots: list[tuple[str, ...]]
     now_us: int
     parents: Mapping[str, JobId | JobNotFound | JobAmbiguous]
+    deposited: frozenset[str]
 
 
 def admission_grounds(
-    connection: Connection, database: Database, tenant: Tenant, request_id: str, digest: str, after: Iterable[str]
+    connection: Connection,
+    database: Database,
+    tenant: Tenant,
+    request_id: str,
+    digest: str,
+    after: Iterable[str],
+    paths: Collection[str],
 ) -> Grounds:
-    """All of it in one snapshot; `after` are ids of jobs or prefixes of them."""
+    """All of it in one snapshot; `after` are ids of jobs or prefixes of them, `paths` in the controller's own store."""
     parents: dict[str, JobId | JobNotFound | JobAmbiguous] = {}
     asked = set(after)
     whole = _existing(connection, tenant, asked)
@@ -260,7 +269,19 @@ def admission_grounds(
         ],
         now_us=database.now_us(connection),
         parents=parents,
+        deposited=_deposited(connection, tenant, paths),
     )
+
+
+def _deposited(connection: Connection, tenant: Tenant, paths: Collection[str]) -> frozenset[str]:
+    """Those of the paths under which something is whole."""
+    found: set[str] = set()
+    rest = sorted(paths)
+    while rest:
+        some, rest = rest[:PATHS_AT_ONCE], rest[PATHS_AT_ONCE:]
+        where = (deposits.c.tenant == tenant, deposits.c.path.in_(some), text("whole"))
+        found.update(connection.scalars(select(deposits.c.path).where(*where)))
+    return frozenset(found)
 
 
 def archived(connection: Connection, tenant: Tenant, job_id: JobId, attempt_id: str) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from mediactl.v1 import job_pb2
 from presets.capabilities import Requirements
 from presets.problems import InvalidRequest, Problem
 from presets.reasons import Reason
-from presets.uris import base_name, join, place
+from presets.uris import CONTROLLER, base_name, join, place
 
 
 class NeverRead(Exception):
@@ -41,7 +41,7 @@ def replayed(connection: Connection, tenant: Tenant, job_id: JobId, output_uri: 
     if output_uri:
         _redirect(spec, intent, output_uri)
     requirements = _again(connection, tenant, job_id, Requirements.from_json(json.loads(task.requirements)))
-    paths = [str(place(item["uri"])) for item in (*intent["inputs"], *intent["outputs"])]
+    places = [place(item["uri"]) for item in (*intent["inputs"], *intent["outputs"])]
     return NewJob(
         kind=job.kind,
         task_kind=task.kind,
@@ -57,10 +57,11 @@ def replayed(connection: Connection, tenant: Tenant, job_id: JobId, output_uri: 
         texts={},
         class_key=requirements.class_key(),
         requirements=json.dumps(requirements.to_json()),
-        paths=json.dumps(paths),
+        paths=json.dumps([str(at) for at in places if at.store != CONTROLLER]),
         verbose=job.verbose,
         replay_of=job_id,
         pinned_inputs=pinned,
+        deposits=job.deposits,
     )
 
 

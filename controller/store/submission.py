@@ -52,6 +52,7 @@ class NewJob:
     deadline_us: int | None = None
     replay_of: str = ""
     pinned_inputs: str = ""
+    deposits: str | None = None
 
 
 class Submitted(list[JobId]):
@@ -173,6 +174,7 @@ class _Rows:
                 "event_count": 1,
                 "reason": "",
                 "created_us": tx.now_us,
+                "deposits": new.deposits,
             }
         )
         task_id = f"{job_id}-1"

@@ -51,8 +51,8 @@ Number = BigInteger().with_variant(Integer, "sqlite")
 Document = JSON().with_variant(JSONB, "postgresql")
 
 
-def _partial(name: str, *columns: str, where: str) -> Index:
-    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
 meta = Table(
@@ -101,11 +101,14 @@ jobs = Table(
     Column("created_us", BigInteger, nullable=False),
     Column("started_us", BigInteger),
     Column("ended_us", BigInteger),
+    # JSON list of the inputs that lie in the controller's own store, as in `deposits.path`. NULL: none.
+    Column("deposits", Text),
     UniqueConstraint("id", "tenant"),
     # No index begins with the tenant: a planner without statistics takes it for selective.
     Index("ix_jobs_state", "state", "tenant", "seq"),
     _partial("ix_jobs_expires", "expires_us", where="expires_us IS NOT NULL"),
     _partial("ix_jobs_ended", "ended_us", where="ended_us IS NOT NULL"),
+    _partial("ix_jobs_deposits", "id", where="deposits IS NOT NULL AND ended_us IS NULL"),
 )
 
 job_edges = Table(
@@ -409,4 +412,34 @@ failures = Table(
     Column("class_key", String, primary_key=True),
     Column("task_id", String, primary_key=True),
     Column("at_us", BigInteger, nullable=False),
+)
+
+deposits = Table(
+    "deposits",
+    metadata,
+    Column("tenant", String, nullable=False),
+    # Of the upload.
+    Column("id", String, nullable=False),
+    # What its URI names: `uploads/ID/talk.wav`, `results/FOLDER/talk.aac_192.m4a`.
+    Column("path", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    # How many bytes are durable in the store, from the first on.
+    Column("received_bytes", BigInteger, nullable=False),
+    # As announced; compared with what is in the store before it becomes whole.
+    Column("sha256", String, nullable=False),
+    # Whether it is finished and can be read. Of one path at most one is.
+    Column("whole", Boolean, nullable=False),
+    # Of a result: the job it belongs to and the attempt that made it. Empty: somebody uploaded it.
+    Column("job_id", String, nullable=False),
+    Column("attempt_id", String, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    # Which of the controllers' own stores it is in, and what its blobs' keys begin with there.
+    Column("store", String, nullable=False),
+    Column("key", String, nullable=False),
+    _partial("ix_deposits_whole", "path", "tenant", where="whole", unique=True),
+    _partial("ix_deposits_attempt", "attempt_id", where="attempt_id <> ''"),
+    Index("ix_deposits_sha256", "sha256"),
+    Index("ix_deposits_expires", "expires_us"),
+    PrimaryKeyConstraint("id", "tenant"),
 )

@@ -4,6 +4,7 @@ import builtins
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -11,6 +12,7 @@ import grpc
 
 from mediactl import requests
 from mediactl.channel import Credentials, parse_addresses, sync_channel
+from mediactl.deposits import DepositReading, Finishing, LocalFile, Sending, finished
 from mediactl.errors import MediactlError, WaitTimeout, from_rpc_error
 from mediactl.places import default_address
 from mediactl.requests import ENDED, ESTABLISHED_S, FilterLike, Following, Outage, Rota, SpecLike
@@ -24,6 +26,8 @@ from mediactl.v1 import (
     preset_service_pb2_grpc,
     queue_service_pb2,
     queue_service_pb2_grpc,
+    transfer_service_pb2,
+    transfer_service_pb2_grpc,
 )
 
 _Q = TypeVar("_Q")
@@ -39,6 +43,7 @@ class _Stubs:
         self.presets = preset_service_pb2_grpc.PresetServiceStub(channel)
         self.fleet = fleet_service_pb2_grpc.FleetServiceStub(channel)
         self.queue = queue_service_pb2_grpc.QueueServiceStub(channel)
+        self.transfers = transfer_service_pb2_grpc.TransferServiceStub(channel)
 
 
 class Client:
@@ -226,6 +231,63 @@ class Client:
         """What would be run for a job, and why. An agent probes the inputs, so this may take a while."""
         job = requests.from_json(spec, job_pb2.JobSpec, field="job")
         return self._call(lambda at: at.jobs.PlanJob, job_service_pb2.PlanJobRequest(job=job), timeout_s=timeout_s)
+
+    # Files in the controller's own store
+
+    def upload(self, path: Path) -> transfer_service_pb2.Deposit:
+        """Puts a file of this machine where jobs can read it, as its `uri` says; what is there already is not sent."""
+        file = LocalFile.of(path)
+        upload = self.begin_upload(name=path.name, size_bytes=file.size, sha256=file.sha256)
+        self.extend_upload(upload, file.pieces)
+        return self.finish_upload(upload.upload_id)
+
+    def begin_upload(
+        self, *, size_bytes: int, sha256: str, name: str = "", uri: str = "", attempt_id: str = ""
+    ) -> transfer_service_pb2.Deposit:
+        """An upload to go on with from its `received_bytes`: a new one, or one of the same file."""
+        request = transfer_service_pb2.BeginUploadRequest(
+            name=name, uri=uri, size_bytes=size_bytes, sha256=sha256, attempt_id=attempt_id
+        )
+        return (self._call(lambda at: at.transfers.BeginUpload, request)).deposit
+
+    def extend_upload(
+        self, upload: transfer_service_pb2.Deposit, source: Callable[[int], Iterator[bytes]]
+    ) -> transfer_service_pb2.Deposit:
+        """Sends the rest, which `source` gives from an offset on, at most 1 MiB at once; anew where it broke off."""
+        sending = Sending(upload, Outage(self._patience_s, len(self._controllers)))
+        while sending.missing:
+            turn, at = self._controllers.current()
+            try:
+                known = sending.ended(at.transfers.ExtendUpload(sending.messages(source)).deposit)
+            except grpc.RpcError as error:
+                known = from_rpc_error(error)
+            if known is not None:
+                self._recover(sending.outage, known, turn)
+                sending.learn(self.get_deposit(upload_id=upload.upload_id))
+        return sending.upload
+
+    def finish_upload(self, upload_id: str, *, overwrite: bool = False) -> transfer_service_pb2.Deposit:
+        """Has all that was sent compared with its checksum and made readable."""
+        deposit = None
+        for told in self._follow(lambda at: at.transfers.FinishUpload, Finishing(upload_id, overwrite)):
+            deposit = told.deposit
+        return finished(deposit)
+
+    def get_deposit(self, uri: str = "", *, upload_id: str = "") -> transfer_service_pb2.Deposit:
+        """What is deposited under a URI, or how far an upload is."""
+        request = transfer_service_pb2.GetDepositRequest(uri=uri, upload_id=upload_id)
+        return (self._call(lambda at: at.transfers.GetDeposit, request, patient=True)).deposit
+
+    def read_deposit(
+        self, uri: str, *, upload_id: str = "", offset: int = 0, length: int = 0
+    ) -> Iterator[transfer_service_pb2.ReadDepositResponse]:
+        """Bytes of a deposit, or with `upload_id` of that version of it; `length` 0 is all behind the offset."""
+        return self._follow(lambda at: at.transfers.ReadDeposit, DepositReading(uri, upload_id, offset, length))
+
+    def delete_deposit(self, uri: str = "", *, upload_id: str = "", attempt_id: str = "") -> None:
+        """Deletes a deposit, or an unfinished upload: that one, or with both others those of an attempt."""
+        request = transfer_service_pb2.DeleteDepositRequest(uri=uri, upload_id=upload_id, attempt_id=attempt_id)
+        self._call(lambda at: at.transfers.DeleteDeposit, request)
 
     # The queue
 

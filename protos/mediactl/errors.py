@@ -46,6 +46,9 @@ _TRANSPORT: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: Reason.INVALID_ARGUMENT,
 }
 
+# All that grpc.aio says where a message of a stream could not be written any more, whatever the status.
+_WRITE_FAILED: Final = "Internal error from Core"
+
 _NUMBERS: Final[Mapping[str, int]] = {code.name: code.value[0] for code in grpc.StatusCode}
 _NAMES: Final[Mapping[int, str]] = {number: name for name, number in _NUMBERS.items()}
 
@@ -161,6 +164,9 @@ def from_rpc_error(error: grpc.RpcError) -> MediactlError:
         if known is not None:
             return known
     code = _code(error)
+    if code is grpc.StatusCode.INTERNAL and _details(error) == _WRITE_FAILED:
+        broken = "the controller ended the call, or the connection broke, while something was sent"
+        return MediactlError(Reason.CONTROLLER_UNREACHABLE, broken, code=code.name)
     reason = _TRANSPORT.get(code, Reason.INTERNAL)
     return MediactlError(reason, _transport_message(code, _details(error)), code=code.name)
 

@@ -22,7 +22,14 @@ ENDED: Final = frozenset({job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_DEAD, j
 # A stream that lasted so long without a message was there: connecting takes less.
 ESTABLISHED_S: Final = 10.0
 
-_GONE: Final = frozenset({Reason.CONTROLLER_UNREACHABLE, Reason.CONTROLLER_STOPPING, Reason.STORE_UNAVAILABLE})
+_GONE: Final = frozenset(
+    {
+        Reason.CONTROLLER_UNREACHABLE,
+        Reason.CONTROLLER_STOPPING,
+        Reason.STORE_UNAVAILABLE,
+        Reason.DEPOSIT_ELSEWHERE,
+    }
+)
 
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=Message)
@@ -183,7 +190,8 @@ class Outage:
         rounds, rest = divmod(self._failures, self._controllers)
         over = self._clock() - self._broke_at >= self._patience_s if self._lived else rounds == self._ROUNDS
         # A call's time is spent where one controller has hung for all of it: each of the others gets one chance.
-        if over or (rounds and error.code == "DEADLINE_EXCEEDED"):
+        # And where none of them has what is asked for, waiting changes nothing.
+        if over or (rounds and (error.code == "DEADLINE_EXCEEDED" or error.reason == Reason.DEPOSIT_ELSEWHERE)):
             raise self._summary(error)
         if rest:
             return 0.0

@@ -14,6 +14,7 @@ import pytest
 from mediactl.v1 import fleet_service_pb2, job_pb2
 from tests.acceptance.conftest import Recordings
 from tests.fakes.cli import Home, reached, under_way, until
+from tests.fakes.fleet import of_agents
 from tests.fakes.imds import SPOT, FakeImds, imds_thread
 from tests.fakes.programs import AgentProgram, ControllerProgram, reserved_port
 
@@ -31,7 +32,7 @@ class Two:
 
     def run(self, *arguments: object, code: int = 0) -> Any:
         """The JSON that `mediactl` prints; its standard error where it prints none."""
-        ran = self.home.run("--controller", self.controller.address, *arguments, "-o", "json", code=code)
+        ran = self.home.run("--controller", self.controller.address, *of_agents(*arguments), "-o", "json", code=code)
         return json.loads(ran.stdout) if ran.stdout else ran.stderr
 
     def agent(self, name: str) -> Any:

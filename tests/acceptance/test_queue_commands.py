@@ -10,7 +10,7 @@ import pytest
 
 from tests.acceptance.conftest import Recordings
 from tests.fakes.cli import ENDED, Home, reached, under_way, until
-from tests.fakes.fleet import Fleet
+from tests.fakes.fleet import Fleet, of_agents
 
 CONVERT = ("--preset", "convert", "--profile", "flac")
 # No agent of these tests has it.
@@ -270,7 +270,7 @@ def test_waiting_survives_the_controller(fleet: Fleet, recordings: Recordings) -
     controller = fleet.controller()
     fleet.agent()
     asked = ("submit", source, *CONVERT, "--output", f"{fleet.home.folder}/out/", "--wait", "-o", "json")
-    waiting = fleet.home.start("--controller", f"localhost:1,{fleet.address}", *asked)
+    waiting = fleet.home.start("--controller", f"localhost:1,{fleet.address}", *of_agents(*asked))
     with fleet.client() as client:
         job_id = until(lambda: [job.id for job in client.list()], "the job is there")[0]
         reached(client, job_id, under_way)

@@ -13,6 +13,7 @@ import pytest
 from agent.storage import Staged
 from presets.problems import MediaFailure
 from presets.reasons import Reason
+from tests.fakes.deposit_driver import deposit_driver
 from tests.fakes.fault_proxy import FaultProxy
 from tests.fakes.object_stores import AzureDriver, Crash, Driver, FileDriver, S3Driver
 
@@ -21,7 +22,7 @@ OTHER = b"somebody else's"
 MEBIBYTE = 1 << 20
 
 
-DRIVERS = ("file", "file-without-links", "s3", "az")
+DRIVERS = ("file", "file-without-links", "s3", "az", "controller")
 
 
 @pytest.fixture(params=DRIVERS)
@@ -31,6 +32,10 @@ async def driver(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Driver]:
+    if request.param == "controller":
+        async with deposit_driver(tmp_path / "controller") as deposits:
+            yield deposits
+        return
     if request.param.startswith("file"):
         yield FileDriver(tmp_path, monkeypatch, links=request.param == "file")
         return

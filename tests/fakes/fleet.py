@@ -21,6 +21,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def of_agents(*arguments: object) -> tuple[str, ...]:
+    """Arguments in which absolute paths of jobs are files that agents have, and nothing is uploaded."""
+    texts = tuple(map(str, arguments))
+    if not {"run", "submit", "plan"} & {*texts}:
+        return texts
+    return tuple(f"file://{text}" if text.startswith("/") else text for text in texts)
+
+
 @dataclass
 class Fleet:
     """A home where controller and agent are programs of their own, over TCP."""
@@ -80,7 +88,14 @@ class Fleet:
         return Client(self.address, credentials=self.credentials)
 
     def run(self, *arguments: str | Path, code: int = 0) -> Any:
-        """The JSON that `mediactl` prints; its standard error where it fails."""
+        """The JSON that `mediactl` prints; its standard error where it fails.
+
+        Absolute paths of jobs are those of the agents: `file:` URIs.
+        """
+        return self.at_home(*of_agents(*arguments), code=code)
+
+    def at_home(self, *arguments: str | Path, code: int = 0) -> Any:
+        """The same, but with paths as they are: files of whoever runs `mediactl`."""
         ran = self.home.run("--controller", self.address, *self.client_flags, *arguments, "-o", "json", code=code)
         return json.loads(ran.stdout) if ran.stdout else ran.stderr
 

@@ -46,6 +46,7 @@ async def test_reflection_lists_the_services(tmp_path: Path) -> None:
             "mediactl.v1.FleetService",
             "mediactl.v1.QueueService",
             "mediactl.v1.AgentService",
+            "mediactl.v1.TransferService",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }

@@ -12,11 +12,12 @@ import pytest
 from controller import reception
 from controller.archive import Archive
 from controller.core.liveness import Timers
+from controller.deposits import Deposits
 from controller.loops import Housekeeper
 from controller.reception import WINDOW_BYTES
 from controller.rpc import remains as rpc
 from controller.server import running
-from controller.settings import Keeping, Settings
+from controller.settings import Depositing, Keeping, Settings
 from mediactl import AsyncClient, Credentials, MediactlError
 from mediactl.channel import aio_channel
 from mediactl.v1 import agent_service_pb2 as pb
@@ -348,7 +349,8 @@ async def test_it_goes_with_its_job(box: Controller, tmp_path: Path) -> None:
         fetching = asyncio.create_task(_fetch(box.client, lease.job_id))
         await _send(agent, lease.attempt_id, ARCHIVE)
         await fetching
-    housekeeper = Housekeeper(box.store, Archive((tmp_path / "store").as_uri()), Keeping(1e-6, 1e-6))
+    archive = Archive((tmp_path / "store").as_uri())
+    housekeeper = Housekeeper(box.store, archive, Keeping(1e-6, 1e-6), Deposits(box.store, archive, Depositing()))
     await housekeeper.keep()
     assert _blobs(tmp_path) == []
     assert (await _refused(box.client, lease.job_id)).reason is Reason.JOB_NOT_FOUND

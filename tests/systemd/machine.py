@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.fakes.cli import Ran, until
+from tests.fakes.fleet import of_agents
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -143,7 +144,7 @@ class Machine:
     def mediactl(self, *arguments: object, code: int | None = 0, within_s: float = 60.0) -> Any:
         """Run a command of ours against the controller in it; its JSON."""
         flags = ("--controller", "127.0.0.1:7420", "-o", "json")
-        ran = self.run("mediactl", *flags, *arguments, code=code, within_s=within_s)
+        ran = self.run("mediactl", *flags, *of_agents(*arguments), code=code, within_s=within_s)
         return json.loads(ran.stdout) if ran.stdout else None
 
     def restart(self, unit: str) -> int:

@@ -81,7 +81,9 @@ class Input(_message.Message):
     role: _builtins.str
     """Which role of the preset this input plays. Empty: the preset's default role."""
     uri: _builtins.str
-    """Absolute URI. `file:///srv/media/talk.wav` is read by an agent whose declared media roots hold it."""
+    """Absolute URI. `file:///srv/media/talk.wav` is read by an agent whose declared media roots hold it;
+    `controller://uploads/ID/talk.wav`, which TransferService gives out, by any.
+    """
     def __init__(
         self,
         *,
@@ -208,6 +210,7 @@ class JobSpec(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
     REUSE_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
     """Name of the preset. Without `_vN` the newest version is taken and pinned at submission."""
@@ -273,6 +276,12 @@ class JobSpec(_message.Message):
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """The job must have ended by then; otherwise as for `timeout`. Unset: none."""
 
+    @_builtins.property
+    def keep(self) -> _duration_pb2.Duration:
+        """How long results in the controller's own store (`controller://results/…`) are kept, from the moment they are
+        published. Unset: as long as the controller is set to keep what is deposited.
+        """
+
     def __init__(
         self,
         *,
@@ -293,11 +302,12 @@ class JobSpec(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
         hold: _builtins.bool = ...,
+        keep: _duration_pb2.Duration | None = ...,
         reuse: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "deadline", b"deadline", "max_attempts", b"max_attempts", "not_before", b"not_before", "priority", b"priority", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "deadline", b"deadline", "keep", b"keep", "max_attempts", b"max_attempts", "not_before", b"not_before", "priority", b"priority", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "after", b"after", "after_any_end", b"after_any_end", "deadline", b"deadline", "hold", b"hold", "inputs", b"inputs", "labels", b"labels", "max_attempts", b"max_attempts", "not_before", b"not_before", "outputs", b"outputs", "overwrite", b"overwrite", "params", b"params", "preset", b"preset", "priority", b"priority", "queue", b"queue", "require", b"require", "reuse", b"reuse", "timeout", b"timeout", "verbose", b"verbose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "after", b"after", "after_any_end", b"after_any_end", "deadline", b"deadline", "hold", b"hold", "inputs", b"inputs", "keep", b"keep", "labels", b"labels", "max_attempts", b"max_attempts", "not_before", b"not_before", "outputs", b"outputs", "overwrite", b"overwrite", "params", b"params", "preset", b"preset", "priority", b"priority", "queue", b"queue", "require", b"require", "reuse", b"reuse", "timeout", b"timeout", "verbose", b"verbose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015

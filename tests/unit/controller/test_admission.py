@@ -285,3 +285,41 @@ def test_the_digest_is_of_what_was_set() -> None:
 def test_the_digest_is_of_one_kind_of_request() -> None:
     """Requests of different kinds that look alike on the wire are not the same."""
     assert digest(job_service_pb2.GetJobRequest(job_id="x")) != digest(job_pb2.Failure(reason="x"))
+
+
+def test_what_lies_in_the_controllers_own_store() -> None:
+    """Is read by any agent, if it is there; results go there without being asked for."""
+    uri = "controller://uploads/1f/my%20talk.wav"
+    spec = _spec(inputs=[{"uri": uri}], outputs=[{"uri": "controller://results/2e/"}])
+    [new] = admit(CATALOG, [spec], roots=[("/media",)], now_us=NOW_US, deposited={"uploads/1f/my talk.wav"})
+    assert (json.loads(new.paths), json.loads(new.deposits or "")) == ([], ["uploads/1f/my talk.wav"])
+    intent = Intent.from_json(json.loads(new.intent), new.texts)
+    assert intent.outputs[0].uri == "controller://results/2e/my%20talk.aac_192.m4a"
+    [other] = admit(CATALOG, [_spec()], roots=[], now_us=NOW_US)
+    assert other.deposits is None
+    assert _problems(spec) == [(Reason.DEPOSIT_NOT_FOUND, "jobs[0].inputs[0].uri")]
+
+
+def test_what_uploading_does_not_mend_comes_first() -> None:
+    """So that it is heard of before anything is uploaded."""
+    missing = _spec(inputs=[{"uri": "controller://uploads/-/talk.wav"}], outputs=[{"uri": "controller://results/2e/"}])
+    wrong = _spec(preset="unheard_of")
+    assert [reason for reason, _ in _problems(missing, wrong)] == [Reason.PRESET_NOT_FOUND, Reason.DEPOSIT_NOT_FOUND]
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("inputs[0].uri", {"inputs": [{"uri": "controller://talk.wav"}]}),
+        ("inputs[0].uri", {"inputs": [{"uri": "controller://staged/1f/talk.wav"}]}),
+        ("inputs[0].uri", {"inputs": [{"uri": "controller://uploads/../1f/talk.wav"}]}),
+        ("outputs[0].uri", {"outputs": [{"uri": "controller://uploads/1f/"}]}),
+        ("outputs[0].uri", {"outputs": [{"uri": "controller://elsewhere/1f/"}]}),
+        ("keep", {"keep": "0s"}),
+        ("keep", {"keep": "-5s"}),
+        ("keep", {"keep": "400000000s"}),
+    ],
+)
+def test_places_and_times_that_the_controllers_store_has_not(field: str, changes: Mapping[str, object]) -> None:
+    """Each with its field."""
+    assert _problems(_spec(**changes)) == [(Reason.INVALID_ARGUMENT, f"jobs[0].{field}")]
