@@ -89,7 +89,9 @@ class InputCache:
         """
         with self._lock:
             found: list[tuple[int, str, int]] = []
-            for entry in os.scandir(self._folder):
+            with os.scandir(self._folder) as entries:
+                there = list(entries)
+            for entry in there:
                 if not _OWN.fullmatch(entry.name):
                     continue
                 status = entry.stat(follow_symlinks=False)

@@ -47,6 +47,21 @@ def test_nobody_is_asked_for_notices_but_on_ec2(
     assert [one.metadata_interval_s for one in served] == [5.0, 5.0, 5.0, 1.0]
 
 
+def test_a_cache_of_inputs_has_a_size_and_a_place(served: list[Settings], tmp_path: Path) -> None:
+    """10 GiB below the data directory; a folder that another agent has is refused."""
+    elsewhere = tmp_path / "elsewhere"
+    for arguments in ((), ("--cache-size", "500MB", "--cache-dir", str(elsewhere)), ("--cache-size", "0")):
+        assert _serve(tmp_path, *arguments).exit_code == 0
+    assert [one.cache_bytes for one in served] == [10 << 30, 500_000_000, 0]
+    assert [one.input_cache for one in served[:2]] == [tmp_path / "agent" / "cache", elsewhere]
+    folder = os.open(elsewhere, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    refused = _serve(tmp_path, "--cache-dir", str(elsewhere))
+    os.close(folder)
+    assert refused.exit_code == 1
+    assert f"another agent works on {elsewhere}: choose another --cache-dir" in refused.output
+
+
 def test_a_reserve_is_a_size(served: list[Settings], tmp_path: Path) -> None:
     """Without one it is a share of the volume."""
     for arguments in ((), ("--scratch-reserve", "5GiB"), ("--scratch-reserve", "0")):

@@ -229,7 +229,14 @@ async def test_who_waited_goes_on_itself(agent: Agent, cancelled: bool) -> None:
     assert agent.store.fetched == [uri, uri]
     assert not [name for name in agent.files() if name.startswith(".")]
     assert await agent.read(uri)
-    # Nor is room kept for it.
+
+
+async def test_a_fetch_that_failed_takes_no_room(agent: Agent) -> None:
+    """What is as large as the cache fits into it all the same."""
+    agent.store.failure = MediaFailure(Reason.INPUT_UNAVAILABLE, "the link is down")
+    with pytest.raises(MediaFailure):
+        await agent.read(agent.store.put("a"))
+    assert agent.files() == []
     whole = agent.store.put("b", 100 * KIB)
     assert [await agent.read(whole) for _ in range(2)] == [False, True]
 
