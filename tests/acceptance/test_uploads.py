@@ -238,7 +238,7 @@ def test_an_agent_that_is_killed_in_the_middle_of_a_transfer(fleet: Fleet, desk:
 
         def met() -> bool:
             if doing == "fetching":
-                return bool([*fleet.home.scratch.glob("*/in/0.part")])
+                return bool([*fleet.home.folder.rglob("cache/.*.part")])
             return len({path.parent for path in _deposits(fleet.home)}) >= 2
 
         if doing == "staging":
