@@ -103,6 +103,13 @@ def main() -> None:
     help="GiB that are taken from an agent of what one failed attempt left (`jobs artifacts --failed`).",
 )
 @click.option(
+    "--sweep-after",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds after the end of an attempt whose agent is gone, until what it left staged is removed.",
+)
+@click.option(
     "--drain",
     type=click.FloatRange(0, 300),
     default=0.0,
@@ -128,6 +135,7 @@ def serve(
     keep_jobs: float,
     keep_requests: float,
     most_remains: float,
+    sweep_after: float,
     drain: float,
     exit_when_idle: bool,
     log_transitions: bool,
@@ -160,6 +168,7 @@ def serve(
             exit_when_idle=exit_when_idle,
             log_transitions=log_transitions,
             most_remains_bytes=int(most_remains * 2**30),
+            sweep_after_s=sweep_after,
         )
         # The writer gives the interpreter away at every statement; getting it back must not take longer than the work.
         sys.setswitchinterval(SWITCH_S)

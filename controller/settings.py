@@ -47,6 +47,7 @@ class Settings:
     exit_when_idle: bool = False
     log_transitions: bool = True
     most_remains_bytes: int = 2 * 2**30
+    sweep_after_s: float = 60.0
 
     @property
     def database_url(self) -> str:

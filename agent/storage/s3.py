@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, urlencode
 
 from agent.storage.content_types import content_type
@@ -352,21 +352,25 @@ class S3Store(Remote):
         except ValueError as error:
             raise unpublished(target, self.name, Fault(Kind.GONE, str(error))) from None
 
-    async def sweep(self, uri: str, attempt_id: str) -> None:
+    async def sweep(self, uri: str, attempt_id: str) -> bool:
         try:
             spot = self._target(uri)
-            await patiently(self.patience, lambda: self._end_uploads(spot, attempt_id))
+            ended = await patiently(self.patience, lambda: self._end_uploads(spot, attempt_id))
         except Fault as fault:
             raise unpublished(uri, self.name, _staying(fault)) from None
+        if ended.unclear:
+            told = "an upload for it without any part may still be somebody's: it is ended once it is older"
+            raise unpublished(uri, self.name, Fault(Kind.GONE, told))
+        return bool(ended.uploads)
 
-    async def _end_uploads(self, spot: Spot, attempt_id: str) -> None:
+    async def _end_uploads(self, spot: Spot, attempt_id: str) -> _Ended:
         """Ends every open upload of the attempt for this object, and what never came to have a part."""
         mark = hashlib.md5(attempt_id.encode(), usedforsecurity=False).hexdigest()
         checksum = _base64(zlib.crc32(attempt_id.encode()))
 
-        def forsaken(client: S3Client) -> list[str]:
+        def forsaken(client: S3Client) -> tuple[list[str], bool]:
             # Encrypted with a key of one's own, the tag of a part is not its MD5; its checksum stays what it is.
-            found = []
+            found, unclear = [], False
             pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=spot.bucket, Prefix=spot.key)
             for one in (one for page in pages for one in page.get("Uploads", []) if one["Key"] == spot.key):
                 first = partial(
@@ -377,16 +381,19 @@ class S3Store(Remote):
                     if marks:
                         own = marks[0]["ETag"].strip('"') == mark or marks[0].get("ChecksumCRC32") == checksum
                     else:
+                        empty = not first().get("Parts")
                         old = datetime.now(UTC) - one["Initiated"] >= self._unmarked
-                        own = old and not first().get("Parts")
+                        own, unclear = empty and old, unclear or (empty and not old)
                 except client.exceptions.NoSuchUpload:
                     continue
                 if own:
                     found.append(one["UploadId"])
-            return found
+            return found, unclear
 
-        for upload in await self._requests.call(forsaken):
+        uploads, unclear = await self._requests.call(forsaken)
+        for upload in uploads:
             await self._abort(spot, upload)
+        return _Ended(len(uploads), unclear)
 
     async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
         try:
@@ -444,6 +451,13 @@ class S3Store(Remote):
         if len(spot.key.encode()) > 1024:
             raise Fault(Kind.REFUSED, f"an object's name has 1024 bytes at most, this one {len(spot.key.encode())}")
         return spot
+
+
+class _Ended(NamedTuple):
+    """How many uploads were ended; whether there is one that may be anybody's."""
+
+    uploads: int
+    unclear: bool
 
 
 class _Absent(Fault):
