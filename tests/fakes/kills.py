@@ -176,13 +176,13 @@ class Killing:
     def _ended(self, job_id: str) -> job_pb2.Job:
         with self.client() as client:
 
-            def end() -> job_pb2.Job | None:
+            def end() -> list[job_pb2.Job]:
                 with suppress(MediactlError):
-                    job = client.get(job_id)
-                    return job if job.HasField("end_time") else None
-                return None
+                    return [job for job in [client.get(job_id)] if job.HasField("end_time")]
+                return []
 
-            return until(end, f"job {job_id} ends", within_s=ENDS_S)
+            [job] = until(end, f"job {job_id} ends", within_s=ENDS_S)
+            return job
 
     def suffer(self, kill: Kill) -> job_pb2.Job:
         """One job and its kill; the job as it ended, its outputs checked. All programs are up again on return."""
