@@ -193,12 +193,14 @@ class Killing:
             # The plan's own moment: nothing is waited for.
             time.sleep(kill.after_s)
         back_at = None if kill.away_s is None else time.monotonic() + kill.away_s
+        struck_at = time.time()
         hit = self._strike(kill.victim, at)
         self.counted[f"{kill.victim} killed" if hit else f"{kill.victim} missed"] += 1
         if back_at is not None:
             time.sleep(max(0.0, back_at - time.monotonic()))
             self._all_up()
         job = self._ended(job_id)
+        self.counted["too late: the job had ended"] += job.end_time.ToNanoseconds() / 1e9 < struck_at
         self._all_up()
         self._check(job, prefix, kill.place)
         return job
