@@ -56,6 +56,8 @@ class Attempt:
         self._transform: Transform | None = None
         self._activity = ""
         self._taken_up = taken_up
+        self._staging_left = taken_up or bool(lease.redo)
+        """A former life, or another agent, may have been killed while it staged: nobody knows what there is."""
         self._begun = time.monotonic()
         self._stop_reason = ""
         self._leave_staged = False
@@ -208,7 +210,7 @@ class Attempt:
         if not await asyncio.to_thread(self._means.confinement.release, self._id):
             log.warning("something of the attempt will not die", attempt=self._id)
         if (failure is not None or stopped) and self._transform is not None and not self._leave_staged:
-            await self._transform.discard()
+            self._staging_left |= not await self._transform.discard()
         report = self._report(failure, stopped)
         self._logbook.ship(final=True)
         self._outbox.conclude(report)
@@ -227,7 +229,7 @@ class Attempt:
         self._means.room.release(self._id)
 
     def _report(self, failure: MediaFailure | None, stopped: bool) -> pb.EndReport:
-        report = pb.EndReport(attempt_id=self._id)
+        report = pb.EndReport(attempt_id=self._id, staging_left=self._staging_left)
         done = self._transform
         if done is not None:
             report.record_json = record(done.identities, done.facts, done.results)

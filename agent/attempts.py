@@ -138,7 +138,7 @@ class Attempts:
         held = self._outbox.ledger.get(attempt_id)
         if held is not None and held.ended is None:
             # Stopped before its first step, or a defect in its clean-up: the controller waits for an end all the same.
-            report = pb.EndReport(attempt_id=attempt_id, outcome=pb.OUTCOME_STOPPED)
+            report = pb.EndReport(attempt_id=attempt_id, outcome=pb.OUTCOME_STOPPED, staging_left=True)
             error = None if task.cancelled() else task.exception()
             if error is not None:
                 log.error("attempt ended by a defect", attempt=attempt_id, exc_info=error)

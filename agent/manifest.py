@@ -15,22 +15,15 @@ from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2
 from presets.capabilities import Binary
 from presets.facts import MediaFacts
-from presets.intent import Intent
+from presets.intent import MANIFEST, Intent, manifest_uri
 from presets.plan import Plan
 
 VERSION = 1
-NAME = "job.json"
-"""Of the artifact. No output is called so, as a name of an output has no full stop."""
 
 
-def is_wanted(intent: Intent) -> bool:
-    """Whether a job makes a set: one artifact alone tells by itself that it is complete."""
-    return len(intent.outputs) > 1
-
-
-def uri(intent: Intent, job_id: str) -> str:
-    """Beside the first output."""
-    return f"{intent.outputs[0].uri.rpartition('/')[0]}/{job_id}.{NAME}"
+def uri(intent: Intent, job_id: str) -> str | None:
+    """Where it goes; None: the job makes no set."""
+    return manifest_uri([output.uri for output in intent.outputs], job_id)
 
 
 def text(
@@ -73,9 +66,9 @@ def _told(message: Message) -> dict[str, Any]:
     return told
 
 
-def redo_record(intent: Intent, job_id: str, staged: Staged) -> pb.RedoRecord:
+def redo_record(uri: str, staged: Staged) -> pb.RedoRecord:
     """To be published after those of the artifacts it lists."""
     artifact = job_pb2.Artifact(
-        name=NAME, uri=uri(intent, job_id), size_bytes=staged.size, sha256=staged.sha256, container="manifest"
+        name=MANIFEST, uri=uri, size_bytes=staged.size, sha256=staged.sha256, container="manifest"
     )
     return pb.RedoRecord(artifact=artifact, staged_uri=staged.staged_uri)

@@ -223,7 +223,7 @@ class Outbox:
     def report_stopped(self, attempt_id: str) -> None:
         """Answer the stop of an attempt of which nothing is here."""
         self.lease(attempt_id)
-        report = pb.EndReport(attempt_id=attempt_id, outcome=pb.OUTCOME_STOPPED)
+        report = pb.EndReport(attempt_id=attempt_id, outcome=pb.OUTCOME_STOPPED, staging_left=True)
         self.conclude(report)
         self.end(report)
 

@@ -12,7 +12,7 @@ from itertools import chain, islice
 import grpc
 import structlog
 
-from agent import delivery, signing
+from agent import delivery, signing, sweeping
 from agent.attempts import Attempts
 from agent.core.reluctance import Reluctance
 from agent.delivery import Delivery
@@ -20,6 +20,7 @@ from agent.means import Means
 from agent.outbox import Outbox
 from agent.settings import Settings
 from agent.signing import Signing
+from agent.sweeping import Sweeping
 from mediactl.channel import aio_channel, parse_addresses
 from mediactl.errors import from_rpc_error
 from mediactl.v1 import agent_service_pb2 as pb
@@ -60,6 +61,7 @@ class Agent:
         self._outbox = Outbox(settings.outbox)
         self._delivery = Delivery(means.remains, self._outbox.fresh.set)
         self._signing = Signing(means.stores, self._outbox.fresh.set)
+        self._sweeping = Sweeping(means.stores, self._holds, self._outbox.fresh.set)
         self._reluctance = Reluctance()
         self.attempts = Attempts(means, self._outbox)
         self._stopping = asyncio.Event()
@@ -180,7 +182,7 @@ class Agent:
             self._renewed = False
             hello = self._hello()
             hello.holdings.extend(self._outbox.holdings())
-            hello.features.extend((BUNDLES, delivery.FEATURE, signing.FEATURE))
+            hello.features.extend((BUNDLES, delivery.FEATURE, signing.FEATURE, sweeping.FEATURE))
             await greet(call, hello)
             async with asyncio.timeout(ACCEPTED_S):
                 first = await call.read()
@@ -206,6 +208,7 @@ class Agent:
             finally:
                 self._delivery.reset()
                 self._signing.reset()
+                self._sweeping.reset()
                 self._connected_to = ""
                 speaking.cancel()
                 with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -239,6 +242,8 @@ class Agent:
                 await call.write(pb.SessionRequest(remains=piece))
             while (signed := self._signing.take()) is not None:
                 await call.write(pb.SessionRequest(signed=signed))
+            while (swept := self._sweeping.take()) is not None:
+                await call.write(pb.SessionRequest(swept=swept))
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await outbox.fresh.wait()
@@ -249,6 +254,9 @@ class Agent:
         source = iter(frames)
         while some := list(islice(source, size)):
             yield some[0] if len(some) == 1 else pb.SessionRequest(bundle=pb.RequestBundle(frames=some))
+
+    def _holds(self, attempt_id: str) -> bool:
+        return self._outbox.ledger.get(attempt_id) is not None
 
     def _status(self) -> pb.AgentStatus:
         return pb.AgentStatus(
@@ -293,6 +301,8 @@ class Agent:
                 self.attempts.recalled(frame.recalled)
             case "sign":
                 self._signing.ask(frame.sign)
+            case "sweep":
+                self._sweeping.ask(frame.sweep)
             case "welcome" | None:
                 # Of a protocol this version doesn't know: the controller repeats what matters.
                 pass

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Awaitable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -33,7 +33,7 @@ from presets.capabilities import Binary, Requirements, choose_binary
 from presets.compile import compile as compile_plan
 from presets.estimate import Estimate, estimate
 from presets.facts import MediaFacts
-from presets.intent import InputRef, Intent, OutputRef
+from presets.intent import MANIFEST, InputRef, Intent, OutputRef
 from presets.plan import Expectation, Invocation, OutputReport, Plan, StepResult
 from presets.problems import MediaFailure
 from presets.reasons import Reason
@@ -90,6 +90,7 @@ class Transform:
         self._stop = stop
         self._probes: dict[str, asyncio.Task[MediaFacts]] = {}
         self.intent = Intent.from_json(json.loads(lease.intent_json), lease.documents)
+        self._manifest_uri = manifest.uri(self.intent, lease.job_id)
         self.binary: Binary | None = None
         self.plan: Plan | None = None
         self.identities: list[Identity] = []
@@ -102,7 +103,7 @@ class Transform:
 
     async def make(self) -> None:
         """Up to outputs that are verified and staged, or up to the plan where only that is asked for."""
-        if len(self._journal.staged) == len(self.intent.outputs) + manifest.is_wanted(self.intent):
+        if len(self._journal.staged) == len(self.intent.outputs) + (self._manifest_uri is not None):
             self._recall()
             return
         binary = self._choose_binary()
@@ -140,11 +141,15 @@ class Transform:
             )
             self._observer.say(f"published {artifact.uri} ({artifact.size_bytes} bytes, sha256 {artifact.sha256})")
 
-    async def discard(self) -> None:
-        """Remove what is staged, as far as that goes."""
+    async def discard(self) -> bool:
+        """Remove what is staged, as far as that goes; whether nothing is left."""
+        gone = True
         for redo in self.staged:
-            with suppress(MediaFailure, OSError):
+            try:
                 await self._means.stores.store_for(redo.artifact.uri).discard(redo.staged_uri)
+            except (MediaFailure, OSError):
+                gone = False
+        return gone
 
     async def end_probes(self) -> None:
         """End what runs beside the steps."""
@@ -355,8 +360,8 @@ class Transform:
                 continue
             self._observer.status(f"staging {output.uri}")
             await to_its_end(self._stage_one(output, expectation, reports.get(output.name), facts))
-        if manifest.is_wanted(self.intent):
-            await to_its_end(self._stage_manifest(plan, binary))
+        if self._manifest_uri is not None:
+            await to_its_end(self._stage_manifest(plan, binary, self._manifest_uri))
 
     async def _stage_one(
         self,
@@ -369,14 +374,14 @@ class Transform:
         staged = await store.stage(self._workspace.path / expectation.path, output.uri, self._lease.attempt_id)
         self._has_staged(redo_record(output, expectation, report, facts, staged, self.intent))
 
-    async def _stage_manifest(self, plan: Plan, binary: Binary) -> None:
+    async def _stage_manifest(self, plan: Plan, binary: Binary, uri: str) -> None:
         inputs = list(zip(self.identities, self.facts, strict=True))
         made = [redo.artifact for redo in self.staged]
-        path, uri = self._workspace.outputs / manifest.NAME, manifest.uri(self.intent, self._lease.job_id)
+        path = self._workspace.outputs / MANIFEST
         text = manifest.text(self._lease, self.intent, plan, binary, inputs, made)
         await asyncio.to_thread(path.write_text, text, encoding="utf-8")
         staged = await self._means.stores.store_for(uri).stage(path, uri, self._lease.attempt_id)
-        self._has_staged(manifest.redo_record(self.intent, self._lease.job_id, staged))
+        self._has_staged(manifest.redo_record(uri, staged))
 
     def _has_staged(self, redo: pb.RedoRecord) -> None:
         self.staged.append(redo)

@@ -29,6 +29,8 @@ REMAINS = "remains"
 """The agent's feature of answering Collect."""
 SIGN = "sign"
 """The agent's feature of answering Sign."""
+SWEEP = "sweep"
+"""The agent's feature of answering Sweep."""
 RECALL = "recall"
 """The feature of answering Recall."""
 FEATURES = (BUNDLES, RECALL)
@@ -85,6 +87,7 @@ class Exchange:
         self.bundles = BUNDLES in hello.features
         self.keeps_remains = REMAINS in hello.features
         self.signs = SIGN in hello.features
+        self.sweeps = SWEEP in hello.features
         self.status = pb.AgentStatus(holdings=hello.holdings)
         self.incarnation = ""
         self.speaker = Speaker(AgentId(hello.agent_id), 0)
@@ -190,7 +193,7 @@ class Exchange:
                 return [Decline(AttemptId(frame.decline.attempt_id), frame.decline.message)]
             case "recall":
                 return [Recall(AttemptId(frame.recall.attempt_id), frame.recall.recipe)]
-            case "remains" | "signed":
+            case "remains" | "signed" | "swept":
                 # Too large for the database, or nothing for it: whoever drives this sees to it.
                 return []
             case _:

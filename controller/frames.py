@@ -73,6 +73,10 @@ def check(frame: pb.SessionRequest) -> None:
             if frame.remains.offset < 0 or len(frame.remains.data) > MOST_REMAINS_PIECE:
                 raise _wrong("remains", f"an offset from 0 and at most {MOST_REMAINS_PIECE} bytes are expected")
             frame.remains.missing = frame.remains.missing[:MOST_MESSAGE]
+        case "swept":
+            _name("swept.attempt_id", frame.swept.attempt_id)
+            if frame.swept.HasField("failure"):
+                _trim_failure(frame.swept.failure)
         case "signed":
             _name("signed.request_id", frame.signed.request_id)
             for one in frame.signed.uris:

@@ -35,6 +35,7 @@ log = structlog.get_logger()
 
 POLL_S = 1.0
 SWEEP_S = 0.5
+STAGING_S = 5.0
 SEEN_RESOLUTION_S = 2.0
 HOUSEKEEPING_S = 30.0
 RECONCILE_S = 60.0

@@ -117,6 +117,13 @@ def main() -> None:
     help="Days that they are kept; what a job still reads until it has ended, results as `submit --keep` says.",
 )
 @click.option(
+    "--sweep-after",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds after the end of an attempt whose agent is gone, until what it left staged is removed.",
+)
+@click.option(
     "--drain",
     type=click.FloatRange(0, 300),
     default=0.0,
@@ -144,6 +151,7 @@ def serve(
     most_remains: float,
     deposit_quota: float,
     deposit_lifetime: float,
+    sweep_after: float,
     drain: float,
     exit_when_idle: bool,
     log_transitions: bool,
@@ -177,6 +185,7 @@ def serve(
             log_transitions=log_transitions,
             most_remains_bytes=int(most_remains * 2**30),
             depositing=Depositing(int(deposit_quota * 2**30), deposit_lifetime * DAY_S),
+            sweep_after_s=sweep_after,
         )
         # The writer gives the interpreter away at every statement; getting it back must not take longer than the work.
         sys.setswitchinterval(SWITCH_S)

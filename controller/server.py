@@ -26,6 +26,7 @@ from controller.http import serving
 from controller.library import Library
 from controller.loops import (
     HOUSEKEEPING_S,
+    STAGING_S,
     SWEEP_S,
     Dispatcher,
     Housekeeper,
@@ -55,6 +56,7 @@ from controller.store.migrations import upgrade
 from controller.store.orphans import repair
 from controller.store.overview import Overview, answers, take
 from controller.store.writer import Store
+from controller.sweeping import StagingSweeper
 from mediactl.channel import (
     SERVER_OPTIONS,
     parse_address,
@@ -189,6 +191,7 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
     server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
     remains = RemainsReader(store, archive, settings.timers)
     signatures = Signatures(sessions, store.topics)
+    staging = StagingSweeper(store, sessions, grace_s=settings.sweep_after_s)
     jobs = JobServicer(store, library, sessions, archive, remains, signatures)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     preset_service_pb2_grpc.add_PresetServiceServicer_to_server(PresetServicer(library), server)
@@ -198,7 +201,7 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
     transfer_service_pb2_grpc.add_TransferServiceServicer_to_server(TransferServicer(deposits), server)
     receptions = Receptions(store, archive, settings.most_remains_bytes)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(
-        AgentServicer(store, sessions, receptions, signatures, settings.timers, dice), server
+        AgentServicer(store, sessions, receptions, signatures, staging, settings.timers, dice), server
     )
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
@@ -218,6 +221,7 @@ async def _serving(settings: Settings, store: Store, stack: AsyncExitStack) -> R
         asyncio.create_task(forever("relane", lambda: relane(store), 1.0)),
         asyncio.create_task(forever("sweep", sweeper.sweep, SWEEP_S)),
         asyncio.create_task(forever("housekeeping", housekeeper.keep, HOUSEKEEPING_S)),
+        asyncio.create_task(forever("sweep staging", staging.sweep, min(STAGING_S, settings.sweep_after_s))),
         asyncio.create_task(_repair(store)),
     ]
     draining = asyncio.Event()

@@ -57,6 +57,7 @@ class Settings:
     log_transitions: bool = True
     most_remains_bytes: int = 2 * 2**30
     depositing: Depositing = field(default_factory=Depositing)
+    sweep_after_s: float = 60.0
 
     @property
     def database_url(self) -> str:

@@ -107,6 +107,15 @@ class Intent:
         )
 
 
+MANIFEST = "job.json"
+"""What the manifest of a job is called, behind the job's id. No output's name has a full stop."""
+
+
+def manifest_uri(outputs: Sequence[str], job_id: str) -> str | None:
+    """Beside the first of the outputs' URIs; None: the job makes no set, for one artifact tells that it is complete."""
+    return f"{outputs[0].rpartition('/')[0]}/{job_id}.{MANIFEST}" if len(outputs) > 1 else None
+
+
 @lru_cache(maxsize=1024)
 def text_digest(text: str) -> str:
     """SHA-256 of a document's text, hexadecimal: what an intent names it by."""

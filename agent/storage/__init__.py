@@ -75,10 +75,11 @@ class ObjectStore(Protocol):
         """Whether ``uri`` has this content now. False also where nobody can tell without reading it over a network."""
         ...
 
-    async def sweep(self, uri: str, attempt_id: str) -> None:
-        """Removes whatever an attempt that has ended left staged for ``uri``, known to anybody or not. Idempotent.
+    async def sweep(self, uri: str, attempt_id: str) -> bool:
+        """Removes whatever an attempt that has ended left staged for ``uri``, known to anybody or not; tells whether
+        there was anything. Idempotent.
 
-        :raises MediaFailure: PUBLISH_FAILED.
+        :raises MediaFailure: PUBLISH_FAILED: something may be left.
         """
         ...
 

@@ -144,8 +144,10 @@ class DepositStore(Remote):
     async def discard(self, staged_uri: str) -> None:
         await self._publishing(staged_uri, lambda: self._deposits.discard(_upload(staged_uri)), leaving=True)
 
-    async def sweep(self, uri: str, attempt_id: str) -> None:
+    async def sweep(self, uri: str, attempt_id: str) -> bool:
         await self._publishing(uri, lambda: self._deposits.sweep(_checked(uri), attempt_id), leaving=True)
+        # What there was the controller logs itself.
+        return False
 
     async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
         told = "the controller has it, without a URL; `mediactl jobs artifacts ID --download DIR` fetches it"

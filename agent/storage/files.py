@@ -64,12 +64,15 @@ class FileStore:
     async def discard(self, staged_uri: str) -> None:
         await in_thread(lambda _: self._discard(staged_uri))
 
-    async def sweep(self, uri: str, attempt_id: str) -> None:
-        def remove(_: threading.Event) -> None:
+    async def sweep(self, uri: str, attempt_id: str) -> bool:
+        def remove(_: threading.Event) -> bool:
             target = self._target(uri)
-            self._discard(path_to_uri(str(target.with_name(_staged_name(target.name, attempt_id)))))
+            staged = target.with_name(_staged_name(target.name, attempt_id))
+            there = os.path.lexists(staged)
+            self._discard(path_to_uri(str(staged)))
+            return there
 
-        await in_thread(remove)
+        return await in_thread(remove)
 
     async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
         raise unsigned(uri, FILE, Fault(Kind.REFUSED, "a file of an agent's machine has no URL"))

@@ -183,8 +183,19 @@ class ObstoreStore(Remote):
     async def discard(self, staged_uri: str) -> None:
         await self._publishing(staged_uri, lambda: self._delete(self._staged(staged_uri)), leaving=True)
 
-    async def sweep(self, uri: str, attempt_id: str) -> None:
-        await self._publishing(uri, lambda: self._delete(self._staging(self._target(uri), attempt_id)), leaving=True)
+    async def sweep(self, uri: str, attempt_id: str) -> bool:
+        async def remove() -> bool:
+            staged = self._staging(self._target(uri), attempt_id)
+            try:
+                await self._head(staged)
+            except Fault as fault:
+                if fault.kind is Kind.MISSING:
+                    return False
+                raise
+            await self._delete(staged)
+            return True
+
+        return await self._publishing(uri, remove, leaving=True)
 
     async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
         import obstore  # noqa: PLC0415

@@ -201,12 +201,16 @@ class S3Store(Remote):
         except ValueError as error:
             raise unpublished(target, self.name, Fault(Kind.GONE, str(error))) from None
 
-    async def sweep(self, uri: str, attempt_id: str) -> None:
+    async def sweep(self, uri: str, attempt_id: str) -> bool:
         try:
             spot = self._target(uri)
-            await patiently(self.patience, lambda: self._uploads.end_those_of(spot, attempt_id))
+            ended = await patiently(self.patience, lambda: self._uploads.end_those_of(spot, attempt_id))
         except Fault as fault:
             raise unpublished(uri, self.name, _staying(fault)) from None
+        if ended.unclear:
+            told = "an upload for it without any part may still be somebody's: it is ended once it is older"
+            raise unpublished(uri, self.name, Fault(Kind.GONE, told))
+        return bool(ended.uploads)
 
     async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, urlencode
 
 from agent.storage.content_types import content_type
@@ -72,6 +72,13 @@ class Ticket:
         except KeyError:
             raise ValueError(f"{target}: no upload is named") from None
         return target, cls(upload, attempt, int(parts), tags)
+
+
+class Ended(NamedTuple):
+    """How many uploads were ended; whether there is one that may be anybody's."""
+
+    uploads: int
+    unclear: bool
 
 
 class Uploads:
@@ -210,14 +217,14 @@ class Uploads:
             if fault.kind not in (Kind.GONE, Kind.MISSING):
                 raise
 
-    async def end_those_of(self, spot: Spot, attempt_id: str) -> None:
+    async def end_those_of(self, spot: Spot, attempt_id: str) -> Ended:
         """Ends every open upload of the attempt for this object, and what never came to have a part."""
         mark = hashlib.md5(attempt_id.encode(), usedforsecurity=False).hexdigest()
         checksum = _base64(zlib.crc32(attempt_id.encode()))
 
-        def forsaken(client: S3Client) -> list[str]:
+        def forsaken(client: S3Client) -> tuple[list[str], bool]:
             # Encrypted with a key of one's own, the tag of a part is not its MD5; its checksum stays what it is.
-            found = []
+            found, unclear = [], False
             pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=spot.bucket, Prefix=spot.key)
             for one in (one for page in pages for one in page.get("Uploads", []) if one["Key"] == spot.key):
                 first = partial(
@@ -228,16 +235,19 @@ class Uploads:
                     if marks:
                         own = marks[0]["ETag"].strip('"') == mark or marks[0].get("ChecksumCRC32") == checksum
                     else:
+                        empty = not first().get("Parts")
                         old = datetime.now(UTC) - one["Initiated"] >= self._unmarked
-                        own = old and not first().get("Parts")
+                        own, unclear = empty and old, unclear or (empty and not old)
                 except client.exceptions.NoSuchUpload:
                     continue
                 if own:
                     found.append(one["UploadId"])
-            return found
+            return found, unclear
 
-        for upload in await self._requests.call(forsaken):
+        uploads, unclear = await self._requests.call(forsaken)
+        for upload in uploads:
             await self.abort(spot, upload)
+        return Ended(len(uploads), unclear)
 
     async def _ask(self, work: Callable[[S3Client], T]) -> T:
         return await patiently(self._patience, lambda: self._requests.call(work))

@@ -85,7 +85,7 @@ class WebStore(Remote):
     async def discard(self, staged_uri: str) -> None:
         self._refuse(staged_uri)
 
-    async def sweep(self, uri: str, attempt_id: str) -> None:
+    async def sweep(self, uri: str, attempt_id: str) -> bool:
         self._refuse(uri)
 
     async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:

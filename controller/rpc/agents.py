@@ -23,6 +23,7 @@ from controller.store.attempts import Answer, Decline, EpochSuperseded, Item, Re
 from controller.store.collecting import wanted_from
 from controller.store.leases import leases_of
 from controller.store.writer import Store
+from controller.sweeping import StagingSweeper
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import agent_service_pb2_grpc
 from presets.problems import InvalidRequest, Problem
@@ -43,6 +44,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         sessions: Sessions,
         receptions: Receptions,
         signatures: Signatures,
+        staging: StagingSweeper,
         timers: Timers,
         dice: random.Random,
     ) -> None:
@@ -50,6 +52,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self._sessions = sessions
         self._receptions = receptions
         self._signatures = signatures
+        self._staging = staging
         self._timers = timers
         self._dice = dice
 
@@ -79,7 +82,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 attempts=list(found.quarantined),
             )
         self._store.topics.publish([topics.DISPATCH])
-        listener = _Listener(self._store, self._sessions, self._receptions, self._signatures, session)
+        listener = _Listener(self._store, self._sessions, self._receptions, self._signatures, self._staging, session)
         reading = asyncio.create_task(listener.listen(request_iterator))
         telling = asyncio.create_task(self._tell(session))
         try:
@@ -90,6 +93,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             self._sessions.remove(session)
             self._receptions.leave(session)
             self._signatures.leave(session)
+            self._staging.leave(session)
             for task in (reading, telling):
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
@@ -129,12 +133,14 @@ class _Listener:
         sessions: Sessions,
         receptions: Receptions,
         signatures: Signatures,
+        staging: StagingSweeper,
         session: live.Session,
     ) -> None:
         self._store = store
         self._sessions = sessions
         self._receptions = receptions
         self._signatures = signatures
+        self._staging = staging
         self._session = session
         self._items: list[Item] = []
         self._loop = asyncio.get_running_loop()
@@ -155,6 +161,8 @@ class _Listener:
                     self._receptions.hear(session, frame.remains)
                 if frame.HasField("signed"):
                     self._signatures.hear(session, frame.signed)
+                if frame.HasField("swept"):
+                    self._staging.hear(session, frame.swept)
                 if items:
                     if not self._items:
                         self._loop.call_soon(self._hand_over)

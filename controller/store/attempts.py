@@ -245,6 +245,7 @@ class _Reports:
             "plan": report.plan.SerializeToString(),
             "record": report.record_json,
             "kept_bytes": report.kept_bytes,
+            "sweep_us": unit.tx.now_us if report.staging_left else None,
         }
         broken = ""
         match report.outcome:

@@ -233,6 +233,8 @@ attempts = Table(
     Column("remains_key", String),
     # How much media its longest pass went through.
     Column("media_us", BigInteger),
+    # Since when what it may have left staged waits to be removed. Null: nothing is left of it, or it goes on.
+    Column("sweep_us", BigInteger),
     # Of the job rather than of the task: an index that leads there is needed anyway.
     ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.id"], ondelete="CASCADE"),
     Index("ix_attempts_job", "job_id", "tenant"),
@@ -240,6 +242,7 @@ attempts = Table(
     _partial("ix_attempts_orphaned", "id", where="holder = '' AND state = 'publishing'"),
     _partial("ix_attempts_unarchived", "ended_us", where="log_key = '' AND ended_us IS NOT NULL"),
     _partial("ix_attempts_collect", "agent_id", where="collect_us IS NOT NULL"),
+    _partial("ix_attempts_sweep", "sweep_us", where="sweep_us IS NOT NULL"),
     PrimaryKeyConstraint("id", "tenant"),
 )
 

@@ -317,7 +317,10 @@ class Work:
                 self.ask_to_stop(task, Reason(why.reason))
 
     def end_attempt(self, attempt: AttemptRecord, state: str, **columns: Any) -> None:
-        """Close an attempt: nobody holds it, its resources are free, and its queue pays what was really used."""
+        """Close an attempt: nobody holds it, its resources are free, and its queue pays what was really used.
+
+        Unless `sweep_us` is given, for its agent told how it ended, what it may have left staged is to be removed.
+        """
         if attempt.ended_us is not None:
             return
         begun = attempt.started_us or self.tx.now_us
@@ -326,6 +329,9 @@ class Work:
         self._corrections[job.tenant, job.queue] += used - attempt.charged
         if attempt.limit_keys != NONE:
             self._released.update(json.loads(attempt.limit_keys))
+        task = self.tasks.get(attempt.task_id)
+        stages = task is None or task.kind == "transform"
+        columns.setdefault("sweep_us", self.tx.now_us if stages else None)
         attempt.set(state=state, holder="", ended_us=self.tx.now_us, **columns)
         self.tx.changed.add(topics.DISPATCH)
 

@@ -176,16 +176,16 @@ async def test_sweeping_removes_what_an_attempt_left(driver: Driver, made: Path)
     made.with_name("b").write_bytes(OTHER)
     kept = await driver.store.stage(made.with_name("b"), driver.uri("master.wav"), "attempt-2")
     driver.put("there.wav", OTHER)
-    for _ in range(2):
-        await driver.another().sweep(driver.uri("master.wav"), "attempt-1")
-        await driver.store.sweep(driver.uri("there.wav"), "attempt-1")
-        await driver.store.sweep(driver.uri("never.wav"), "attempt-1")
+    for found in (True, False):
+        assert await driver.another().sweep(driver.uri("master.wav"), "attempt-1") is found
+        assert not await driver.store.sweep(driver.uri("there.wav"), "attempt-1")
+        assert not await driver.store.sweep(driver.uri("never.wav"), "attempt-1")
         assert driver.staged() == 3
     await complete(driver, "master.wav", kept)
     await driver.store.sweep(driver.uri("master.wav"), "attempt-2")
     assert [driver.get(name) for name in ("master.wav", "there.wav")] == [OTHER, OTHER]
     for name in ("master.wav.m4a", "master"):
-        await driver.store.sweep(driver.uri(name), "attempt-1")
+        assert await driver.store.sweep(driver.uri(name), "attempt-1")
     assert driver.staged() == 0
 
 

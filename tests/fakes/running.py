@@ -78,6 +78,7 @@ async def controller(
     credentials: Credentials | None = None,
     caller: Credentials | None = None,
     database: str | None = None,
+    sweep_after_s: float = 60.0,
 ) -> AsyncIterator[Controller]:
     """Serves on a unix socket of its data directory, or on `listen`. `caller` are the client's credentials.
 
@@ -91,6 +92,7 @@ async def controller(
         timers=timers,
         database=database,
         log_transitions=False,
+        sweep_after_s=sweep_after_s,
     )
     async with running(settings) as this:
         [address] = this.addresses

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-HEAD = "0006"
+HEAD = "0007"
 SCHEMA_LEVEL = 2
 """What this program understands. A schema states the least level that a controller must understand to use it."""
 

@@ -143,6 +143,7 @@ class SessionRequest(_message.Message):
     REMAINS_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
     RECALL_FIELD_NUMBER: _builtins.int
+    SWEPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First on each stream, once."""
@@ -187,6 +188,10 @@ class SessionRequest(_message.Message):
         controllers whose welcome has the feature `recall`.
         """
 
+    @_builtins.property
+    def swept(self) -> Global___Swept:
+        """Answers Sweep. Lossy: the controller asks again."""
+
     def __init__(
         self,
         *,
@@ -200,12 +205,13 @@ class SessionRequest(_message.Message):
         remains: Global___Remains | None = ...,
         signed: Global___Signed | None = ...,
         recall: Global___Recall | None = ...,
+        swept: Global___Swept | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "recall", b"recall", "remains", b"remains", "signed", b"signed", "staged", b"staged", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "recall", b"recall", "remains", b"remains", "signed", b"signed", "staged", b"staged", "status", b"status", "swept", b"swept"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "recall", b"recall", "remains", b"remains", "signed", b"signed", "staged", b"staged", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "decline", b"decline", "ended", b"ended", "frame", b"frame", "hello", b"hello", "log", b"log", "recall", b"recall", "remains", b"remains", "signed", b"signed", "staged", b"staged", "status", b"status", "swept", b"swept"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "status", "log", "staged", "ended", "decline", "bundle", "remains", "signed", "recall"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "status", "log", "staged", "ended", "decline", "bundle", "remains", "signed", "recall", "swept"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -226,6 +232,7 @@ class SessionResponse(_message.Message):
     COLLECT_FIELD_NUMBER: _builtins.int
     SIGN_FIELD_NUMBER: _builtins.int
     RECALLED_FIELD_NUMBER: _builtins.int
+    SWEEP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """First on each stream, once."""
@@ -264,6 +271,10 @@ class SessionResponse(_message.Message):
     def recalled(self) -> Global___Recalled:
         """Answers Recall."""
 
+    @_builtins.property
+    def sweep(self) -> Global___Sweep:
+        """Removes what an ended attempt left staged. Only to agents whose hello has the feature `sweep`."""
+
     def __init__(
         self,
         *,
@@ -276,12 +287,13 @@ class SessionResponse(_message.Message):
         collect: Global___Collect | None = ...,
         sign: Global___Sign | None = ...,
         recalled: Global___Recalled | None = ...,
+        sweep: Global___Sweep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "recalled", b"recalled", "sign", b"sign", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "recalled", b"recalled", "sign", b"sign", "stop", b"stop", "sweep", b"sweep", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "recalled", b"recalled", "sign", b"sign", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "bundle", b"bundle", "collect", b"collect", "frame", b"frame", "lease", b"lease", "publish", b"publish", "recalled", b"recalled", "sign", b"sign", "stop", b"stop", "sweep", b"sweep", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "lease", "stop", "acknowledgement", "publish", "bundle", "collect", "sign", "recalled"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "lease", "stop", "acknowledgement", "publish", "bundle", "collect", "sign", "recalled", "sweep"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -739,6 +751,7 @@ class EndReport(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     KEPT_BYTES_FIELD_NUMBER: _builtins.int
     REUSED_FIELD_NUMBER: _builtins.int
+    STAGING_LEFT_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """The attempt."""
     outcome: Global___Outcome.ValueType
@@ -749,6 +762,8 @@ class EndReport(_message.Message):
     """For OUTCOME_REFILED."""
     kept_bytes: _builtins.int
     """Bytes of a failed attempt's workspace that the agent keeps for a while, to be asked for by Collect. 0: none."""
+    staging_left: _builtins.bool
+    """Something that it staged may still be there, unpublished: the controller has it swept."""
     @_builtins.property
     def failure(self) -> _job_pb2.Failure:
         """For OUTCOME_FAILED."""
@@ -782,10 +797,11 @@ class EndReport(_message.Message):
         tasks: _abc.Iterable[Global___NewTask] | None = ...,
         kept_bytes: _builtins.int = ...,
         reused: _abc.Iterable[_job_pb2.Artifact] | None = ...,
+        staging_left: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "plan", b"plan", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "failure", b"failure", "kept_bytes", b"kept_bytes", "outcome", b"outcome", "plan", b"plan", "record_json", b"record_json", "requirements_json", b"requirements_json", "reused", b"reused", "tasks", b"tasks", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "failure", b"failure", "kept_bytes", b"kept_bytes", "outcome", b"outcome", "plan", b"plan", "record_json", b"record_json", "requirements_json", b"requirements_json", "reused", b"reused", "staging_left", b"staging_left", "tasks", b"tasks", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1220,6 +1236,70 @@ class SignedUri(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignedUri: _TypeAlias = SignedUri  # noqa: Y015
+
+@_typing.final
+class Sweep(_message.Message):
+    """Asks to remove whatever an attempt left staged that the database calls ended. Its own agent may be gone. Repeated, with
+    growing pauses, until an agent has done it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    URIS_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    """The attempt."""
+    @_builtins.property
+    def uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where its outputs would have been published."""
+
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+        uris: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "uris", b"uris"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sweep: _TypeAlias = Sweep  # noqa: Y015
+
+@_typing.final
+class Swept(_message.Message):
+    """Nothing that the attempt staged is left, or why there may be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    """As asked."""
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the URIs beside which something was removed."""
+
+    @_builtins.property
+    def failure(self) -> _job_pb2.Failure:
+        """Unset: nothing is left."""
+
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+        removed: _abc.Iterable[_builtins.str] | None = ...,
+        failure: _job_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "failure", b"failure", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Swept: _TypeAlias = Swept  # noqa: Y015
 
 @_typing.final
 class Publish(_message.Message):
