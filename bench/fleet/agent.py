@@ -227,7 +227,7 @@ class SimulatedAgent:
                 self._acknowledged(frame.acknowledgement)
             case "stop":
                 self._stop(frame.stop)
-            case "welcome" | "bundle" | "collect" | "recalled" | "sign" | None:
+            case "welcome" | "bundle" | "collect" | "recalled" | "sign" | "sweep" | None:
                 pass
 
     def _lease(self, lease: pb.Lease) -> None:
