@@ -75,9 +75,9 @@ class Transfers:
         with _faults():
             await self._client.delete_deposit(upload_id=upload)
 
-    async def sweep(self, uri: str, attempt_id: str) -> None:
+    async def sweep(self, uri: str, attempt_id: str) -> bool:
         with _faults():
-            await self._client.delete_deposit(uri, attempt_id=attempt_id)
+            return await self._client.delete_deposit(uri, attempt_id=attempt_id)
 
 
 @contextmanager

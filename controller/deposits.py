@@ -195,9 +195,11 @@ class Deposits:
                     if wanted:
                         yield wanted
 
-    async def drop(self, command: DropDeposit) -> None:
-        """Delete what the command says."""
-        await self._remove(await self._store.execute(command))
+    async def drop(self, command: DropDeposit) -> bool:
+        """Delete what the command says; whether there was anything."""
+        keys = await self._store.execute(command)
+        await self._remove(keys)
+        return bool(keys)
 
     async def sweep(self) -> None:
         """Delete what has had its time."""

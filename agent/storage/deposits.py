@@ -62,8 +62,8 @@ class Deposits(Protocol):
         """Deletes an upload, unless it is finished. A repeat does nothing."""
         ...
 
-    async def sweep(self, uri: str, attempt_id: str) -> None:
-        """Deletes what an attempt has not finished for a URI. A repeat does nothing."""
+    async def sweep(self, uri: str, attempt_id: str) -> bool:
+        """Deletes what an attempt has not finished for a URI; whether there was anything. A repeat does nothing."""
         ...
 
 
@@ -145,9 +145,7 @@ class DepositStore(Remote):
         await self._publishing(staged_uri, lambda: self._deposits.discard(_upload(staged_uri)), leaving=True)
 
     async def sweep(self, uri: str, attempt_id: str) -> bool:
-        await self._publishing(uri, lambda: self._deposits.sweep(_checked(uri), attempt_id), leaving=True)
-        # What there was the controller logs itself.
-        return False
+        return await self._publishing(uri, lambda: self._deposits.sweep(_checked(uri), attempt_id), leaving=True)
 
     async def sign(self, uri: str, lifetime_s: int) -> SignedUrl:
         told = "the controller has it, without a URL; `mediactl jobs artifacts ID --download DIR` fetches it"

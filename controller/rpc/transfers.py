@@ -89,7 +89,7 @@ class TransferServicer(transfer_service_pb2_grpc.TransferServiceServicer):
     async def DeleteDeposit(self, request: pb.DeleteDepositRequest, context: _Context) -> pb.DeleteDepositResponse:
         if bool(request.upload_id) == bool(request.uri):
             raise InvalidRequest(_wrong("upload_id", "either this or `uri` is expected"))
-        await self._deposits.drop(
+        existed = await self._deposits.drop(
             DropDeposit(
                 DEFAULT_TENANT,
                 deposit_id=_id(request.upload_id),
@@ -97,7 +97,7 @@ class TransferServicer(transfer_service_pb2_grpc.TransferServiceServicer):
                 attempt_id=_id(request.attempt_id, "attempt_id"),
             )
         )
-        return pb.DeleteDepositResponse()
+        return pb.DeleteDepositResponse(existed=existed)
 
 
 def _checked(request: pb.BeginUploadRequest) -> str:

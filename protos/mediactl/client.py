@@ -284,10 +284,11 @@ class Client:
         """Bytes of a deposit, or with `upload_id` of that version of it; `length` 0 is all behind the offset."""
         return self._follow(lambda at: at.transfers.ReadDeposit, DepositReading(uri, upload_id, offset, length))
 
-    def delete_deposit(self, uri: str = "", *, upload_id: str = "", attempt_id: str = "") -> None:
-        """Deletes a deposit, or an unfinished upload: that one, or with both others those of an attempt."""
+    def delete_deposit(self, uri: str = "", *, upload_id: str = "", attempt_id: str = "") -> bool:
+        """Deletes a deposit, or an unfinished upload: that one, or with both others those of an attempt. Whether there
+        was anything."""
         request = transfer_service_pb2.DeleteDepositRequest(uri=uri, upload_id=upload_id, attempt_id=attempt_id)
-        self._call(lambda at: at.transfers.DeleteDeposit, request)
+        return self._call(lambda at: at.transfers.DeleteDeposit, request).existed
 
     # The queue
 

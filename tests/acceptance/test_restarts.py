@@ -30,7 +30,15 @@ def fleet(home: Home, recordings: Recordings) -> Iterator[Fleet]:
 
 
 def submit(fleet: Fleet, name: str, *how: str, output: str = "out/") -> str:
-    job = fleet.run("submit", str(fleet.home.folder / name), *how, "--max-attempts", "1", "--output", output)
+    job = fleet.run(
+        "submit",
+        str(fleet.home.folder / name),
+        *how,
+        "--max-attempts",
+        "1",
+        "--output",
+        f"{fleet.home.folder}/{output}",
+    )
     return str(job["id"])
 
 
