@@ -6,7 +6,6 @@ Every step of it is journalled and begins by looking whether a former life of th
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import shlex
 from collections.abc import Awaitable, Sequence
@@ -26,6 +25,7 @@ from agent.media.runner import LOG_NAME, Relay, run
 from agent.media.usage import Usage
 from agent.records import redo_record
 from agent.storage import Identity
+from agent.storage.content import content_of
 from agent.workspace import Workspace
 from mediactl.v1 import agent_service_pb2 as pb
 from mediactl.v1 import job_pb2
@@ -216,7 +216,7 @@ class Transform:
         """What an earlier job made of the same, if all of it is still there."""
         self._observer.status("looking for what was made before")
         contents = [
-            await asyncio.to_thread(_sha256, self._workspace.inputs / str(index))
+            (await asyncio.to_thread(content_of, self._workspace.inputs / str(index))).sha256
             for index in range(len(self.intent.inputs))
         ]
         made = await self._observer.recall(recipe(self.intent, contents, binary))
@@ -386,11 +386,6 @@ class Transform:
     def _has_staged(self, redo: pb.RedoRecord) -> None:
         self.staged.append(redo)
         self._journal.has_staged(redo)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def to_its_end(work: Awaitable[T]) -> T:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from agent.storage.content import content_of
 from agent.storage.download import CHUNK_BYTES, Found, Remote, Write
 from agent.storage.faults import Fault, Kind, unpublished, unsigned
 from agent.storage.patience import Patience, patiently
@@ -176,9 +176,7 @@ def _upload(staged_uri: str) -> str:
 
 
 def _look(source: Path) -> Deposited:
-    with source.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Deposited("", file.tell(), sha256)
+    return Deposited("", *content_of(source))
 
 
 async def _portions(source: Path, offset: int) -> AsyncIterator[bytes]:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from agent.storage.content import content_of
 from agent.storage.content_types import content_type
 from agent.storage.download import AT_ONCE, CHUNK_BYTES, PIECE_BYTES, Found, Remote, Write
 from agent.storage.faults import Fault, Kind, unpublished, unsigned
@@ -115,7 +116,7 @@ class ObstoreStore(Remote):
             import obstore  # noqa: PLC0415
 
             key = self._staging(self._target(uri), attempt_id)
-            sha256, size = await asyncio.to_thread(_digest, source)
+            size, sha256 = await asyncio.to_thread(content_of, source)
             attributes: Any = {"Content-Type": content_type(key.name), _ATTEMPT: attempt_id, _SHA256: sha256}
             await _translated(
                 obstore.put_async(
@@ -343,8 +344,3 @@ async def _translated(work: Awaitable[T]) -> T:
 def _beside(name: str, attempt_id: str) -> str:
     folder, slash, last = name.rpartition("/")
     return f"{folder}{slash}{STAGING}/{attempt_id}/{last}"
-
-
-def _digest(source: Path) -> tuple[str, int]:
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()

@@ -6,11 +6,11 @@ import asyncio
 import base64
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from agent.storage.content import content_of
 from agent.storage.download import CHUNK_BYTES, Found, Remote, Write
 from agent.storage.faults import Fault, Kind, unpublished, unsigned
 from agent.storage.patience import Patience, patiently
@@ -113,13 +113,13 @@ class S3Store(Remote):
 
     async def _stage(self, source: Path, uri: str, attempt_id: str, abandoned: asyncio.Event) -> Staged:
         spot = self._target(uri)
-        digest = await asyncio.to_thread(_digest, source)
+        content = await asyncio.to_thread(content_of, source)
         with suppress(Fault):  # a leftover is no reason to fail; the sweep comes once more
             await self._uploads.end_those_of(spot, attempt_id)
         ticket = await self._uploads.send(
-            source, spot, size=digest.size, sha256=digest.sha256, attempt_id=attempt_id, abandoned=abandoned
+            source, spot, size=content.size, sha256=content.sha256, attempt_id=attempt_id, abandoned=abandoned
         )
-        return Staged(ticket.in_uri(uri), digest.size, digest.sha256)
+        return Staged(ticket.in_uri(uri), content.size, content.sha256)
 
     async def complete(self, final_uri: str, staged_uri: str, *, sha256: str, size: int, overwrite: bool) -> None:
         try:
@@ -261,18 +261,6 @@ class S3Store(Remote):
 class _Absent(Fault):
     def __init__(self) -> None:
         super().__init__(Kind.MISSING, "there is no such object")
-
-
-@dataclass(frozen=True, slots=True)
-class _Digest:
-    size: int
-    sha256: str
-
-
-def _digest(source: Path) -> _Digest:
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return _Digest(file.tell(), digest.hexdigest())
 
 
 def _digest_of_object(spot: Spot, client: S3Client) -> str:
